@@ -1,0 +1,295 @@
+"""Typed, frozen configuration, validated on construction. Imports neither JAX nor anything slow."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from jaxcnn.errors import InputError
+
+Activation = Literal["relu", "gelu", "silu", "tanh", "leaky_relu", "elu"]
+WeightInit = Literal["default", "xavier", "kaiming", "normal"]
+Augment = Literal["autoaugment", "flipcrop", "none"]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["plateau", "cosine", "constant"]
+Device = Literal["auto", "cpu", "gpu", "tpu"]
+
+
+def _require(ok: bool, name: str, value: object, wanted: str) -> None:
+    if not ok:
+        raise InputError(f"{name}={value!r} is not usable: {wanted}")
+
+
+def _require_choice(name: str, value: object, literal: Any) -> None:
+    choices = get_args(literal)
+    _require(value in choices, name, value, f"choose one of {', '.join(choices)}")
+
+
+def _require_int(name: str, value: object, *, least: int) -> None:
+    ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    _require(ok, name, value, f"give a whole number of at least {least}")
+
+
+def _require_number(
+    name: str, value: object, *, least: float, most: float = float("inf"), open_ends: str = ""
+) -> None:
+    """Refuses what is no finite number in [least, most]; `open_ends` "(" or ")" leaves that end out."""
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if ok:
+        number = float(value)  # type: ignore[arg-type]
+        ok = abs(number) < float("inf") and least <= number <= most
+        ok = ok and not ("(" in open_ends and number == least) and not (")" in open_ends and number == most)
+    above = f"{'above' if '(' in open_ends else 'at least'} {least:g}"
+    below = "" if most == float("inf") else f" and {'below' if ')' in open_ends else 'at most'} {most:g}"
+    _require(ok, name, value, f"give a number {above}{below}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The configurable CNN. Sequences of `num_blocks` entries describe one block each.
+
+    Raises:
+        InputError: when the fields cannot describe a network; the message names the field.
+    """
+
+    input_size: int = 32
+    """Height and width of the images, in pixels."""
+    in_channels: int = 3
+    """Channels of the images: 3 for RGB, 1 for grey."""
+    num_classes: int = 10
+    """Width of the last layer; experiments take it from the data set."""
+    hidden_dims: tuple[int, ...] = (32, 128, 256, 512, 512, 128)
+    """Channels of each block, then the widths of fc1 and fc2 (the last two entries)."""
+    layers_per_block: tuple[int, ...] = (1, 1, 1, 1)
+    """Convolutional layers in each block."""
+    apply_pooling: tuple[bool, ...] = (True, True, True, False)
+    """Whether each block ends in a 2x2 max pool."""
+    apply_bn: tuple[bool, ...] = (True, True, True, False)
+    """Whether each block's convolutions are followed by batch normalisation."""
+    num_blocks: int = 4
+    """Number of convolutional blocks."""
+    activation_function: Activation = "relu"
+    """Activation after every convolution and after fc1 and fc2, with PyTorch's default parameters."""
+    dropout_rate: float = 0.2
+    """Probability of dropping an input of fc1 and fc2 while training."""
+    weight_init: WeightInit = "default"
+    """Initialiser: PyTorch's own defaults, or Xavier uniform, Kaiming uniform (ReLU), N(0, 0.01) with zero biases."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_dims", "layers_per_block"):
+            _set_sequence(self, name, int)
+        for name in ("apply_pooling", "apply_bn"):
+            _set_sequence(self, name, bool)
+        _require_int("model.input_size", self.input_size, least=1)
+        _require_int("model.in_channels", self.in_channels, least=1)
+        _require_int("model.num_classes", self.num_classes, least=1)
+        _require_int("model.num_blocks", self.num_blocks, least=1)
+        n = self.num_blocks
+        for name, length, why in (
+            ("hidden_dims", n + 2, "one for each block, then fc1 and fc2"),
+            ("layers_per_block", n, "one for each block"),
+            ("apply_pooling", n, "one for each block"),
+            ("apply_bn", n, "one for each block"),
+        ):
+            value = getattr(self, name)
+            _require(
+                len(value) == length, f"model.{name}", value, f"num_blocks={n} needs {length} entries, {why}"
+            )
+        for name in ("hidden_dims", "layers_per_block"):
+            value = getattr(self, name)
+            _require(all(v >= 1 for v in value), f"model.{name}", value, "every entry must be at least 1")
+        pools = sum(self.apply_pooling)
+        _require(
+            self.final_size >= 1,
+            "model.apply_pooling",
+            self.apply_pooling,
+            f"{pools} poolings leave nothing of input_size={self.input_size}; at least {2**pools} pixels are needed",
+        )
+        _require_choice("model.activation_function", self.activation_function, Activation)
+        _require_choice("model.weight_init", self.weight_init, WeightInit)
+        _require_number("model.dropout_rate", self.dropout_rate, least=0, most=1, open_ends=")")
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Output channels of each block."""
+        return self.hidden_dims[:-2]
+
+    @property
+    def final_size(self) -> int:
+        """Height and width of the feature maps that fc1 reads."""
+        return self.input_size // 2 ** sum(self.apply_pooling)
+
+    @property
+    def num_stages(self) -> int:
+        """Stages that can be frozen from the input upwards: the blocks, fc1, fc2. fc3 is always trained."""
+        return self.num_blocks + 2
+
+
+SHALLOW = ModelConfig()
+"""The seed document's shallow network: four blocks."""
+
+DEEP = ModelConfig(
+    hidden_dims=(32, 128, 256, 512, 512, 512, 512, 128),
+    layers_per_block=(1,) * 6,
+    apply_pooling=(True, True, True, True, True, False),
+    apply_bn=(True, True, True, True, True, False),
+    num_blocks=6,
+)
+"""The seed document's deep network: six blocks."""
+
+PRESETS = {"shallow": SHALLOW, "deep": DEEP}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images to train on, and how they are split and augmented."""
+
+    name: str = "cifar10"
+    """cifar10, cifar100, svhn, digits, or any prepared tfds image classification set."""
+    dir: Path | None = None
+    """Folder of prepared tfds data sets; tfds's own default if not given."""
+    archives: Path | None = None
+    """Folder of archives already downloaded (the official ones, or what torchvision leaves behind)."""
+    augment: Augment = "autoaugment"
+    """Augmentation of the training images: AutoAugment's CIFAR-10 policy, random flip and crop, or none."""
+    classes: tuple[int, ...] = ()
+    """Keep only these labels, renumbered from 0 in the order given; all when empty."""
+    fraction: float = 1.0
+    """Share of the training images to use, stratified by class and seeded."""
+    validation: float = 0.1
+    """Share of the training images held out to steer training; 0 trains on all of them and steers by nothing."""
+
+    def __post_init__(self) -> None:
+        _set_sequence(self, "classes", int)
+        _require(bool(self.name), "data.name", self.name, "name a data set")
+        _require_choice("data.augment", self.augment, Augment)
+        for name in ("dir", "archives"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, Path(value))
+        distinct = len(set(self.classes)) == len(self.classes) and all(c >= 0 for c in self.classes)
+        _require(distinct, "data.classes", self.classes, "give distinct labels, each at least 0")
+        _require(len(self.classes) != 1, "data.classes", self.classes, "give at least two labels, or none for all")
+        _require_number("data.fraction", self.fraction, least=0, most=1, open_ends="(")
+        _require_number("data.validation", self.validation, least=0, most=1, open_ends=")")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser and the learning rate over time."""
+
+    optimizer: Optimizer = "adam"
+    """adam: weight decay is added to the gradient (L2), as in PyTorch's Adam; adamw: decoupled; sgd: with momentum."""
+    learning_rate: float = 1e-3
+    """The learning rate that the schedule scales."""
+    weight_decay: float = 1e-5
+    """Strength of the weight decay, on every trained parameter."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    clip_norm: float | None = None
+    """Largest global norm of the gradient; no clipping if None."""
+    schedule: Schedule = "plateau"
+    """plateau: cut when the validation loss stalls (PyTorch's timing); cosine: to 0 over all steps; constant."""
+    plateau_factor: float = 0.5
+    """What a plateau multiplies the learning rate by."""
+    plateau_patience: int = 5
+    """Epochs without improvement that a plateau lets pass; the next one cuts."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the learning rate rises linearly from 0."""
+    label_smoothing: float = 0.0
+    """Share of the target probability spread over all classes; validation and test loss are never smoothed."""
+
+    def __post_init__(self) -> None:
+        _require_choice("optim.optimizer", self.optimizer, Optimizer)
+        _require_choice("optim.schedule", self.schedule, Schedule)
+        _require_number("optim.learning_rate", self.learning_rate, least=0, open_ends="(")
+        _require_number("optim.weight_decay", self.weight_decay, least=0)
+        _require_number("optim.momentum", self.momentum, least=0, most=1, open_ends=")")
+        if self.clip_norm is not None:
+            _require_number("optim.clip_norm", self.clip_norm, least=0, open_ends="(")
+        _require_number("optim.plateau_factor", self.plateau_factor, least=0, most=1, open_ends="()")
+        _require_int("optim.plateau_patience", self.plateau_patience, least=0)
+        _require_number("optim.warmup_epochs", self.warmup_epochs, least=0)
+        _require_number("optim.label_smoothing", self.label_smoothing, least=0, most=1, open_ends=")")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long to train, and when to stop early."""
+
+    epochs: int = 200
+    """Most epochs to train."""
+    batch_size: int = 256
+    """Images a step; a short last batch is trained on too."""
+    early_stopping_patience: int | None = 10
+    """Stop after this many epochs without a lower validation loss; None never stops for that."""
+    early_stopping_target: float | None = 98.5
+    """Stop once the validation accuracy reaches this many percent; None never stops for that."""
+
+    def __post_init__(self) -> None:
+        _require_int("train.epochs", self.epochs, least=1)
+        _require_int("train.batch_size", self.batch_size, least=1)
+        if self.early_stopping_patience is not None:
+            _require_int("train.early_stopping_patience", self.early_stopping_patience, least=1)
+        if self.early_stopping_target is not None:
+            target = self.early_stopping_target
+            _require_number("train.early_stopping_target", target, least=0, most=100, open_ends="(")
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One run: everything that decides its numbers, and where they go."""
+
+    name: str = ""
+    """Name of the run's folder; the data set's name if empty."""
+    runs_dir: Path = Path("runs")
+    """Folder that holds the runs."""
+    seed: int = 0
+    """Decides the split, the initial weights, the order of the images, augmentation and dropout."""
+    device: Device = "auto"
+    """Where to compute; auto takes the best that JAX finds."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Images."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Network."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Training."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "runs_dir", Path(self.runs_dir))
+        bad_name = self.name in (".", "..") or "/" in self.name or "\\" in self.name or "\0" in self.name
+        _require(not bad_name, "name", self.name, "give a plain folder name")
+        _require_int("seed", self.seed, least=0)
+        _require(self.seed < 2**32, "seed", self.seed, "give a number below 2**32")
+        _require_choice("device", self.device, Device)
+
+    @property
+    def run_name(self) -> str:
+        """The folder's name: `name`, or the data set's."""
+        return self.name or self.data.name
+
+
+def _set_sequence(config: object, name: str, kind: type) -> None:
+    """Stores a list or tuple field as a tuple of `kind`, so that 0/1 flags and lists from JSON are welcome."""
+    value = getattr(config, name)
+    label = f"{type(config).__name__.removesuffix('Config').lower()}.{name}"
+    _require(isinstance(value, (list, tuple)), label, value, "give a sequence")
+    good = (lambda v: v in (0, 1)) if kind is bool else (lambda v: isinstance(v, int) and not isinstance(v, bool))
+    _require(all(good(v) for v in value), label, value, f"every entry must be {'0 or 1' if kind is bool else 'a whole number'}")
+    object.__setattr__(config, name, tuple(kind(v) for v in value))
+
+
+def from_dict(kind: type[Any], values: object, where: str = "") -> Any:
+    """Builds a configuration (`kind`) from parsed JSON; unknown names and wrong types are refused by name."""
+    _require(isinstance(values, dict), where or "the configuration", values, "give an object of named values")
+    assert isinstance(values, dict)
+    known = {f.name: f for f in fields(kind)}
+    for name in values:
+        _require(name in known, f"{where}{name}", values[name], f"known names here are {', '.join(known)}")
+    nested = {"data": DataConfig, "model": ModelConfig, "optim": OptimConfig, "train": TrainConfig}
+    made = {
+        name: from_dict(nested[name], value, f"{name}.") if kind is ExperimentConfig and name in nested else value
+        for name, value in values.items()
+    }
+    return kind(**made)
