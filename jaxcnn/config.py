@@ -43,6 +43,25 @@ def _require_number(
     _require(ok, name, value, f"give a number {above}{below}")
 
 
+def _set_sequence(config: object, name: str, kind: type) -> None:
+    """Stores a list or tuple field as a tuple of `kind`, so that 0/1 flags and lists from JSON are welcome."""
+    value = getattr(config, name)
+    label = f"{type(config).__name__.removesuffix('Config').lower()}.{name}"
+    _require(isinstance(value, (list, tuple)), label, value, "give a sequence")
+    good = (
+        (lambda v: v in (0, 1))
+        if kind is bool
+        else (lambda v: isinstance(v, int) and not isinstance(v, bool))
+    )
+    _require(
+        all(good(v) for v in value),
+        label,
+        value,
+        f"every entry must be {'0 or 1' if kind is bool else 'a whole number'}",
+    )
+    object.__setattr__(config, name, tuple(kind(v) for v in value))
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The configurable CNN. Sequences of `num_blocks` entries describe one block each.
@@ -168,7 +187,9 @@ class DataConfig:
                 object.__setattr__(self, name, Path(value))
         distinct = len(set(self.classes)) == len(self.classes) and all(c >= 0 for c in self.classes)
         _require(distinct, "data.classes", self.classes, "give distinct labels, each at least 0")
-        _require(len(self.classes) != 1, "data.classes", self.classes, "give at least two labels, or none for all")
+        _require(
+            len(self.classes) != 1, "data.classes", self.classes, "give at least two labels, or none for all"
+        )
         _require_number("data.fraction", self.fraction, least=0, most=1, open_ends="(")
         _require_number("data.validation", self.validation, least=0, most=1, open_ends=")")
 
@@ -270,16 +291,6 @@ class ExperimentConfig:
         return self.name or self.data.name
 
 
-def _set_sequence(config: object, name: str, kind: type) -> None:
-    """Stores a list or tuple field as a tuple of `kind`, so that 0/1 flags and lists from JSON are welcome."""
-    value = getattr(config, name)
-    label = f"{type(config).__name__.removesuffix('Config').lower()}.{name}"
-    _require(isinstance(value, (list, tuple)), label, value, "give a sequence")
-    good = (lambda v: v in (0, 1)) if kind is bool else (lambda v: isinstance(v, int) and not isinstance(v, bool))
-    _require(all(good(v) for v in value), label, value, f"every entry must be {'0 or 1' if kind is bool else 'a whole number'}")
-    object.__setattr__(config, name, tuple(kind(v) for v in value))
-
-
 def from_dict(kind: type[Any], values: object, where: str = "") -> Any:
     """Builds a configuration (`kind`) from parsed JSON; unknown names and wrong types are refused by name."""
     _require(isinstance(values, dict), where or "the configuration", values, "give an object of named values")
@@ -289,7 +300,9 @@ def from_dict(kind: type[Any], values: object, where: str = "") -> Any:
         _require(name in known, f"{where}{name}", values[name], f"known names here are {', '.join(known)}")
     nested = {"data": DataConfig, "model": ModelConfig, "optim": OptimConfig, "train": TrainConfig}
     made = {
-        name: from_dict(nested[name], value, f"{name}.") if kind is ExperimentConfig and name in nested else value
+        name: from_dict(nested[name], value, f"{name}.")
+        if kind is ExperimentConfig and name in nested
+        else value
         for name, value in values.items()
     }
     return kind(**made)

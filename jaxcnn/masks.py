@@ -1,0 +1,37 @@
+"""Which parameters train, as one integer: how many stages are frozen, counted from the input upwards.
+
+0 freezes nothing; k + 1 freezes blocks 0..k; `num_blocks` freezes every block; `num_blocks + 2` freezes fc1 and fc2
+too and leaves a linear probe. The parameters that are trained, the optimiser's state, the gradient and the mode of
+batch norm all follow from it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxcnn.config import ModelConfig
+from jaxcnn.model import stage_of
+
+Params = dict[str, Any]
+
+
+def partition(params: Mapping[str, Any], config: ModelConfig, frozen_stages: int) -> tuple[Params, Params]:
+    """Splits parameters by top-level module into (frozen, trained); together they are all of `params`."""
+    frozen = {name: leaf for name, leaf in params.items() if stage_of(name, config) < frozen_stages}
+    trained = {name: leaf for name, leaf in params.items() if name not in frozen}
+    return frozen, trained
+
+
+def count_parameters(
+    params: Mapping[str, Any], config: ModelConfig, frozen_stages: int
+) -> list[tuple[str, int, bool]]:
+    """(module, number of parameters, whether it trains) for every top-level module, input first."""
+    return [
+        (
+            name,
+            sum(leaf.size for leaf in jax.tree.leaves(params[name])),
+            stage_of(name, config) >= frozen_stages,
+        )
+        for name in sorted(params, key=lambda name: stage_of(name, config))
+    ]

@@ -1,0 +1,189 @@
+"""The configurable CNN as a flax.linen module.
+
+Variables are named `block_{i}/conv_{j}`, `block_{i}/bn_{j}`, `fc1`, `fc2`, `fc3`; masks, checkpoints and the
+converter share these names. A *stage* is a block, or fc1 or fc2 with the dropout before it: the unit of freezing,
+counted from the input upwards. fc3, the head, comes after the last stage.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype, VariableDict
+
+from jaxcnn import ops
+from jaxcnn.config import ModelConfig
+
+BN_EPSILON = 1e-5
+BN_MOMENTUM = 0.1  # PyTorch's convention: the share of the new batch in the running average
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "leaky_relu": lambda x: jnp.where(x > 0, x, 0.01 * x),
+    "elu": jax.nn.elu,
+}
+
+# PyTorch's default is kaiming_uniform(a=sqrt(5)), which is U(+-1/sqrt(fan_in)): a variance of 1/(3 fan_in).
+KERNEL_INITS: dict[str, nn.initializers.Initializer] = {
+    "default": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+    "xavier": nn.initializers.xavier_uniform(),
+    "kaiming": nn.initializers.he_uniform(),
+    "normal": nn.initializers.normal(0.01),
+}
+
+
+def bias_init(weight_init: str, fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's default bias, U(+-1/sqrt(fan_in)); zeros with any initialiser asked for by name."""
+    if weight_init != "default":
+        return nn.initializers.zeros
+    bound = fan_in**-0.5
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init  # type: ignore[return-value]  # flax's protocol also allows an out_sharding argument
+
+
+class Conv(nn.Module):
+    """3x3 convolution with padding 1 and a bias: (B, H, W, C) -> (B, H, W, features)."""
+
+    features: int
+    weight_init: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves; kernel (3, 3, C, features), bias (features,)."""
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", KERNEL_INITS[self.weight_init], shape)
+        bias = self.param("bias", bias_init(self.weight_init, 9 * x.shape[-1]), shape[-1:])
+        return ops.conv3x3(x, kernel.astype(x.dtype), bias.astype(x.dtype))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, with PyTorch's running averages.
+
+    Unlike `flax.linen.BatchNorm`, the running variance takes the unbiased batch variance, the number of batches
+    seen is counted (`num_batches_tracked`), and images outside the mask count for nothing.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
+        """Normalises x (B, H, W, C) by its own statistics if `train`, else by the running ones; mask is (B,)."""
+        channels = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+        count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            mean, var, n = _moments(x, mask)
+            if not self.is_initializing():
+                unbiased = var * n / jnp.maximum(n - 1, 1)
+                running_mean.value = (1 - BN_MOMENTUM) * running_mean.value + BN_MOMENTUM * mean
+                running_var.value = (1 - BN_MOMENTUM) * running_var.value + BN_MOMENTUM * unbiased
+                count.value = count.value + 1
+        gain = scale * jax.lax.rsqrt(var + BN_EPSILON)
+        return (x - mean.astype(x.dtype)) * gain.astype(x.dtype) + bias.astype(x.dtype)
+
+
+def _moments(x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean and biased variance of each channel over the images in the mask, and how many values they come from."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    weight = jnp.ones((), x.dtype) if mask is None else mask.astype(x.dtype)[:, None, None, None]
+    n = jnp.sum(jnp.broadcast_to(weight, (len(x), 1, 1, 1))) * (x.shape[1] * x.shape[2])
+    mean = jnp.sum(x * weight, (0, 1, 2)) / n
+    var = jnp.sum(jnp.square(x - mean) * weight, (0, 1, 2)) / n
+    return mean, var, n
+
+
+class Block(nn.Module):
+    """Convolutions, each with its activation and perhaps batch normalisation, then perhaps a max pool."""
+
+    config: ModelConfig
+    index: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
+        """(B, H, W, C) -> (B, H', W', hidden_dims[index]); H' is H or H // 2."""
+        config, i = self.config, self.index
+        for j in range(config.layers_per_block[i]):
+            x = Conv(config.channels[i], config.weight_init, name=f"conv_{j}")(x)
+            if config.apply_bn[i]:
+                x = BatchNorm(name=f"bn_{j}")(x, train=train, mask=mask)
+            x = ACTIVATIONS[config.activation_function](x)
+        return ops.max_pool2x2(x) if config.apply_pooling[i] else x
+
+
+class CNN(nn.Module):
+    """The network that `config` describes; `dtype` is what it computes in (the parameters' own if None)."""
+
+    config: ModelConfig
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        train: bool = False,
+        *,
+        mask: jax.Array | None = None,
+        eval_stages: int = 0,
+        first_stage: int = 0,
+        end_stage: int | None = None,
+    ) -> jax.Array:
+        """Logits (B, num_classes) of standardised images (B, H, W, C).
+
+        Args:
+            x: float images in NHWC order; with `first_stage`, what that stage reads.
+            train: use batch statistics (and update the running ones) and dropout; needs `rngs={"dropout": key}`
+                and `mutable=["batch_stats"]`.
+            mask: bool (B,); images that are padding, and so count for nothing in batch statistics, are False.
+            eval_stages: this many stages from the input up run as in evaluation even when `train`.
+            first_stage: begin here, to compute a network's tail on features.
+            end_stage: return what this stage would read, instead of logits.
+        """
+        config = self.config
+        act = ACTIVATIONS[config.activation_function]
+        dtype = self.dtype or x.dtype
+        x = x.astype(dtype)
+        stop = config.num_stages if end_stage is None else end_stage
+        for stage in range(first_stage, stop):
+            training = train and stage >= eval_stages
+            if stage < config.num_blocks:
+                x = Block(config, stage, name=f"block_{stage}")(x, train=training, mask=mask)
+            else:
+                x = x.reshape(len(x), -1)
+                name = f"fc{stage - config.num_blocks + 1}"
+                if training and config.dropout_rate > 0:
+                    x = nn.Dropout(config.dropout_rate, deterministic=False, name=f"{name}_dropout")(x)
+                x = act(self._dense(config.hidden_dims[stage], x, name))
+        return x if end_stage is not None else self._dense(config.num_classes, x, "fc3")
+
+    def _dense(self, features: int, x: jax.Array, name: str) -> jax.Array:
+        init = self.config.weight_init
+        layer = nn.Dense(
+            features,
+            dtype=self.dtype,
+            kernel_init=KERNEL_INITS[init],
+            bias_init=bias_init(init, x.shape[-1]),
+            name=name,
+        )
+        return layer(x)
+
+
+def init_variables(config: ModelConfig, key: jax.Array) -> VariableDict:
+    """Fresh `{"params": ..., "batch_stats": ...}` in float32 (float64 under x64); no batch_stats without batch norm."""
+    image = jnp.zeros((1, config.input_size, config.input_size, config.in_channels))
+    variables: VariableDict = {"batch_stats": {}, **jax.jit(CNN(config).init)(key, image)}
+    return variables
+
+
+def stage_of(name: str, config: ModelConfig) -> int:
+    """The stage that a top-level module belongs to, counted from the input; fc3 is `config.num_stages`."""
+    kind, _, number = name.partition("_")
+    return int(number) if kind == "block" else config.num_blocks + int(name.removeprefix("fc")) - 1

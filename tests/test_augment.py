@@ -1,0 +1,311 @@
+"""Augmentation against torchvision's own path through Pillow, written out here, byte for byte."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+
+from jaxcnn.augment import augment, autoaugment, flipcrop, standardise
+from jaxcnn.autoaugment import Draw, _blend, apply_operation, apply_policy, draw
+from jaxcnn.errors import InputError
+
+# The CIFAR-10 policy of torchvision's AutoAugment: name, probability and bin of the magnitude, two by two.
+POLICY = """
+    Invert 0.1 -       Contrast 0.2 6      |  Rotate 0.7 2      TranslateX 0.3 9   |  Sharpness 0.8 1  Sharpness 0.9 3
+    ShearY 0.5 8       TranslateY 0.7 9    |  AutoContrast 0.5 - Equalize 0.9 -    |  ShearY 0.2 7     Posterize 0.3 7
+    Color 0.4 3        Brightness 0.6 7    |  Sharpness 0.3 9   Brightness 0.7 9   |  Equalize 0.6 -   Equalize 0.5 -
+    Contrast 0.6 7     Sharpness 0.6 5     |  Color 0.7 7       TranslateX 0.5 8   |  Equalize 0.3 -   AutoContrast 0.4 -
+    TranslateY 0.4 3   Sharpness 0.2 6     |  Brightness 0.9 6  Color 0.2 8        |  Solarize 0.5 2   Invert 0.0 -
+    Equalize 0.2 -     AutoContrast 0.6 -  |  Equalize 0.2 -    Equalize 0.6 -     |  Color 0.9 9      Equalize 0.6 -
+    AutoContrast 0.8 - Solarize 0.2 8      |  Brightness 0.1 3  Color 0.7 0        |  Solarize 0.4 5   AutoContrast 0.9 -
+    TranslateY 0.9 9   TranslateY 0.7 9    |  AutoContrast 0.9 - Solarize 0.8 3    |  Equalize 0.8 -   Invert 0.1 -
+    TranslateY 0.7 9   AutoContrast 0.9 -
+"""  # noqa: E501
+WORDS = POLICY.replace("|", " ").split()
+PAIRS = [(WORDS[i : i + 3], WORDS[i + 3 : i + 6]) for i in range(0, len(WORDS), 6)]
+NAMES = """
+    ShearX ShearY TranslateX TranslateY Rotate Brightness Color
+    Contrast Sharpness Posterize Solarize AutoContrast Equalize Invert
+""".split()  # noqa: SIM905
+
+batched = jax.jit(augment, static_argnames=("kind", "vectorized"))
+
+
+def magnitude(name: str, level: int, negative: bool, height: int, width: int) -> float:
+    """torchvision's `_augmentation_space(10, (height, width))`, and the sign of `forward`."""
+    if name == "Posterize":
+        return float((8 - (torch.arange(10) / ((10 - 1) / 4)).round().int())[level])
+    if name == "Solarize":
+        return float(torch.linspace(255.0, 0.0, 10)[level])
+    last = {
+        "Shear": 0.3,
+        "Rotate": 30.0,
+        "TranslateX": 150.0 / 331.0 * width,
+        "TranslateY": 150.0 / 331.0 * height,
+    }
+    last |= dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), 0.9)
+    end = last.get(name, last.get(name[:5], 0.0))
+    return float(torch.linspace(0.0, end, 10)[level]) * (-1 if negative else 1)
+
+
+def affine(img: Image.Image, translate=(0, 0), shear=(0.0, 0.0), center=None) -> Image.Image:
+    """torchvision's `F.affine` on a PIL image, with angle 0 and scale 1."""
+    cx, cy = center if center is not None else (img.width * 0.5, img.height * 0.5)
+    sx, sy = math.radians(shear[0]), math.radians(shear[1])
+    a = math.cos(-sy) / math.cos(sy)
+    b = -math.cos(-sy) * math.tan(sx) / math.cos(sy) - math.sin(0.0)
+    c = math.sin(-sy) / math.cos(sy)
+    d = -math.sin(-sy) * math.tan(sx) / math.cos(sy) + math.cos(0.0)
+    matrix = [d, -b, 0.0, -c, a, 0.0]
+    matrix[2] += matrix[0] * (-cx - translate[0]) + matrix[1] * (-cy - translate[1]) + cx
+    matrix[5] += matrix[3] * (-cx - translate[0]) + matrix[4] * (-cy - translate[1]) + cy
+    return img.transform(img.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=None)
+
+
+def torchvision_op(img: Image.Image, name: str, m: float) -> Image.Image:
+    """torchvision's `_apply_op` and the functions of its `_functional_pil` that it reaches."""
+    degrees = math.degrees(math.atan(m))
+    match name:
+        case "ShearX":
+            return affine(img, shear=(degrees, 0.0), center=(0, 0))
+        case "ShearY":
+            return affine(img, shear=(0.0, degrees), center=(0, 0))
+        case "TranslateX":
+            return affine(img, translate=(int(m), 0))
+        case "TranslateY":
+            return affine(img, translate=(0, int(m)))
+        case "Rotate":
+            return img.rotate(m, Image.Resampling.NEAREST, False, None, fillcolor=None)
+        case "Posterize":
+            return ImageOps.posterize(img, int(m))
+        case "Solarize":
+            return ImageOps.solarize(img, m)
+        case "Brightness" | "Color" | "Contrast" | "Sharpness":
+            return getattr(ImageEnhance, name)(img).enhance(1.0 + m)
+    return getattr(ImageOps, name.lower())(img)
+
+
+def apply_reference(image: np.ndarray, steps) -> np.ndarray:
+    img = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
+    for name, level, negative in steps:
+        img = torchvision_op(img, name, magnitude(name, level, negative, *image.shape[:2]))
+    return np.asarray(img).reshape(image.shape)
+
+
+def pictures(count: int, height=32, width=32, channels=3, seed=0) -> np.ndarray:
+    """Noise, gradients, waves, low contrast, few levels, constants, blocks on black: uint8, all different."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width][..., None] / max(height, width)
+
+    def draw_one(i: int) -> np.ndarray:
+        u, v, w = rng.uniform(-1, 1, (3, channels))
+        noise = rng.uniform(0, 1, (height, width, channels))
+        low, span = rng.integers(0, 255, channels), rng.integers(1, 90, channels)
+        match i % 7:
+            case 0:
+                return 256 * noise
+            case 1:
+                return 128 + 127 * (u * x + v * y) + 4 * w * noise
+            case 2:
+                return 128 + 127 * np.sin(12 * u * x + 9 * v * y + 6 * w) * (0.9 + 0.1 * noise)
+            case 3:
+                return low + span * noise
+            case 4:
+                return low + span // 8 * np.floor(3 * noise) * (x > 0.5)
+            case 5:
+                return low + (i % 2) * (noise > 0.995)
+        return np.where(
+            (np.abs(x - 0.5 - u / 3) < 0.3) & (np.abs(y - 0.5 + v / 3) < 0.2), 60 + 190 * noise, 0
+        )
+
+    return np.stack([np.clip(draw_one(i), 0, 255).astype(np.uint8) for i in range(count)])
+
+
+def assert_same(got, want, what=""):
+    wrong = np.nonzero((np.asarray(got) != want).reshape(len(want), -1).any(axis=1))[0]
+    assert wrong.size == 0, f"{what}: {wrong.size} of {len(want)} images differ, first {wrong[:5]}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_operation_at_every_magnitude_equals_pillow(name):
+    images = pictures(28)
+    levels = np.array([(level, sign) for level in range(10) for sign in (False, True)])
+
+    @jax.jit
+    def every(images):
+        over_images = jax.vmap(partial(apply_operation, name), (0, None, None))
+        return jax.lax.map(lambda one: over_images(images, one[0], one[1]), jnp.asarray(levels))
+
+    for (level, negative), got in zip(levels, every(images), strict=True):
+        want = np.stack([apply_reference(image, [(name, int(level), bool(negative))]) for image in images])
+        assert_same(got, want, f"{name} {level} {negative}")
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "channels"),
+    [(28, 28, 1), (64, 48, 3), (9, 331, 1), (2, 5, 3), (1, 1, 1)],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_operations_on_other_shapes_equal_pillow(name, height, width, channels):
+    images = pictures(7, height, width, channels)
+    cases = [(level, bool(level % 2)) for level in (0, 3, 6, 9)]
+    over_images = jax.vmap(partial(apply_operation, name), (0, None, None))
+    got = jax.jit(lambda images, cases: jax.lax.map(lambda one: over_images(images, *one), cases))(
+        images, (jnp.array([c[0] for c in cases]), jnp.array([c[1] for c in cases]))
+    )
+    for one, got_one in zip(cases, got, strict=True):
+        assert_same(got_one, np.stack([apply_reference(i, [(name, *one)]) for i in images]), f"{name} {one}")
+
+
+def test_blend_equals_pillow_for_every_pair_of_bytes():
+    start, image = np.mgrid[:256, :256].astype(np.uint8)
+    factors = [1.0 + magnitude("Color", level, sign, 1, 1) for level in range(10) for sign in (False, True)]
+    got = jax.jit(jax.vmap(_blend, (None, None, 0)))(start, image, jnp.array(factors, jnp.float32))
+    assert_same(got, np.stack([Image.blend(*map(Image.fromarray, (start, image)), f) for f in factors]))
+
+
+def test_autocontrast_equals_pillow_for_every_lowest_and_highest_value():
+    low, high = np.triu_indices(256)
+    images = np.clip(np.arange(256), low[:, None], high[:, None]).astype(np.uint8).reshape(-1, 16, 16, 1)
+    got = jax.jit(jax.vmap(partial(apply_operation, "AutoContrast")))(images)
+    values = images.reshape(-1, 256).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = 255.0 / (high - low)[:, None]
+        stretched = np.clip(np.trunc(values * scale + -low[:, None] * scale), 0, 255)
+    want = np.where((high > low)[:, None], stretched, values).reshape(images.shape)
+    assert_same(got, want)
+    some = np.random.default_rng(0).integers(0, len(images), 200)
+    assert_same(
+        want[some], np.stack([apply_reference(image, [("AutoContrast", 0, False)]) for image in images[some]])
+    )
+
+
+def steps_of(drawn, i: int):
+    """The operations that `drawn` asks for on image i, by this file's table."""
+    for slot, (name, _, level) in enumerate(PAIRS[int(drawn.policy[i])]):
+        if drawn.applied[i, slot]:
+            yield name, 0 if level == "-" else int(level), bool(drawn.negative[i, slot])
+
+
+def keys_of(key: jax.Array, count: int) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+
+
+@pytest.mark.parametrize(
+    ("count", "height", "width", "channels"), [(2500, 32, 32, 3), (400, 28, 28, 1), (400, 64, 48, 3)]
+)
+def test_the_policy_equals_pillow_in_both_forms(count, height, width, channels):
+    images, key = pictures(count, height, width, channels, seed=1), jax.random.key(count)
+    drawn = jax.tree.map(np.asarray, jax.jit(jax.vmap(draw))(keys_of(key, count)))
+    want = np.stack([apply_reference(image, steps_of(drawn, i)) for i, image in enumerate(images)])
+    for vectorized in (False, True):
+        got = batched(key, images, "autoaugment", vectorized=vectorized)
+        assert got.dtype == jnp.uint8
+        assert_same(got, want, f"{vectorized=}")
+    assert len({image.tobytes() for image in images}) > 0.99 * count
+    assert 0.5 < np.mean((want != images).any(axis=(1, 2, 3))) < 0.95
+
+
+def test_every_sub_policy_equals_pillow_with_both_operations_applied():
+    policy, negative = np.divmod(np.arange(100), 4)
+    drawn = Draw(policy, np.ones((100, 2), bool), (negative[:, None] >> np.arange(2)) & 1 == 1)
+    images = pictures(100, seed=2)
+    want = np.stack([apply_reference(image, steps_of(drawn, i)) for i, image in enumerate(images)])
+    got = jax.jit(lambda drawn, images: jax.lax.map(lambda one: apply_policy(*one), (drawn, images)))(
+        jax.tree.map(jnp.asarray, drawn), images
+    )
+    assert_same(got, want)
+
+
+def test_one_image_alone_equals_the_same_image_in_a_batch():
+    images, key = pictures(14), jax.random.key(3)
+    for kind, single in (("autoaugment", autoaugment), ("flipcrop", flipcrop)):
+        whole = batched(key, images, kind, vectorized=False)
+        single = jax.jit(single)
+        for i in range(14):
+            np.testing.assert_array_equal(single(jax.random.fold_in(key, i), images[i]), whole[i])
+        short = batched(key, images[:6], kind, vectorized=False)
+        np.testing.assert_array_equal(short, whole[:6])
+
+
+def assert_frequency(hits, trials, probability):
+    error = math.sqrt(probability * (1 - probability) / trials)
+    assert abs(hits / trials - probability) <= 4 * error + 1e-6, (hits, trials, probability)
+
+
+def test_frequencies_are_those_of_the_definition():
+    count = 100_000
+    drawn = jax.tree.map(np.asarray, jax.jit(jax.vmap(draw))(keys_of(jax.random.key(0), count)))
+    assert len(PAIRS) == 25
+    for policy, pair in enumerate(PAIRS):
+        chosen = drawn.policy == policy
+        assert_frequency(chosen.sum(), count, 1 / 25)
+        for slot, (_, probability, _) in enumerate(pair):
+            assert_frequency(drawn.applied[chosen, slot].sum(), chosen.sum(), float(probability))
+            assert_frequency(drawn.negative[chosen, slot].sum(), chosen.sum(), 1 / 2)
+    # Independent of each other: the two signs differ half of the time.
+    assert_frequency((drawn.negative[:, 0] != drawn.negative[:, 1]).sum(), count, 1 / 2)
+    both = drawn.applied.all(axis=1).sum()
+    assert_frequency(both, count, np.mean([float(a[1]) * float(b[1]) for a, b in PAIRS]))
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(32, 32, 3), (6, 9, 1)])
+def test_flipcrop_gives_each_window_and_its_mirror_equally_often(height, width, channels):
+    image = np.random.default_rng(0).integers(1, 256, (height, width, channels), dtype=np.uint8)
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))
+    windows = [padded[y : y + height, x : x + width] for y in range(9) for x in range(9)]
+    known = {window[:, ::step].tobytes(): i for i, window in enumerate(windows) for step in (1, -1)}
+    sides = {window[:, ::-1].tobytes() for window in windows}
+    count = 20_000
+    images = np.broadcast_to(image, (count, *image.shape))
+    got = np.asarray(batched(jax.random.key(0), images, "flipcrop", vectorized=True))
+    seen = np.array([known[one.tobytes()] for one in got])
+    for i in range(81):
+        assert_frequency((seen == i).sum(), count, 1 / 81)
+    assert_frequency(sum(one.tobytes() in sides for one in got), count, 1 / 2)
+    again = batched(jax.random.key(0), images, "flipcrop", vectorized=False)
+    np.testing.assert_array_equal(got, again)
+
+
+def test_none_changes_nothing_and_another_key_gives_another_result():
+    images = jnp.asarray(pictures(14))
+    assert augment(jax.random.key(0), images, "none", vectorized=False) is images
+    for kind in ("autoaugment", "flipcrop"):
+        first, second = (batched(jax.random.key(k), images, kind, vectorized=False) for k in (0, 1))
+        assert (first != second).any()
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.49, 0.48, 0.45), (0.25, 0.24, 0.26)), ((0.1307,), (0.3081,))])
+def test_standardise_equals_numpy(mean, std):
+    images = pictures(20, channels=len(mean))
+    want = (images / 255 - np.array(mean)) / np.array(std)
+    got = jax.jit(partial(standardise, mean=mean, std=std))(images)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+    half = standardise(jnp.asarray(images), mean, std, jnp.bfloat16)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(half, got.astype(jnp.bfloat16))
+
+
+def test_what_cannot_be_used_is_refused_by_name():
+    key, good = jax.random.key(0), jnp.zeros((2, 8, 8, 3), jnp.uint8)
+    for bad in (good.astype(jnp.float32), good[0], jnp.zeros((2, 8, 8, 4), jnp.uint8)):
+        with pytest.raises(InputError, match="images="):
+            augment(key, bad, "autoaugment", vectorized=False)
+    with pytest.raises(InputError, match="augment='rotate' is not usable: choose one of"):
+        augment(key, good, "rotate", vectorized=True)
+    with pytest.raises(InputError, match="image="):
+        autoaugment(key, good)
+    with pytest.raises(InputError, match="operation='Blur'"):
+        apply_operation("Blur", good[0])
+    with pytest.raises(InputError, match="mean="):
+        standardise(good, (0.5,), (0.5, 0.5, 0.5))
+    with pytest.raises(InputError, match="std="):
+        standardise(good, (0.5, 0.5, 0.5), (0.5, 0.5))
+    with pytest.raises(InputError, match="images="):
+        standardise(good.astype(jnp.float32), (0.5,) * 3, (0.5,) * 3)

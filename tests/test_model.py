@@ -1,0 +1,172 @@
+"""The Flax network against the PyTorch one, for configurations nobody picked."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch_network import TorchCNN, state_arrays
+
+from jaxcnn import CNN, DEEP, SHALLOW, InputError, ModelConfig, init_variables
+from jaxcnn.convert import entries, from_torch, to_torch
+from jaxcnn.train import cross_entropy
+
+
+@st.composite
+def configs(draw: Any) -> ModelConfig:
+    blocks = draw(st.integers(1, 4))
+    size = draw(st.integers(4, 13))
+    flags = st.lists(st.booleans(), min_size=blocks, max_size=blocks)
+    pools = draw(flags.filter(lambda p: size // 2 ** sum(p) >= 1))
+    return ModelConfig(
+        input_size=size,
+        in_channels=draw(st.integers(1, 4)),
+        num_classes=draw(st.integers(2, 7)),
+        hidden_dims=tuple(draw(st.lists(st.integers(1, 6), min_size=blocks + 2, max_size=blocks + 2))),
+        layers_per_block=tuple(draw(st.lists(st.integers(1, 2), min_size=blocks, max_size=blocks))),
+        apply_pooling=tuple(pools),
+        apply_bn=tuple(draw(flags)),
+        num_blocks=blocks,
+        activation_function=draw(st.sampled_from(["relu", "gelu", "silu", "tanh", "leaky_relu", "elu"])),
+        dropout_rate=0.0,
+    )
+
+
+def torch_gradients(network: TorchCNN) -> dict[str, np.ndarray]:
+    """Gradients under the names of a state_dict whose statistics are zero, so that `from_torch` can read them."""
+    zeros = {name: np.zeros_like(value) for name, value in state_arrays(network).items()}
+    return zeros | {name: p.grad.numpy() for name, p in network.named_parameters()}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(config=configs(), seed=st.integers(0, 2**31 - 1), padding=st.integers(0, 3))
+def test_logits_gradients_and_statistics_equal_pytorch_in_float64(
+    config: ModelConfig, seed: int, padding: int
+) -> None:
+    """Padding is added to the Flax batch alone: it must change nothing."""
+    torch.manual_seed(seed)
+    network = TorchCNN(config).double()
+    rng = np.random.default_rng(seed)
+    n = 5
+    images = rng.standard_normal((n + padding, config.input_size, config.input_size, config.in_channels))
+    labels = rng.integers(0, config.num_classes, n + padding)
+    mask = np.arange(n + padding) < n
+    torch_images = torch.from_numpy(images[:n].transpose(0, 3, 1, 2).copy())
+
+    with jax.enable_x64(True):
+        variables = jax.tree.map(jnp.asarray, from_torch(network.state_dict(), config))
+
+        def objective(params: Any) -> Any:
+            logits, updated = CNN(config).apply(
+                {**variables, "params": params}, images, True, mask=mask, mutable=["batch_stats"]
+            )
+            losses = cross_entropy(logits, jnp.asarray(labels))
+            return jnp.sum(jnp.where(mask, losses, 0)) / n, (logits[:n], updated)
+
+        gradient, (logits, updated) = jax.jit(jax.grad(objective, has_aux=True))(variables["params"])
+        evaluated = jax.jit(CNN(config).apply)({**variables, **updated}, images[:n])
+
+        torch_logits = network(torch_images)
+        torch.nn.functional.cross_entropy(torch_logits, torch.from_numpy(labels[:n])).backward()
+        torch_evaluated = network.eval()(torch_images)
+        wanted_gradient = from_torch(torch_gradients(network), config)["params"]
+        wanted_stats = from_torch(network.state_dict(), config)["batch_stats"]
+
+        close = {"rtol": 0, "atol": 1e-9}
+        np.testing.assert_allclose(logits, torch_logits.detach().numpy(), **close)
+        np.testing.assert_allclose(evaluated, torch_evaluated.detach().numpy(), **close)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), gradient, wanted_gradient)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, **close),
+            updated.get("batch_stats", {}),
+            wanted_stats,
+        )
+
+
+@pytest.mark.parametrize("config", [SHALLOW, DEEP], ids=["shallow", "deep"])
+def test_presets_have_the_tensors_of_the_pytorch_network(config: ModelConfig) -> None:
+    shapes = {name: tuple(value.shape) for name, value in TorchCNN(config).state_dict().items()}
+    assert {e.torch_name: e.torch_shape for e in entries(config)} == shapes
+    exported = to_torch(init_variables(config, jax.random.key(0)), config)
+    assert list(exported) == list(shapes)
+    TorchCNN(config).load_state_dict(exported, strict=True)
+
+
+def test_dropout_keeps_the_mean_and_drops_the_share_it_should() -> None:
+    config = ModelConfig(
+        input_size=2, in_channels=1, hidden_dims=(64, 500, 4), layers_per_block=(1,), apply_pooling=(False,),
+        apply_bn=(False,), num_blocks=1, dropout_rate=0.3, num_classes=2,
+    )  # fmt: skip
+    variables = init_variables(config, jax.random.key(0))
+    # Sees what fc1 is given through an fc1 that passes everything on: 2 * 2 * 64 features of value 1.
+    params = jax.tree.map(jnp.zeros_like, variables["params"])
+    params["block_0"]["conv_0"]["bias"] = jnp.ones(64)
+    params["fc1"]["kernel"] = jnp.eye(256, 500)
+    fc1 = CNN(config).apply(
+        {"params": params}, jnp.zeros((200, 2, 2, 1)), True, end_stage=2, rngs={"dropout": jax.random.key(1)}
+    )[:, :256]
+    values, counts = np.unique(np.asarray(fc1), return_counts=True)
+    np.testing.assert_allclose(values, [0, 1 / 0.7], rtol=1e-6)
+    n = 200 * 256
+    assert abs(counts[0] / n - 0.3) < 4 * (0.3 * 0.7 / n) ** 0.5
+
+
+TORCH_INITS = {
+    "xavier": torch.nn.init.xavier_uniform_,
+    "kaiming": lambda w: torch.nn.init.kaiming_uniform_(w, nonlinearity="relu"),
+    "normal": lambda w: torch.nn.init.normal_(w, 0, 0.01),
+    "default": lambda w: None,
+}
+
+
+@pytest.mark.parametrize("kind", TORCH_INITS)
+def test_initialisers_draw_from_pytorchs_distributions(kind: str) -> None:
+    config = ModelConfig(
+        input_size=8, hidden_dims=(64, 96, 80, 48), layers_per_block=(1, 2), apply_pooling=(True, False),
+        apply_bn=(True, False), num_blocks=2, weight_init=kind,
+    )  # fmt: skip
+    ours = to_torch(init_variables(config, jax.random.key(7)), config)
+    torch.manual_seed(0)
+    for name, theirs in TorchCNN(config).state_dict().items():
+        if theirs.ndim > 1:
+            TORCH_INITS[kind](theirs)
+            n = theirs.numel()
+            assert abs(ours[name].std() / theirs.std() - 1) < 5 / n**0.5
+            assert abs(ours[name].mean()) < 5 * theirs.std() / n**0.5
+            if kind != "normal":  # uniform: the bounds tell the distribution
+                assert abs(ours[name].abs().max() / theirs.abs().max() - 1) < 20 / n
+        elif name.endswith("bias") and kind != "default" and ".1." not in name:
+            assert not ours[name].any()
+        elif kind == "default" and name.endswith("bias") and name != "blocks.0.1.bias":
+            assert abs(ours[name].abs().max() / theirs.abs().max() - 1) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("hidden_dims", {"hidden_dims": (32, 128, 256, 512, 512)}),
+        ("hidden_dims", {"hidden_dims": (32, 128, 0, 512, 512, 128)}),
+        ("hidden_dims", {"hidden_dims": (32, 128, 2.5, 512, 512, 128)}),
+        ("layers_per_block", {"layers_per_block": (1, 1, 1)}),
+        ("layers_per_block", {"layers_per_block": (1, 0, 1, 1)}),
+        ("apply_pooling", {"apply_pooling": (1, 1, 1)}),
+        ("apply_pooling", {"input_size": 7}),
+        ("apply_bn", {"apply_bn": (1, 1, 1, 2)}),
+        ("num_blocks", {"num_blocks": 0}),
+        ("num_classes", {"num_classes": 0}),
+        ("in_channels", {"in_channels": True}),
+        ("input_size", {"input_size": "32"}),
+        ("activation_function", {"activation_function": "swishy"}),
+        ("weight_init", {"weight_init": "he"}),
+        ("dropout_rate", {"dropout_rate": 1.0}),
+        ("dropout_rate", {"dropout_rate": -0.1}),
+        ("dropout_rate", {"dropout_rate": float("nan")}),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_by_the_name_of_the_field(field: str, changes: dict) -> None:
+    with pytest.raises(InputError, match=rf"model\.{field}="):
+        ModelConfig(**changes)
