@@ -35,7 +35,7 @@ _HOMES = {
     "model": ("CNN", "init_variables"),
 }
 
-__all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0604
+__all__ = [name for names in _HOMES.values() for name in names]
 
 
 def __getattr__(name: str) -> Any:

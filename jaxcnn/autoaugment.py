@@ -121,9 +121,7 @@ def apply_policy(drawn: Draw, image: jax.Array) -> jax.Array:
     return result
 
 
-def apply_operation(
-    name: Operation, image: jax.Array, level: ArrayLike = 0, negative: ArrayLike = False
-) -> jax.Array:
+def apply_operation(name: Operation, image: jax.Array, level: ArrayLike = 0, negative: ArrayLike = False) -> jax.Array:
     """Applies one operation, as torchvision's `_apply_op` with a magnitude of its `_augmentation_space`.
 
     Args:

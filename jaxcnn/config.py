@@ -29,9 +29,7 @@ def _require_int(name: str, value: object, *, least: int) -> None:
     _require(ok, name, value, f"give a whole number of at least {least}")
 
 
-def _require_number(
-    name: str, value: object, *, least: float, most: float = float("inf"), open_ends: str = ""
-) -> None:
+def _require_number(name: str, value: object, *, least: float, most: float = float("inf"), open_ends: str = "") -> None:
     """Refuses what is no finite number in [least, most]; `open_ends` "(" or ")" leaves that end out."""
     ok = isinstance(value, (int, float)) and not isinstance(value, bool)
     if ok:
@@ -43,23 +41,17 @@ def _require_number(
     _require(ok, name, value, f"give a number {above}{below}")
 
 
-def _set_sequence(config: object, name: str, kind: type) -> None:
-    """Stores a list or tuple field as a tuple of `kind`, so that 0/1 flags and lists from JSON are welcome."""
+def _set_sequence(config: object, name: str, *, flags: bool = False) -> None:
+    """Stores a sequence of whole numbers, or of 0/1 flags, as a tuple: lists from JSON and booleans are welcome."""
     value = getattr(config, name)
     label = f"{type(config).__name__.removesuffix('Config').lower()}.{name}"
     _require(isinstance(value, (list, tuple)), label, value, "give a sequence")
-    good = (
-        (lambda v: v in (0, 1))
-        if kind is bool
-        else (lambda v: isinstance(v, int) and not isinstance(v, bool))
-    )
-    _require(
-        all(good(v) for v in value),
-        label,
-        value,
-        f"every entry must be {'0 or 1' if kind is bool else 'a whole number'}",
-    )
-    object.__setattr__(config, name, tuple(kind(v) for v in value))
+    if flags:
+        _require(all(v in (0, 1) for v in value), label, value, "every entry must be 0 or 1")
+    else:
+        whole = all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+        _require(whole, label, value, "every entry must be a whole number")
+    object.__setattr__(config, name, tuple(int(v) for v in value))
 
 
 @dataclass(frozen=True)
@@ -80,10 +72,10 @@ class ModelConfig:
     """Channels of each block, then the widths of fc1 and fc2 (the last two entries)."""
     layers_per_block: tuple[int, ...] = (1, 1, 1, 1)
     """Convolutional layers in each block."""
-    apply_pooling: tuple[bool, ...] = (True, True, True, False)
-    """Whether each block ends in a 2x2 max pool."""
-    apply_bn: tuple[bool, ...] = (True, True, True, False)
-    """Whether each block's convolutions are followed by batch normalisation."""
+    apply_pooling: tuple[int, ...] = (1, 1, 1, 0)
+    """Whether (1 or 0) each block ends in a 2x2 max pool."""
+    apply_bn: tuple[int, ...] = (1, 1, 1, 0)
+    """Whether (1 or 0) each block's convolutions are followed by batch normalisation."""
     num_blocks: int = 4
     """Number of convolutional blocks."""
     activation_function: Activation = "relu"
@@ -95,9 +87,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("hidden_dims", "layers_per_block"):
-            _set_sequence(self, name, int)
+            _set_sequence(self, name)
         for name in ("apply_pooling", "apply_bn"):
-            _set_sequence(self, name, bool)
+            _set_sequence(self, name, flags=True)
         _require_int("model.input_size", self.input_size, least=1)
         _require_int("model.in_channels", self.in_channels, least=1)
         _require_int("model.num_classes", self.num_classes, least=1)
@@ -110,9 +102,7 @@ class ModelConfig:
             ("apply_bn", n, "one for each block"),
         ):
             value = getattr(self, name)
-            _require(
-                len(value) == length, f"model.{name}", value, f"num_blocks={n} needs {length} entries, {why}"
-            )
+            _require(len(value) == length, f"model.{name}", value, f"num_blocks={n} needs {length} entries, {why}")
         for name in ("hidden_dims", "layers_per_block"):
             value = getattr(self, name)
             _require(all(v >= 1 for v in value), f"model.{name}", value, "every entry must be at least 1")
@@ -135,7 +125,7 @@ class ModelConfig:
     @property
     def final_size(self) -> int:
         """Height and width of the feature maps that fc1 reads."""
-        return self.input_size // 2 ** sum(self.apply_pooling)
+        return self.input_size >> sum(self.apply_pooling)
 
     @property
     def num_stages(self) -> int:
@@ -149,8 +139,8 @@ SHALLOW = ModelConfig()
 DEEP = ModelConfig(
     hidden_dims=(32, 128, 256, 512, 512, 512, 512, 128),
     layers_per_block=(1,) * 6,
-    apply_pooling=(True, True, True, True, True, False),
-    apply_bn=(True, True, True, True, True, False),
+    apply_pooling=(1, 1, 1, 1, 1, 0),
+    apply_bn=(1, 1, 1, 1, 1, 0),
     num_blocks=6,
 )
 """The seed document's deep network: six blocks."""
@@ -178,7 +168,7 @@ class DataConfig:
     """Share of the training images held out to steer training; 0 trains on all of them and steers by nothing."""
 
     def __post_init__(self) -> None:
-        _set_sequence(self, "classes", int)
+        _set_sequence(self, "classes")
         _require(bool(self.name), "data.name", self.name, "name a data set")
         _require_choice("data.augment", self.augment, Augment)
         for name in ("dir", "archives"):
@@ -187,9 +177,7 @@ class DataConfig:
                 object.__setattr__(self, name, Path(value))
         distinct = len(set(self.classes)) == len(self.classes) and all(c >= 0 for c in self.classes)
         _require(distinct, "data.classes", self.classes, "give distinct labels, each at least 0")
-        _require(
-            len(self.classes) != 1, "data.classes", self.classes, "give at least two labels, or none for all"
-        )
+        _require(len(self.classes) != 1, "data.classes", self.classes, "give at least two labels, or none for all")
         _require_number("data.fraction", self.fraction, least=0, most=1, open_ends="(")
         _require_number("data.validation", self.validation, least=0, most=1, open_ends=")")
 
@@ -300,9 +288,7 @@ def from_dict(kind: type[Any], values: object, where: str = "") -> Any:
         _require(name in known, f"{where}{name}", values[name], f"known names here are {', '.join(known)}")
     nested = {"data": DataConfig, "model": ModelConfig, "optim": OptimConfig, "train": TrainConfig}
     made = {
-        name: from_dict(nested[name], value, f"{name}.")
-        if kind is ExperimentConfig and name in nested
-        else value
+        name: from_dict(nested[name], value, f"{name}.") if kind is ExperimentConfig and name in nested else value
         for name, value in values.items()
     }
     return kind(**made)

@@ -5,15 +5,17 @@ layer, then `fc1`, `fc2`, `fc3`. Convolutions go from OIHW to HWIO, linear layer
 reorders its inputs, because PyTorch flattens feature maps as C, H, W and this network as H, W, C.
 """
 
+import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.config import Activation, ModelConfig
+from jaxcnn.config import Activation, ModelConfig, from_dict
 from jaxcnn.errors import InputError, reason
 from jaxcnn.files import write_whole
 
@@ -51,15 +53,11 @@ def entries(config: ModelConfig) -> Iterator[Entry]:
                     ("running_var", "batch_stats", "var"),
                 ):
                     yield Entry(f"{torch_name}.{leaf}", (channels,), (collection, *place, name), "vector")
-                yield Entry(
-                    f"{torch_name}.num_batches_tracked", (), ("batch_stats", *place, "count"), "count"
-                )
+                yield Entry(f"{torch_name}.num_batches_tracked", (), ("batch_stats", *place, "count"), "count")
             j += 2  # past the activation
             in_channels = channels
     fan_in = in_channels * config.final_size**2
-    for name, width in zip(
-        ("fc1", "fc2", "fc3"), (*config.hidden_dims[-2:], config.num_classes), strict=True
-    ):
+    for name, width in zip(("fc1", "fc2", "fc3"), (*config.hidden_dims[-2:], config.num_classes), strict=True):
         kind = "flatten" if name == "fc1" else "linear"
         yield Entry(f"{name}.weight", (width, fan_in), ("params", name, "kernel"), kind)
         yield Entry(f"{name}.bias", (width,), ("params", name, "bias"), "vector")
@@ -87,9 +85,7 @@ def from_torch(state_dict: StateDict, config: ModelConfig) -> dict[str, Any]:
     ]
     if problems:
         shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
-        raise InputError(
-            f"the weights do not fit the network: {shown}. Give the configuration they were trained with"
-        )
+        raise InputError(f"the weights do not fit the network: {shown}. Give the configuration they were trained with")
     variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
     for name, entry in wanted.items():
         *parents, leaf = entry.path
@@ -110,9 +106,7 @@ def to_torch(variables: Variables, config: ModelConfig) -> dict[str, Any]:
         for part in entry.path:
             node = node[part]
         array = _from_flax(np.asarray(node), entry.kind, config)
-        state_dict[entry.torch_name] = torch.from_numpy(
-            np.array(array, order="C")
-        )  # a copy that torch may own
+        state_dict[entry.torch_name] = torch.from_numpy(np.array(array, order="C"))  # a copy that torch may own
     return state_dict
 
 
@@ -151,9 +145,9 @@ def _from_flax(array: np.ndarray[Any, Any], kind: str, config: ModelConfig) -> n
 def infer_config(
     state_dict: StateDict,
     *,
-    input_size: int = 32,
-    apply_pooling: tuple[bool, ...] | None = None,
-    activation_function: Activation = "relu",
+    input_size: int | None = None,
+    apply_pooling: tuple[int, ...] | None = None,
+    activation_function: Activation | None = None,
 ) -> tuple[ModelConfig, list[str]]:
     """The configuration that weights were trained with, and what had to be assumed.
 
@@ -179,7 +173,13 @@ def infer_config(
     if any(not conv or conv[0][0] < 1 for conv in convs):
         raise InputError("these are not the weights of this network: every block needs a 3x3 convolution")
     channels = tuple(conv[-1][0] for conv in convs)
-    assumed = [f"activation_function={activation_function}", f"input_size={input_size}"]
+    assumed = []
+    if activation_function is None:
+        activation_function = "relu"
+        assumed.append("activation_function=relu")
+    if input_size is None:
+        input_size = 32
+        assumed.append("input_size=32")
     if apply_pooling is None:
         fits = [
             p
@@ -191,8 +191,8 @@ def infer_config(
                 f"fc1.weight reads {heads[0][1]} values, which no pooling of {input_size}x{input_size} images into "
                 f"{channels[-1]} channels gives; state the input size and which blocks pool"
             )
-        apply_pooling = tuple(i < fits[0] for i in range(len(layers)))
-        assumed.append(f"apply_pooling={[int(p) for p in apply_pooling]} (the first blocks pool)")
+        apply_pooling = tuple(int(i < fits[0]) for i in range(len(layers)))
+        assumed.append(f"apply_pooling={list(apply_pooling)} (the first blocks pool)")
     config = ModelConfig(
         input_size=input_size,
         in_channels=convs[0][0][1],
@@ -200,11 +200,71 @@ def infer_config(
         hidden_dims=(*channels, heads[0][0], heads[1][0]),
         layers_per_block=tuple(len(conv) for conv in convs),
         apply_pooling=apply_pooling,
-        apply_bn=tuple(bool(norm) for norm in norms),
+        apply_bn=tuple(int(bool(norm)) for norm in norms),
         num_blocks=len(layers),
         activation_function=activation_function,
     )
     return config, assumed
+
+
+class Source(NamedTuple):
+    """Weights from a file or folder, with the network they belong to."""
+
+    variables: dict[str, Any]
+    config: ModelConfig
+    assumed: list[str]
+    """What the files did not tell."""
+
+
+def read_source(
+    path: Path,
+    *,
+    input_size: int | None = None,
+    apply_pooling: tuple[int, ...] | None = None,
+    activation_function: Activation | None = None,
+) -> Source:
+    """Weights from a run's folder, an Orbax checkpoint, a `.pth` or a `.safetensors` file.
+
+    What a weight file cannot tell comes from the arguments, else from a `config.json` beside it, else is assumed.
+
+    Raises:
+        InputError: when nothing usable is there, or the weights and the configuration disagree.
+    """
+    given: dict[str, Any] = {
+        name: value
+        for name, value in (
+            ("input_size", input_size),
+            ("apply_pooling", apply_pooling),
+            ("activation_function", activation_function),
+        )
+        if value is not None
+    }
+    if path.is_dir():
+        if not (path / "model.pth").exists():
+            from jaxcnn.checkpoint import load_weights
+
+            variables, config = load_weights(path)
+            return Source(variables, replace(config, **given), [])
+        path = path / "model.pth"
+    state_dict = read_state_dict(path)
+    beside = path.parent / "config.json"
+    if beside.exists() and (saved := _saved_model(beside)) is not None:
+        config = replace(saved, **given)
+        return Source(from_torch(state_dict, config), config, [])
+    config, assumed = infer_config(state_dict, **given)
+    return Source(from_torch(state_dict, config), config, assumed)
+
+
+def _saved_model(path: Path) -> ModelConfig | None:
+    """The network in a run's config.json; None if the file is somebody else's."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read {path}, which lies beside the weights: {reason(error)}") from error
+    if not isinstance(values, dict) or "model" not in values:
+        return None
+    config: ModelConfig = from_dict(ModelConfig, values["model"], f"{path}: model.")
+    return config
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:

@@ -23,9 +23,7 @@ def partition(params: Mapping[str, Any], config: ModelConfig, frozen_stages: int
     return frozen, trained
 
 
-def count_parameters(
-    params: Mapping[str, Any], config: ModelConfig, frozen_stages: int
-) -> list[tuple[str, int, bool]]:
+def count_parameters(params: Mapping[str, Any], config: ModelConfig, frozen_stages: int) -> list[tuple[str, int, bool]]:
     """(module, number of parameters, whether it trains) for every top-level module, input first."""
     return [
         (

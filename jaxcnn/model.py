@@ -45,7 +45,7 @@ def bias_init(weight_init: str, fan_in: int) -> nn.initializers.Initializer:
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return init  # type: ignore[return-value]  # flax's protocol also allows an out_sharding argument
+    return init
 
 
 class Conv(nn.Module):

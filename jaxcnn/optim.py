@@ -13,7 +13,7 @@ import optax
 
 from jaxcnn.config import OptimConfig, TrainConfig
 
-Schedule = Callable[[jax.Array], jax.Array]
+Schedule = Callable[[jax.Array], jax.Array | float]
 
 
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
@@ -56,8 +56,8 @@ def make_schedule(config: OptimConfig, *, steps_per_epoch: int, epochs: int) -> 
     warmup = round(config.warmup_epochs * steps_per_epoch)
     remaining = max(steps_per_epoch * epochs - warmup, 1)
 
-    def schedule(step: jax.Array) -> jax.Array:
-        rate = jnp.float32(config.learning_rate)
+    def schedule(step: jax.Array) -> jax.Array | float:
+        rate: jax.Array | float = config.learning_rate
         if config.schedule == "cosine":
             progress = jnp.clip((step - warmup) / remaining, 0, 1)
             rate *= 0.5 * (1 + jnp.cos(jnp.pi * progress))

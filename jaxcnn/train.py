@@ -36,13 +36,13 @@ class TrainState(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A batch of fixed size; images outside the mask are padding."""
+    """A batch of fixed size; images outside the mask are padding. NumPy arrays do outside of jit."""
 
-    images: jax.Array | np.ndarray[Any, Any]
+    images: jax.Array
     """uint8 (B, H, W, C)."""
-    labels: jax.Array | np.ndarray[Any, Any]
+    labels: jax.Array
     """int32 (B,)."""
-    mask: jax.Array | np.ndarray[Any, Any]
+    mask: jax.Array
     """bool (B,)."""
 
 
@@ -83,11 +83,9 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     """Cross-entropy in nats, one value an image: logits (B, K), labels (B,) -> (B,)."""
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if label_smoothing == 0:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    targets = optax.smooth_labels(
-        jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing
-    )
-    return optax.softmax_cross_entropy(logits, targets)
+        return jnp.asarray(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing)
+    return jnp.asarray(optax.softmax_cross_entropy(logits, targets))
 
 
 def init_state(
@@ -129,11 +127,8 @@ def make_train_step(
     def step(state: TrainState, batch: Batch, scale: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         augment_key, dropout_key = jax.random.split(key)
-        images = standardise(
-            augment(augment_key, batch.images, augmentation, vectorized=vectorized), mean, std
-        )
-        mask = jnp.asarray(batch.mask)
-        count = jnp.sum(mask)
+        images = standardise(augment(augment_key, batch.images, augmentation, vectorized=vectorized), mean, std)
+        count = jnp.sum(batch.mask)
         frozen, trained = partition(state.params, model, frozen_stages)
 
         def objective(trained: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
@@ -141,14 +136,14 @@ def make_train_step(
                 {"params": frozen | trained, "batch_stats": state.batch_stats},
                 images,
                 True,
-                mask=mask,
+                mask=batch.mask,
                 eval_stages=frozen_stages,
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
             losses = cross_entropy(logits, batch.labels, optim.label_smoothing)
-            loss = jnp.sum(jnp.where(mask, losses, 0))
-            correct = jnp.sum((jnp.argmax(logits, -1) == batch.labels) & mask)
+            loss = jnp.sum(jnp.where(batch.mask, losses, 0))
+            correct = jnp.sum((jnp.argmax(logits, -1) == batch.labels) & batch.mask)
             return loss / count, (Metrics(loss, correct, count), updated.get("batch_stats", {}))
 
         gradient, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(trained)
@@ -168,7 +163,7 @@ def make_eval_step(*, model: ModelConfig, mean: Sequence[float], std: Sequence[f
     network = CNN(model)
 
     def step(variables: Any, batch: Batch) -> tuple[Metrics, jax.Array]:
-        logits = network.apply(variables, standardise(batch.images, mean, std))
+        logits: Any = network.apply(variables, standardise(batch.images, mean, std))
         losses = jnp.where(batch.mask, cross_entropy(logits, batch.labels), 0)
         predictions = jnp.argmax(logits, -1).astype(jnp.int32)
         correct = jnp.sum((predictions == batch.labels) & batch.mask)
@@ -177,9 +172,7 @@ def make_eval_step(*, model: ModelConfig, mean: Sequence[float], std: Sequence[f
     return step
 
 
-def padded_order(
-    order: np.ndarray[Any, Any], batch_size: int
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def padded_order(order: np.ndarray[Any, Any], batch_size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Indices and mask, both (steps, batch_size): one shape for every step, the last one padded."""
     steps = -(-len(order) // batch_size)
     indices = np.zeros(steps * batch_size, np.int32)
@@ -260,7 +253,7 @@ def fit(
     """Trains epoch by epoch, yielding the state and the record of each, until `config` or validation says stop.
 
     Args:
-        state: where to begin; its buffers are reused, and so are those of each yielded state once the next is asked for.
+        state: where to begin. Its buffers are reused, as are those of a yielded state once the next is asked for.
         config: with `config.model` fitting the data set.
         dataset: the images; without a validation split nothing cuts the rate or stops early.
         history: records of the epochs that `state` has behind it.

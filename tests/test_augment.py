@@ -119,9 +119,7 @@ def pictures(count: int, height=32, width=32, channels=3, seed=0) -> np.ndarray:
                 return low + span // 8 * np.floor(3 * noise) * (x > 0.5)
             case 5:
                 return low + (i % 2) * (noise > 0.995)
-        return np.where(
-            (np.abs(x - 0.5 - u / 3) < 0.3) & (np.abs(y - 0.5 + v / 3) < 0.2), 60 + 190 * noise, 0
-        )
+        return np.where((np.abs(x - 0.5 - u / 3) < 0.3) & (np.abs(y - 0.5 + v / 3) < 0.2), 60 + 190 * noise, 0)
 
     return np.stack([np.clip(draw_one(i), 0, 255).astype(np.uint8) for i in range(count)])
 
@@ -180,9 +178,7 @@ def test_autocontrast_equals_pillow_for_every_lowest_and_highest_value():
     want = np.where((high > low)[:, None], stretched, values).reshape(images.shape)
     assert_same(got, want)
     some = np.random.default_rng(0).integers(0, len(images), 200)
-    assert_same(
-        want[some], np.stack([apply_reference(image, [("AutoContrast", 0, False)]) for image in images[some]])
-    )
+    assert_same(want[some], np.stack([apply_reference(image, [("AutoContrast", 0, False)]) for image in images[some]]))
 
 
 def steps_of(drawn, i: int):

@@ -1,0 +1,1 @@
+"""Programs: build a configuration, consume `jaxcnn.train.fit`, write the run's folder."""

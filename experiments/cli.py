@@ -1,0 +1,133 @@
+"""Flags from the typed configuration, and one way for every program to end."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from jaxcnn.config import (
+    PRESETS,
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    from_dict,
+)
+from jaxcnn.errors import InputError, reason
+
+# What a run adds to its config.json; of no meaning when the file is given back.
+RESOLVED = "resolved"
+
+
+@dataclass(frozen=True)
+class _ModelFlags(ModelConfig):
+    num_classes: tyro.conf.Suppress[int] = 10  # the data set's, so not a flag
+    preset: Literal["shallow", "deep", "as given"] = "shallow"
+    """A network of the seed document, which the other model flags change."""
+
+
+@dataclass(frozen=True)
+class _Flags(ExperimentConfig):
+    model: _ModelFlags = field(default_factory=_ModelFlags)
+    """Network."""
+    config: Path | None = None
+    """A saved config.json to start from; other flags change it."""
+    overwrite: bool = False
+    """Begin anew if the run's folder is there already."""
+
+
+def parse(default: ExperimentConfig, description: str, argv: list[str] | None = None) -> tuple[ExperimentConfig, bool]:
+    """The experiment that the command line asks for, and whether to overwrite its folder.
+
+    `--config` and `--model.preset` replace the defaults of all other flags, so they are looked for first.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    saved, preset = _value_of("--config", argv), _value_of("--model.preset", argv)
+    if saved is not None:
+        default = read_config(Path(saved))
+    if preset in PRESETS:
+        default = replace(default, model=PRESETS[preset])
+    elif default.model in PRESETS.values():
+        preset = next(name for name, config in PRESETS.items() if config == default.model)
+    else:
+        preset = "as given"
+    flags = tyro.cli(
+        _Flags,
+        default=_Flags(**{**_shallow(default), "model": _ModelFlags(**{**_shallow(default.model), "preset": preset})}),
+        description=description,
+        args=argv,
+    )
+    model = ModelConfig(**{f.name: getattr(flags.model, f.name) for f in fields(ModelConfig)})
+    values = {f.name: getattr(flags, f.name) for f in fields(ExperimentConfig)}
+    return ExperimentConfig(**{**values, "model": model}), flags.overwrite
+
+
+def _shallow(config: Any) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in fields(config)}
+
+
+def _value_of(flag: str, argv: list[str]) -> str | None:
+    for i, word in enumerate(argv):
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+        if word == flag and i + 1 < len(argv):
+            return argv[i + 1]
+    return None
+
+
+def read_config(path: Path) -> ExperimentConfig:
+    """The experiment in a config.json.
+
+    Raises:
+        InputError: when the file is missing, is no JSON, or holds what no experiment has.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read the configuration {path}: {reason(error)}") from error
+    if isinstance(values, dict):
+        values = {name: value for name, value in values.items() if name != RESOLVED}
+    try:
+        config: ExperimentConfig = from_dict(ExperimentConfig, values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return config
+
+
+def to_json(config: ExperimentConfig) -> dict[str, Any]:
+    """A configuration as JSON values; `read_config` reads them back."""
+    return dict(json.loads(json.dumps(asdict(config), default=str)))
+
+
+def main(program: Callable[[], object]) -> None:
+    """Runs a program; bad input ends in one message on stderr and status 2, Ctrl-C in status 130."""
+    try:
+        program()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues after the last whole epoch", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def baseline(name: str) -> ExperimentConfig:
+    """The seed document's settings for a data set."""
+    return ExperimentConfig(data=DataConfig(name=name), optim=OptimConfig(), train=TrainConfig())
+
+
+def train_main(default: ExperimentConfig, description: str) -> None:
+    """The whole of a training program: flags, training, results."""
+
+    def program() -> None:
+        config, overwrite = parse(default, description)
+        from experiments.run import run_experiment  # JAX loads only now, so that --help need not wait
+
+        run_experiment(config, overwrite=overwrite)
+
+    main(program)

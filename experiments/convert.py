@@ -1,0 +1,78 @@
+"""Convert weights between PyTorch's model.pth, safetensors and Orbax checkpoints, and compare both networks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from experiments.cli import main
+from jaxcnn.config import Activation
+from jaxcnn.errors import InputError
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What to convert into what: .pth and .safetensors are files; any other destination is a checkpoint folder."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """A model.pth, a .safetensors file, a checkpoint, or a run's folder."""
+    destination: Annotated[Path, tyro.conf.Positional]
+    """A .pth or .safetensors file, or a folder for an Orbax checkpoint."""
+    input_size: int | None = None
+    """Height and width of the images, where the source does not tell; 32 is assumed."""
+    apply_pooling: tuple[Literal[0, 1], ...] | None = None
+    """Which blocks (1 or 0 for each) end in a pool, where the source does not tell; the first ones are assumed."""
+    activation_function: Activation | None = None
+    """The activation, where the source does not tell; ReLU is assumed."""
+    verify: bool = False
+    """Run both networks on random images and print the largest difference of their logits."""
+    overwrite: bool = False
+    """Replace the destination if it exists."""
+
+
+def convert(flags: Flags) -> None:
+    """Converts, and prints what network it was and what had to be assumed.
+
+    Raises:
+        InputError: when the source cannot be read or the destination is taken.
+    """
+    from rich.console import Console
+
+    from jaxcnn.checkpoint import save_weights
+    from jaxcnn.convert import read_source, write_state_dict
+
+    if flags.destination.exists() and not flags.overwrite:
+        raise InputError(f"{flags.destination} exists; give another destination or --overwrite")
+    console = Console(soft_wrap=True, highlight=False)
+    variables, config, assumed = read_source(
+        flags.source,
+        input_size=flags.input_size,
+        apply_pooling=flags.apply_pooling,
+        activation_function=flags.activation_function,
+    )
+    console.print(
+        f"{flags.source}: blocks of {list(config.channels)} channels, {list(config.layers_per_block)} layers each, "
+        f"pooling {list(config.apply_pooling)}, batch norm {list(config.apply_bn)}, {config.activation_function}, "
+        f"fc {list(config.hidden_dims[-2:])}, {config.in_channels}x{config.input_size}x{config.input_size} images, "
+        f"{config.num_classes} classes",
+        markup=False,
+    )
+    for assumption in assumed:
+        console.print(f"assumed, as the weights do not tell: {assumption}", markup=False)
+    if flags.verify:
+        from experiments.verify import largest_difference
+
+        difference, scale = largest_difference(variables, config)
+        console.print(
+            f"largest difference of the logits on 64 random images: {difference:.2g} (logits up to {scale:.2g})"
+        )
+    if flags.destination.suffix in (".pth", ".pt", ".safetensors"):
+        write_state_dict(flags.destination, variables, config)
+    else:
+        save_weights(flags.destination, variables, config, overwrite=flags.overwrite)
+    console.print(f"wrote {flags.destination}")
+
+
+if __name__ == "__main__":
+    main(lambda: convert(tyro.cli(Flags, description=__doc__)))

@@ -1,0 +1,74 @@
+"""What a person sees while a run trains."""
+
+import math
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
+
+from jaxcnn.train import EpochRecord, Metrics
+
+
+class Progress:
+    """A bar within the epoch where there is a terminal, and a line for every epoch anywhere."""
+
+    def __init__(self, console: Console, epochs: int, images: int, done: int) -> None:
+        """`images` is the number an epoch trains on, `done` the epochs that are over."""
+        self._console, self._epochs, self._images, self._done = console, epochs, images, done
+        self._first = done
+        self._bars = Bars(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bars.add_task("", total=images, epoch=done + 1, epochs=epochs, numbers="")
+        self._began = self._epoch_began = time.perf_counter()
+
+    def __enter__(self) -> "Progress":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def step(self, seen: int, total: Metrics) -> None:
+        """Shows how far the epoch is; called with the images seen and the metrics summed over them."""
+        now = time.perf_counter()
+        rate = seen / (now - self._epoch_began)
+        share = self._done - self._first + seen / self._images
+        left = (now - self._began) / share * (self._epochs - self._first - share)
+        numbers = (
+            f"loss {total.loss / total.count:.4f}  accuracy {100 * total.correct / total.count:.2f} %  "
+            f"{rate:,.0f} images/s  {_clock(left)} left"
+        )
+        self._bars.update(self._task, completed=seen, numbers=numbers)
+
+    def epoch(self, record: EpochRecord, *, is_best: bool) -> None:
+        """Prints the epoch's line."""
+        self._done = record.epoch
+        self._epoch_began = time.perf_counter()
+        validation = ""
+        if record.val_loss is not None:
+            validation = f"  validation {record.val_loss:.4f}  {record.val_accuracy:6.2f} %"
+        width = len(str(self._epochs))
+        self._console.print(
+            f"epoch {record.epoch:{width}}/{self._epochs}  "
+            f"train {record.train_loss:.4f}  {record.train_accuracy:6.2f} %{validation}  "
+            f"rate {record.learning_rate:.2g}  {record.images_per_second:,.0f} images/s  "
+            f"{record.seconds:.1f} s{'  best' if is_best else ''}",
+            highlight=False,
+        )
+        self._bars.reset(self._task, total=self._images, epoch=record.epoch + 1, epochs=self._epochs, numbers="")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,224 @@
+"""Data sets as uint8 arrays in memory, split and counted in ways that depend on nothing but the seed."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from jaxcnn.config import DataConfig
+from jaxcnn.errors import InputError
+from jaxcnn.reader import Split as Split
+from jaxcnn.reader import Stored, find_prepared, load_prepared
+
+_PREPARABLE = ("cifar10", "cifar100", "svhn_cropped")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set ready to train on.
+
+    `validation` is None where no images are held out. `mean` and `std` are those of the channels, divided by
+    255, over all training images of the chosen classes: before `fraction` and `validation` take any away.
+    """
+
+    name: str
+    train: Split
+    validation: Split | None
+    test: Split
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, which labels count from 0."""
+        return len(self.class_names)
+
+
+def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed: int) -> Dataset:
+    """Loads, and if need be prepares, the data set that a configuration names.
+
+    Args:
+        config: names the set; its folder and archives; the classes and the shares to use.
+        input_size: height and width to which images are resized (bilinear), where they differ.
+        in_channels: 3, or 1 for grey images.
+        seed: decides which images `fraction` and `validation` take.
+
+    Returns:
+        Arrays that may be read-only: those of a cached set are mapped from disk.
+
+    Raises:
+        InputError: when the set cannot be had as asked for; the message names the remedy.
+    """
+    if in_channels not in (1, 3):
+        raise InputError(f"model.in_channels={in_channels} fits no data set; give 3, or 1 for grey images")
+
+    def fit(image: np.ndarray) -> np.ndarray:
+        return fit_image(image, input_size, in_channels)
+
+    if config.name == "digits":
+        stored = _load_digits(fit)
+    else:
+        stored = load_prepared(_prepared_folder(config), fit, (input_size, input_size, in_channels))
+    stored = select_classes(stored, config.classes)
+    for name, split in (("training", stored.train), ("test", stored.test)):
+        if not len(split.labels):
+            raise InputError(f"{config.name} has no {name} images of data.classes={config.classes}; choose others")
+    mean, std = channel_statistics(stored.train.images)
+    if not all(std):
+        raise InputError(f"a channel of {config.name} has one value throughout; choose another data set")
+    train, validation = _divide(stored.train, config, seed)
+    return Dataset(config.name, train, validation, stored.test, stored.class_names, mean, std)
+
+
+def fit_image(image: np.ndarray, size: int, channels: int) -> np.ndarray:
+    """Resizes an image to (size, size, channels), bilinearly; grey is repeated to make RGB.
+
+    Args:
+        image: uint8 (height, width, 1 or 3), or (height, width) for grey.
+
+    Raises:
+        InputError: when colour would have to be thrown away, or the image is neither grey nor RGB bytes.
+    """
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
+        raise InputError(f"an image has {image.dtype} values and shape {image.shape}; grey or RGB bytes are needed")
+    if image.shape[2] > channels:
+        raise InputError(f"the images are RGB, but model.in_channels={channels}; give 3")
+    if image.shape[:2] != (size, size):
+        picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+        image = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, -1)
+    return np.broadcast_to(image, (size, size, channels))
+
+
+def select_classes(stored: Stored, classes: Sequence[int]) -> Stored:
+    """Keeps the images of some labels, renumbered from 0 in the order given; everything if none are given.
+
+    Raises:
+        InputError: when a label is unknown.
+    """
+    if not classes:
+        return stored
+    count = len(stored.class_names)
+    if unknown := [label for label in classes if not 0 <= label < count]:
+        raise InputError(f"data.classes={tuple(classes)} asks for label {unknown[0]}; labels here are 0 to {count - 1}")
+    new = np.full(count, -1, np.int32)
+    new[list(classes)] = np.arange(len(classes))
+
+    def keep(split: Split) -> Split:
+        kept = np.flatnonzero(new[split.labels] >= 0)
+        return Split(split.images[kept], new[split.labels[kept]])
+
+    names = tuple(stored.class_names[label] for label in classes)
+    return Stored(keep(stored.train), keep(stored.test), names)
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images (N, H, W, C) divided by 255.
+
+    The sums are of whole numbers, hence exact, whatever the order.
+    """
+    channels = images.shape[-1]
+    sums = np.zeros((2, channels), np.uint64)
+    for start in range(0, len(images), 128):
+        pixels = images[start : start + 128].reshape(-1, np.prod(images.shape[1:])).astype(np.uint32)
+        for total, values in zip(sums, (pixels, pixels * pixels), strict=True):
+            # 128 squares of at most 255 fit in 32 bits, the sum over an image's pixels may not.
+            columns = values.sum(axis=0, dtype=np.uint32)
+            total += columns.reshape(-1, channels).sum(axis=0, dtype=np.uint64)
+    count = images.size // channels
+    means = [Fraction(int(total), count) for total in sums[0]]
+    variances = [Fraction(int(total), count) - mean**2 for total, mean in zip(sums[1], means, strict=True)]
+    return (
+        tuple(float(mean / 255) for mean in means),
+        tuple(float(variance) ** 0.5 / 255 for variance in variances),
+    )
+
+
+def stratified_split(labels: np.ndarray, share: float, seed: int | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Holds out a share of the examples, the same share of every class as nearly as whole numbers allow.
+
+    The total is right to the rounding: what rounding down leaves over goes to the classes with the largest
+    remainders. Every class keeps at least one example.
+
+    Args:
+        labels: int (N,).
+        share: in [0, 1).
+        seed: of the random choice.
+
+    Returns:
+        Sorted indices of the examples kept, and of those held out.
+    """
+    random = np.random.default_rng(seed)
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    quotas = [share * len(indices) for indices in members]
+    counts = [min(int(quota), len(indices) - 1) for quota, indices in zip(quotas, members, strict=True)]
+    missing = int(share * len(labels) + 0.5) - sum(counts)
+    order = sorted(range(len(members)), key=lambda i: counts[i] - quotas[i])
+    while missing > 0 and (able := [i for i in order if counts[i] < len(members[i]) - 1][:missing]):
+        for i in able:
+            counts[i] += 1
+        missing -= len(able)
+    held = [random.permutation(indices)[:count] for indices, count in zip(members, counts, strict=True)]
+    out = np.zeros(len(labels), bool)
+    out[np.concatenate([np.empty(0, np.int64), *held])] = True
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The order, int32 (n,), in which an epoch visits `n` images: the same permutation on every machine."""
+    return np.random.default_rng((seed, epoch)).permutation(n).astype(np.int32)
+
+
+def _divide(split: Split, config: DataConfig, seed: int) -> tuple[Split, Split | None]:
+    """What `fraction` leaves of the training images, and what `validation` then holds out."""
+    kept = np.arange(len(split.labels))
+    if config.fraction < 1:
+        # Streams of their own, for else both choices would shuffle alike.
+        kept, _ = stratified_split(split.labels, 1 - config.fraction, (seed, 0))
+    if config.validation == 0:
+        whole = len(kept) == len(split.labels)
+        return split if whole else Split(split.images[kept], split.labels[kept]), None
+    rest, held = stratified_split(split.labels[kept], config.validation, (seed, 1))
+    if not len(held):
+        raise InputError(
+            f"data.validation={config.validation} of {len(kept)} training images leaves none to validate on; "
+            f"raise it or data.fraction={config.fraction}, or give data.validation=0"
+        )
+    train, validation = (Split(split.images[each], split.labels[each]) for each in (kept[rest], kept[held]))
+    return train, validation
+
+
+def _load_digits(fit: Callable[[np.ndarray], np.ndarray]) -> Stored:
+    """scikit-learn's 1,797 digits of 8x8 pixels; a fifth is the test split, the same in every run."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    images, labels = np.stack([fit(image) for image in grey]), digits.target.astype(np.int32)
+    train, test = (Split(images[each], labels[each]) for each in stratified_split(labels, 0.2, seed=0))
+    return Stored(train, test, tuple(str(name) for name in digits.target_names))
+
+
+def _prepared_folder(config: DataConfig) -> Path:
+    """The folder of the prepared set, prepared now where that is possible and has not been done."""
+    name = re.sub(r"^svhn\b", "svhn_cropped", config.name)
+    data_dir = config.dir or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    data_dir = data_dir.expanduser()
+    folder = find_prepared(name, data_dir)
+    if folder is None and name in _PREPARABLE:
+        from jaxcnn.prepare import prepare
+
+        folder = prepare(name, data_dir, config.archives and config.archives.expanduser())
+    if folder is None:
+        raise InputError(
+            f"data.name={config.name!r} is not prepared in {data_dir}; prepare it there with tfds "
+            "(file_format='array_record'), pass --data.dir, or choose cifar10, cifar100, svhn or digits"
+        )
+    return folder

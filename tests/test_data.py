@@ -1,0 +1,597 @@
+"""Splits, statistics and loading, against NumPy, scikit-learn, Pillow and stock tfds."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import make_archives as archives
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from jaxcnn import reader
+from jaxcnn.config import DataConfig
+from jaxcnn.data import (
+    Dataset,
+    Split,
+    channel_statistics,
+    epoch_order,
+    fit_image,
+    load_dataset,
+    select_classes,
+    stratified_split,
+)
+from jaxcnn.errors import InputError
+from jaxcnn.prepare import prepare
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/jaxcnn"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared sets: 100 and 20 images of CIFAR-10, 120 and 60 of CIFAR-100, 30 and 15 of SVHN."""
+    root = tmp_path_factory.mktemp("prepared")
+    for name, make in (
+        ("cifar10", archives.cifar10),
+        ("cifar100", archives.cifar100),
+        ("svhn_cropped", archives.svhn),
+    ):
+        checksums = archives.write_official(root / "archives" / name, name, make())
+        prepare(name, root, root / "archives" / name, checksums)
+    return root
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A prepared CIFAR-10 that a test may spoil; its folder is own/cifar10/3.0.2."""
+    checksums = archives.write_official(tmp_path / "archives", "cifar10", archives.cifar10())
+    prepare("cifar10", tmp_path / "own", tmp_path / "archives", checksums)
+    return tmp_path / "own"
+
+
+def load(size: int = 32, channels: int = 3, seed: int = 0, **config: Any) -> Dataset:
+    return load_dataset(DataConfig(**config), input_size=size, in_channels=channels, seed=seed)
+
+
+def message(call: Callable[[], object]) -> str:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def assert_same_split(one: Split, other: Split) -> None:
+    np.testing.assert_array_equal(one.images, other.images)
+    np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def make_set(
+    data_dir: Path,
+    examples: dict[str, list[tuple[np.ndarray, int]]],
+    *,
+    shape: tuple[int | None, int | None, int] = (None, None, 3),
+    name: str = "toys",
+    version: str = "1.0.0",
+    config: str | None = None,
+    supervised: bool = True,
+    features: dict[str, Any] | None = None,
+) -> Path:
+    """Prepares a set of images and labels with a builder of tfds's kind."""
+
+    class Toys(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version(version)
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []
+
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(
+                    features
+                    or {
+                        "picture": tfds.features.Image(shape=shape),
+                        "kind": tfds.features.ClassLabel(names=["ant", "bee", "cow"]),
+                    }
+                ),
+                supervised_keys=("picture", "kind") if supervised else None,
+            )
+
+        def _split_generators(self, _: Any) -> Any:
+            return {split: self._generate_examples(split) for split in examples}
+
+        def _generate_examples(self, split: str) -> Any:
+            for i, (image, label) in enumerate(examples[split]):
+                yield i, {"picture": Image.fromarray(image), "kind": label}
+
+    Toys.name = name
+    tfds.disable_progress_bar()
+    builder = Toys(data_dir=data_dir, file_format="array_record")
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+# Splits.
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 5), max_size=200).map(np.array),
+    st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.1, 0.2, 0.29, 0.5, 0.9])),
+    st.integers(0, 2**32 - 1),
+)
+def test_stratified_split_is_a_fair_partition(labels: np.ndarray, share: float, seed: int) -> None:
+    kept, held = stratified_split(labels, share, seed)
+    assert sorted([*kept, *held]) == list(range(len(labels)))
+    assert list(kept) == sorted(kept)
+    assert list(held) == sorted(held)
+    classes, sizes = np.unique(labels, return_counts=True)
+    counts = [int((labels[held] == label).sum()) for label in classes]
+    assert all(count <= size - 1 for count, size in zip(counts, sizes, strict=True))
+    wanted = int(share * len(labels) + 0.5)
+    assert sum(counts) == min(wanted, len(labels) - len(classes))
+    capped = any(count == size - 1 for count, size in zip(counts, sizes, strict=True))
+    if not capped:
+        assert all(abs(count - share * size) < 1 + 1e-9 for count, size in zip(counts, sizes, strict=True))
+    again = stratified_split(labels, share, seed)
+    np.testing.assert_array_equal(held, again[1])
+
+
+def test_stratified_split_by_hand() -> None:
+    labels = np.repeat([0, 1, 2], [10, 5, 4])
+    # Quotas 2.5, 1.25 and 1: five in all, the one that rounding leaves goes to class 0.
+    kept, held = stratified_split(labels, 0.25, 0)
+    assert np.bincount(labels[held]).tolist() == [3, 1, 1]
+    assert np.bincount(labels[kept]).tolist() == [7, 4, 3]
+    # A class of one keeps it; the others give more instead.
+    labels = np.array([0, 1, 2, 2, 2, 2])
+    assert labels[stratified_split(labels, 0.5, 0)[1]].tolist() == [2, 2, 2]
+    assert stratified_split(np.repeat(np.arange(10), 5000), 0.1, 3)[1].shape == (5000,)
+
+
+def test_stratified_split_and_order_are_the_same_everywhere() -> None:
+    assert stratified_split(np.arange(20) % 4, 0.3, (7, 1))[1].tolist() == [0, 3, 6, 9, 12, 17]
+    assert epoch_order(7, 3, 10).tolist() == [3, 5, 4, 7, 8, 0, 9, 2, 1, 6]
+    assert epoch_order(7, 3, 10).dtype == np.int32
+
+
+def test_every_choice_is_as_likely() -> None:
+    held = np.zeros(8)
+    for seed in range(2000):
+        held[stratified_split(np.array([0] * 4 + [1] * 4), 0.25, seed)[1]] += 1
+    # Binomial(2000, 1/4): the standard deviation is 19.4.
+    np.testing.assert_allclose(held, 500, atol=5 * 19.4)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 10**6), st.integers(0, 300))
+def test_epoch_order_is_a_permutation(seed: int, epoch: int, n: int) -> None:
+    order = epoch_order(seed, epoch, n)
+    assert sorted(order) == list(range(n))
+    if n > 20:
+        assert order.tolist() != epoch_order(seed, epoch + 1, n).tolist()
+        assert order.tolist() != epoch_order(seed + 1, epoch, n).tolist()
+
+
+# Statistics and images.
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (5, 8, 6, 3), (300, 4, 4, 1), (129, 7, 7, 3)])
+def test_channel_statistics(shape: tuple[int, ...]) -> None:
+    images = noise(*shape)
+    mean, std = channel_statistics(images)
+    np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), rtol=1e-13)
+    np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), rtol=1e-13, atol=1e-15)
+    total = sum(int(value) for value in images[..., 0].ravel())
+    assert mean[0] == float(Fraction(total, images[..., 0].size * 255))
+
+
+def test_channel_statistics_of_extremes_do_not_overflow() -> None:
+    images = np.full((256, 512, 512, 1), 255, np.uint8)
+    assert channel_statistics(images) == ((1.0,), (0.0,))
+    images[:128] = 0
+    assert channel_statistics(images) == ((0.5,), (0.5,))
+
+
+@pytest.mark.parametrize("size", [5, 8, 16, 32])
+def test_fit_image_is_pillows_bilinear(size: int) -> None:
+    image = noise(10, 13, 3)
+    wanted = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(fit_image(image, size, 3), wanted)
+    grey = image[..., :1]
+    wanted = np.asarray(Image.fromarray(grey[..., 0]).resize((size, size), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(fit_image(grey, size, 1), wanted[..., None])
+    np.testing.assert_array_equal(fit_image(grey, size, 3), np.repeat(wanted[..., None], 3, axis=2))
+    np.testing.assert_array_equal(fit_image(grey[..., 0], size, 1), wanted[..., None])
+
+
+def test_fit_image_leaves_alone_what_fits() -> None:
+    image = noise(8, 8, 3)
+    np.testing.assert_array_equal(fit_image(image, 8, 3), image)
+
+
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [
+        (noise(8, 8, 3), "the images are RGB, but model.in_channels=1; give 3"),
+        (noise(8, 8, 4), r"shape (8, 8, 4); grey or RGB bytes are needed"),
+        (noise(8, 8, 1).astype(np.uint16), "an image has uint16 values"),
+        (noise(8), "shape (8,)"),
+    ],
+)
+def test_fit_image_refuses(image: np.ndarray, why: str) -> None:
+    assert why in message(lambda: fit_image(image, 8, 1))
+
+
+# Digits.
+
+
+def test_digits_are_scikit_learns() -> None:
+    data = load(8, 1, name="digits", validation=0)
+    assert data.validation is None
+    assert (len(data.train.labels), len(data.test.labels)) == (1438, 359)
+    assert data.class_names == tuple("0123456789")
+    assert (data.num_classes, data.name) == (10, "digits")
+    digits = load_digits()
+    whole = {image.tobytes(): label for image, label in zip(digits.images, digits.target, strict=True)}
+    found = set()
+    for split in (data.train, data.test):
+        assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
+        counts, wanted = np.bincount(split.labels), np.bincount(digits.target)
+        np.testing.assert_allclose(counts, wanted * len(split.labels) / 1797, atol=1)
+        for image, label in zip(split.images[..., 0], split.labels, strict=True):
+            grey = np.rint(image * (16 / 255)).astype(np.float64)
+            np.testing.assert_array_equal(np.rint(grey * (255 / 16)), image)
+            assert whole[grey.tobytes()] == label
+            found.add(grey.tobytes())
+    assert found == whole.keys()
+
+
+def test_digits_are_enlarged_and_their_test_split_is_fixed() -> None:
+    small, large = (load(size, channels, seed, name="digits") for size, channels, seed in ((8, 1, 0), (32, 3, 1)))
+    assert large.train.images.shape == (1294, 32, 32, 3)
+    assert large.validation is not None
+    assert large.validation.images.shape == (144, 32, 32, 3)
+    for before, after in zip(small.test.images, large.test.images, strict=True):
+        np.testing.assert_array_equal(after, fit_image(before, 32, 3))
+    np.testing.assert_array_equal(small.test.labels, large.test.labels)
+    assert small.train.labels.tolist() != large.train.labels.tolist()
+
+
+# Prepared sets.
+
+
+@pytest.mark.parametrize(
+    ("name", "stock"), [("cifar10", "cifar10"), ("cifar100", "cifar100"), ("svhn", "svhn_cropped")]
+)
+def test_loads_what_stock_tfds_reads(name: str, stock: str, prepared: Path) -> None:
+    data = load(name=name, dir=prepared, validation=0)
+    builder = tfds.builder(stock, data_dir=prepared)
+    for split, source in builder.as_data_source({"train": "train", "test": "test"}).items():
+        found = getattr(data, split)
+        np.testing.assert_array_equal(found.images, [example["image"] for example in source])
+        np.testing.assert_array_equal(found.labels, [example["label"] for example in source])
+        assert (found.images.dtype, found.labels.dtype) == (np.uint8, np.int32)
+    assert data.class_names == tuple(builder.info.features["label"].names)
+    assert data.name == name
+    version = builder.version
+    assert_same_split(load(name=f"{name}:{version}", dir=prepared, validation=0).test, data.test)
+    np.testing.assert_allclose(data.mean, (data.train.images / 255).mean((0, 1, 2)), rtol=1e-13)
+    np.testing.assert_allclose(data.std, (data.train.images / 255).std((0, 1, 2)), rtol=1e-13)
+
+
+def test_the_data_dir_is_tfdss_own_by_default(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+    assert len(load().test.labels) == 20
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    (prepared / "tensorflow_datasets").symlink_to(prepared)
+    monkeypatch.setenv("HOME", str(prepared))
+    assert len(load().test.labels) == 20
+
+
+def test_validation_and_fraction_divide_the_training_images(prepared: Path) -> None:
+    whole = load(dir=prepared, validation=0)
+    data = load(dir=prepared, validation=0.2, fraction=0.5)
+    assert data.validation is not None
+    assert (len(data.train.labels), len(data.validation.labels)) == (40, 10)
+    assert np.bincount(data.validation.labels).tolist() == [1] * 10
+    assert np.bincount(data.train.labels).tolist() == [4] * 10
+    place = {image.tobytes(): i for i, image in enumerate(whole.train.images)}
+    chosen = [[place[image.tobytes()] for image in split.images] for split in (data.train, data.validation)]
+    assert not set(chosen[0]) & set(chosen[1])
+    for indices, split in zip(chosen, (data.train, data.validation), strict=True):
+        assert indices == sorted(indices)
+        np.testing.assert_array_equal(whole.train.labels[indices], split.labels)
+    assert_same_split(data.test, whole.test)
+    assert (data.mean, data.std) == (whole.mean, whole.std)
+    assert_same_split(load(dir=prepared, validation=0.2, fraction=0.5).train, data.train)
+    other = load(dir=prepared, validation=0.2, fraction=0.5, seed=1)
+    assert other.train.images.tobytes() != data.train.images.tobytes()
+
+
+def test_every_class_keeps_a_training_image(prepared: Path) -> None:
+    data = load(dir=prepared, fraction=0.01, validation=0)
+    assert np.bincount(data.train.labels).tolist() == [1] * 10
+    told = message(lambda: load(dir=prepared, fraction=0.01))
+    assert told == (
+        "data.validation=0.1 of 10 training images leaves none to validate on; raise it or "
+        "data.fraction=0.01, or give data.validation=0"
+    )
+
+
+def test_classes_are_renumbered_in_the_order_given(prepared: Path) -> None:
+    whole = load(dir=prepared, validation=0)
+    data = load(dir=prepared, validation=0, classes=(7, 2))
+    assert data.class_names == ("horse", "bird")
+    for split in ("train", "test"):
+        found, of = getattr(data, split), getattr(whole, split)
+        np.testing.assert_array_equal(found.images, of.images[np.isin(of.labels, (7, 2))])
+        assert found.labels.tolist() == [(7, 2).index(label) for label in of.labels if label in (7, 2)]
+        assert found.labels.dtype == np.int32
+    np.testing.assert_allclose(data.mean, (data.train.images / 255).mean((0, 1, 2)), rtol=1e-13)
+    told = message(lambda: load(dir=prepared, classes=(3, 10)))
+    assert told == "data.classes=(3, 10) asks for label 10; labels here are 0 to 9"
+
+
+def test_classes_without_images(tmp_path: Path) -> None:
+    pictures = [(noise(8, 8, 3, seed=i), i % 2) for i in range(20)]
+    make_set(tmp_path, {"train": [*pictures, (noise(8, 8, 3), 2)], "test": pictures})
+    assert load(8, name="toys", dir=tmp_path).num_classes == 3
+    stored = reader.Stored(*(Split(noise(3, 8, 8, 3), np.array([0, 1, 0])),) * 2, class_names=("a", "b", "c"))
+    assert len(select_classes(stored, (2, 0)).train.labels) == 2
+    make_set(tmp_path, {"train": pictures, "test": [(noise(8, 8, 3), 2)]}, version="2.0.0")
+    told = message(lambda: load(8, name="toys", dir=tmp_path, classes=(0, 1)))
+    assert told == "toys has no test images of data.classes=(0, 1); choose others"
+
+
+def test_other_sizes_and_grey_sets(tmp_path: Path) -> None:
+    grey = [(noise(28, 28, seed=i), i % 3) for i in range(30)]
+    make_set(tmp_path, {"train": grey, "test": grey[:6], "extra": grey}, shape=(28, 28, 1), name="grey")
+    for channels in (1, 3):
+        data = load(16, channels, name="grey", dir=tmp_path, validation=0)
+        wanted = {fit_image(image, 16, channels).tobytes(): label for image, label in grey}
+        assert data.train.images.shape == (30, 16, 16, channels)
+        assert {image.tobytes(): label for image, label in zip(*data.train, strict=True)} == wanted
+        assert data.class_names == ("ant", "bee", "cow")
+    colour = [(noise(9 + i, 12, 3, seed=i), i % 3) for i in range(30)]
+    make_set(tmp_path, {"train": colour, "test": colour[:6]}, name="colour", supervised=False)
+    data = load(8, 3, name="colour", dir=tmp_path, validation=0)
+    wanted = {fit_image(image, 8, 3).tobytes(): label for image, label in colour}
+    assert {image.tobytes(): label for image, label in zip(*data.train, strict=True)} == wanted
+    told = message(lambda: load(8, 1, name="colour", dir=tmp_path))
+    assert told == "the images are RGB, but model.in_channels=1; give 3"
+    assert "model.in_channels=2 fits no data set" in message(lambda: load(8, 2, name="colour", dir=tmp_path))
+
+
+def test_versions_and_configurations(tmp_path: Path) -> None:
+    for version, n in (("1.0.0", 3), ("1.10.0", 6), ("1.9.0", 9)):
+        pictures = [(noise(8, 8, 3, seed=i), i % 3) for i in range(n)]
+        make_set(tmp_path, {"train": pictures, "test": pictures}, version=version)
+        make_set(tmp_path, {"train": pictures, "test": pictures}, version=version, name="many", config="small")
+    (tmp_path / "toys/incomplete.ABC_2.0.0").mkdir()
+    sizes = {"toys": 6, "toys:1.0.0": 3, "toys:1.9.0": 9, "many/small": 6, "many/small:1.0.0": 3}
+    for name, n in sizes.items():
+        assert len(load(8, name=name, dir=tmp_path, validation=0).train.labels) == n
+    told = message(lambda: load(8, name="many", dir=tmp_path))
+    assert told == f"data.name='many' has several configurations in {tmp_path}; name one of many/small"
+    for name in ("toys:3.0.0", "many/large", "unknown"):
+        told = message(lambda name=name: load(8, name=name, dir=tmp_path))
+        assert told.startswith(f"data.name={name!r} is not prepared in {tmp_path}; prepare it there with tfds")
+        assert told.endswith("or choose cifar10, cifar100, svhn or digits")
+    for name in ("../toys", "toys/../toys", "/toys", "toys:1", "toys/", "many/.."):
+        assert "is no data set; give NAME" in message(lambda name=name: load(8, name=name, dir=tmp_path))
+
+
+def test_a_data_dir_that_cannot_be_read(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    told = message(lambda: load(dir=prepared))
+    assert told == f"{prepared / 'cifar10'} cannot be read: [Errno 13] Permission denied; pass another --data.dir"
+
+
+def test_sets_that_do_not_fit(tmp_path: Path) -> None:
+    pictures = [(noise(8, 8, 3, seed=i), i % 3) for i in range(9)]
+    folder = make_set(tmp_path, {"train": pictures, "validation": pictures}, name="untested")
+    told = message(lambda: load(8, name="untested", dir=tmp_path))
+    assert told == f"{folder} has the splits train, validation; train and test are needed"
+    folder = make_set(tmp_path, {"train": pictures, "test": [(noise(8, 8, 3), -1)]}, name="unlabelled")
+    told = message(lambda: load(8, name="unlabelled", dir=tmp_path))
+    assert told == f"{folder} has images without a label in test; choose another data set"
+    features = {"picture": tfds.features.Image(), "kind": tfds.features.Scalar(np.int64)}
+    for supervised in (True, False):
+        name = f"scalar{supervised}".lower()
+        splits = {"train": pictures, "test": pictures}
+        folder = make_set(tmp_path, splits, name=name, features=features, supervised=supervised)
+        told = message(lambda name=name: load(8, name=name, dir=tmp_path))
+        assert told == f"{folder} has the features kind, picture; an image and a class label are needed"
+    flat = [(np.full((8, 8, 3), 9, np.uint8), i % 3) for i in range(9)]
+    make_set(tmp_path, {"train": flat, "test": flat}, name="flat")
+    told = message(lambda: load(8, name="flat", dir=tmp_path))
+    assert told == "a channel of flat has one value throughout; choose another data set"
+
+
+def test_unprepared_without_network_or_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    told = message(lambda: load(name="svhn", dir=tmp_path / "data"))
+    assert told.endswith("into a folder, keep the file name, and pass --data.archives FOLDER")
+    told = message(lambda: load(name="cifar100", dir=tmp_path / "data", archives=tmp_path))
+    assert told.startswith(f"data.archives={tmp_path} holds no cifar-100-binary.tar.gz")
+    archives.write_official(tmp_path, "cifar10", archives.cifar10())
+    told = message(lambda: load(name="cifar10", dir=tmp_path / "data", archives=tmp_path))
+    assert told.startswith(f"{tmp_path / 'cifar-10-binary.tar.gz'} is not the official file: checksum")
+    assert not (tmp_path / "data").exists()
+
+
+# Damaged prepared sets.
+
+TRAIN = "cifar10-train.array_record-00000-of-00001"
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil"),
+    [
+        (TRAIN, None),
+        (TRAIN, lambda data: b""),
+        (TRAIN, lambda data: data[: len(data) // 2]),
+        (TRAIN, lambda data: data[:1000] + bytes(1000) + data[2000:]),
+        ("cifar10-test.array_record-00000-of-00001", None),
+        ("dataset_info.json", None),
+        ("dataset_info.json", lambda data: b"{"),
+        ("dataset_info.json", lambda data: b"\xff\xfe"),
+        ("dataset_info.json", lambda data: b"{}"),
+        ("dataset_info.json", lambda data: data.replace(b'"100"', b'"101"')),
+        ("features.json", None),
+        ("features.json", lambda data: b"[]"),
+    ],
+)
+def test_damaged_sets_are_named(file: str, spoil: Callable[[bytes], bytes] | None, own: Path) -> None:
+    load(dir=own)
+    path = own / "cifar10/3.0.2" / file
+    data = path.read_bytes()
+    path.unlink()
+    if spoil is not None:
+        path.write_bytes(spoil(data))
+        assert path.read_bytes() != data
+    told = message(lambda: load(dir=own))
+    assert told.startswith(f"{path.parent} is no whole prepared data set: ")
+    assert told.endswith("; delete the folder and have it prepared again")
+
+
+@pytest.mark.parametrize("stored", ["tfrecord", "riegeli"])
+def test_formats_that_need_tensorflow(stored: str, own: Path) -> None:
+    info = own / "cifar10/3.0.2/dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", stored))
+    told = message(lambda: load(dir=own))
+    assert told.startswith(f"{info.parent} is stored as {stored}, which only TensorFlow reads; prepare it again")
+
+
+# The cache.
+
+
+def refuse_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("the cache was not used")
+
+    monkeypatch.setattr(reader, "_read", read)
+
+
+def test_the_second_time_images_are_mapped(own: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load(dir=own, validation=0)
+    (entry,) = cache.iterdir()
+    refuse_to_read(monkeypatch)
+    second = load(dir=own, validation=0)
+    assert isinstance(second.train.images.base, np.memmap)
+    assert not isinstance(second.train.images, np.memmap)
+    assert not second.train.images.flags.writeable
+    for split in ("train", "test"):
+        assert_same_split(getattr(second, split), getattr(first, split))
+    assert (second.class_names, second.mean, second.std) == (first.class_names, first.mean, first.std)
+    monkeypatch.chdir(own.parent)
+    assert_same_split(load(dir=Path(own.name), validation=0).test, first.test)
+    assert entry.name.startswith("cifar10-32x32x3-")
+
+
+def test_the_cache_follows_the_prepared_set(own: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(dir=own)
+    load(16, dir=own)
+    assert len(list(cache.iterdir())) == 2
+    before = load(dir=own, validation=0)
+    shard = own / "cifar10/3.0.2" / TRAIN
+    os.utime(shard, ns=(0, 0))
+    with monkeypatch.context() as patch:
+        refuse_to_read(patch)
+        with pytest.raises(AssertionError, match="the cache was not used"):
+            load(dir=own)
+    checksums = archives.write_official(own.parent / "b", "cifar10", archives.cifar10(30))
+    other = prepare("cifar10", own.parent / "other", own.parent / "b", checksums)
+    (own / "cifar10/3.0.2").rename(own.parent / "away")
+    other.rename(own / "cifar10/3.0.2")
+    after = load(dir=own, validation=0)
+    assert (len(before.train.labels), len(after.train.labels)) == (100, 150)
+    assert len(list(cache.iterdir())) == 2  # the outdated entry was replaced
+
+
+@pytest.mark.parametrize("file", ["train_images.npy", "test_labels.npy", "meta.json"])
+@pytest.mark.parametrize("keep", [None, 0, 10, 100])
+def test_a_damaged_cache_is_rebuilt(file: str, keep: int | None, own: Path, cache: Path) -> None:
+    first = load(dir=own, validation=0)
+    (entry,) = cache.iterdir()
+    path = entry / file
+    data = path.read_bytes()
+    path.unlink()
+    if keep is not None:
+        path.write_bytes(data[:keep])
+    assert_same_split(load(dir=own, validation=0).train, first.train)
+    assert path.read_bytes() == data
+    assert [each.name for each in cache.iterdir()] == [entry.name]
+
+
+@pytest.mark.parametrize("meta", ["null", "[]", "{}", '{"fingerprint": 0, "sizes": 3}'])
+def test_a_foreign_meta_file_is_no_cache(meta: str, own: Path, cache: Path) -> None:
+    first = load(dir=own, validation=0)
+    (entry,) = cache.iterdir()
+    (entry / "meta.json").write_text(meta)
+    assert_same_split(load(dir=own, validation=0).train, first.train)
+    assert json.loads((entry / "meta.json").read_text())["class_names"][3] == "cat"
+
+
+def test_a_cache_that_cannot_be_written(
+    own: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cache.parent.write_text("a file where the folder should be")
+    data = load(dir=own, validation=0)
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"The decoded images are not cached in {cache}: ")
+    cache.parent.unlink()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        assert_same_split(load(dir=own, validation=0).train, data.train)
+    assert "No space left on device" in capfd.readouterr().err
+    assert list(cache.iterdir()) == []
+
+
+def test_an_interrupted_write_leaves_no_cache(own: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = np.save
+
+    def interrupt(path: Path, array: np.ndarray) -> None:
+        save(path, array)
+        if path.name == "test_images.npy":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            load(dir=own)
+    assert list(cache.iterdir()) == []
+    assert len(load(dir=own, validation=0).train.labels) == 100
+
+
+def test_loading_says_nothing(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load(dir=own)
+    assert capfd.readouterr() == ("", "")

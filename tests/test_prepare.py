@@ -1,0 +1,609 @@
+"""The tfds builders and the archives they read: equal to stock tfds, and closed to everything else."""
+
+import contextlib
+import functools
+import http.server
+import io
+import json
+import pickle
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import make_archives as archives
+import numpy as np
+import pytest
+import requests
+import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.core.features import image_feature
+from tensorflow_datasets.image_classification import cifar
+
+from jaxcnn import prepare as module
+from jaxcnn.archives import CIFAR10, read_cifar_binary, read_cifar_python, read_svhn
+from jaxcnn.data import _PREPARABLE
+from jaxcnn.errors import InputError
+from jaxcnn.prepare import OFFICIAL, SOURCES, Builder, prepare
+
+BATCHES = {"cifar10": archives.cifar10, "cifar100": archives.cifar100, "svhn_cropped": archives.svhn}
+VERSIONS = {"cifar10": "3.0.2", "cifar100": "3.0.2", "svhn_cropped": "3.1.0"}
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise socket.gaierror("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def as_stock_reads(name: str, data_dir: Path) -> dict[str, list[dict[str, Any]]]:
+    sources = tfds.builder(name, data_dir=data_dir).as_data_source()
+    return {split: list(source) for split, source in sources.items() if split != "extra"}
+
+
+def assert_same_sets(name: str, one: Path, other: Path) -> None:
+    """Compares what stock tfds reads, not bytes: protobuf orders a record's features as it pleases."""
+    found, wanted = as_stock_reads(name, one), as_stock_reads(name, other)
+    assert found.keys() == wanted.keys()
+    for split, examples in wanted.items():
+        assert [e["id"] for e in found[split]] == [e["id"] for e in examples]
+        for mine, example in zip(found[split], examples, strict=True):
+            assert mine.keys() == example.keys()
+            for feature in example:
+                np.testing.assert_array_equal(mine[feature], example[feature])
+    folders = [data_dir / name / VERSIONS[name] for data_dir in (one, other)]
+    files = [sorted(path.name for path in folder.iterdir() if "extra" not in path.name) for folder in folders]
+    assert files[0] == files[1]
+    for file in files[0]:
+        texts = [(folder / file).read_text() for folder in folders if "array_record" not in file]
+        if file == "features.json":
+            assert json.loads(texts[0]) == json.loads(texts[1])
+        elif file.endswith(".txt"):
+            assert texts[0] == texts[1]
+
+
+def prepare_by_stock(name: str, data_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs tfds's own builder, with Python's means where it uses TensorFlow: for files, archives and PNGs."""
+
+    def extract(self: Any, url: str) -> Path:
+        with tarfile.open(self.download(url)) as tar:
+            tar.extractall(data_dir / "extracted", filter="data")
+        return data_dir / "extracted"
+
+    monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", extract)
+    monkeypatch.setattr(
+        image_feature._ImageEncoder,
+        "_encode_image",
+        lambda self, array: self._encode_pil_image(Image.fromarray(array)),
+    )
+    stock = tfds.builder_cls(name)
+    gfile = SimpleNamespace(io=SimpleNamespace(gfile=SimpleNamespace(GFile=open)))
+    monkeypatch.setattr(cifar if name.startswith("cifar") else sys.modules[stock.__module__], "tf", gfile)
+    checksums = archives.sha256s(folder)
+    make = tfds.core.download.checksums.UrlInfo
+    files = SOURCES[name].files + (("extra_32x32.mat",) if name == "svhn_cropped" else ())
+    infos = {SOURCES[name].home + f: make(checksums[f].size, checksums[f].digest, f) for f in files}
+    monkeypatch.setattr(stock, "url_infos", infos)
+    builder = stock(data_dir=data_dir, file_format="array_record")
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_equals_what_stock_tfds_prepares(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None
+) -> None:
+    checksums = archives.write_official(tmp_path / "archives", name, BATCHES[name]())
+    prepare_by_stock(name, tmp_path / "stock", tmp_path / "archives", monkeypatch)
+    ours = prepare(name, tmp_path / "ours", tmp_path / "archives", checksums)
+    assert ours == tmp_path / "ours" / name / VERSIONS[name]
+    assert_same_sets(name, tmp_path / "ours", tmp_path / "stock")
+    stock = tmp_path / "stock" / name / VERSIONS[name]
+    infos = [json.loads((folder / "dataset_info.json").read_text()) for folder in (ours, stock)]
+    for key in ("name", "version", "fileFormat", "supervisedKeys"):
+        assert infos[0][key] == infos[1][key]
+    assert tfds.builder_from_directory(ours).info.supervised_keys == ("image", "label")
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_holds_the_archives_images_and_labels(name: str, tmp_path: Path) -> None:
+    batches = BATCHES[name]()
+    checksums = archives.write_official(tmp_path / "archives", name, batches)
+    prepare(name, tmp_path, tmp_path / "archives", checksums)
+    digits = 6 if name == "svhn_cropped" else 5
+    for split, found in as_stock_reads(name, tmp_path).items():
+        files = [
+            batch for file, batch in batches.items() if file.startswith(split) or (split, file[:4]) == ("train", "data")
+        ]
+        wanted = {key: np.concatenate([batch[key] for batch in files]) for key in files[0]}
+        by_id = {example["id"].decode(): example for example in found}
+        assert len(by_id) == len(wanted["image"]) == len(found)
+        for i in range(len(found)):
+            for key, values in wanted.items():
+                np.testing.assert_array_equal(by_id[f"{split}_{i:0{digits}d}"][key], values[i])
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("unpacked", [False, True])
+@pytest.mark.parametrize("dump", [archives.python2_pickle, archives.python3_pickle])
+def test_torchvisions_layouts_give_the_same_set(
+    name: str, unpacked: bool, dump: Callable[[object], bytes], tmp_path: Path
+) -> None:
+    batches = BATCHES[name]()
+    official = archives.write_official(tmp_path / "official", name, batches)
+    python = archives.write_python(tmp_path / "python", name, batches, unpacked=unpacked, dump=dump)
+    prepare(name, tmp_path / "a", tmp_path / "official", official)
+    prepare(name, tmp_path / "b", tmp_path / "python", python)
+    assert_same_sets(name, tmp_path / "b", tmp_path / "a")
+
+
+def test_python2_pickles_are_such_as_numpy_reads() -> None:
+    for content in archives.python_members(archives.cifar10()).values():
+        for dump in (archives.python2_pickle, archives.python3_pickle):
+            read = pickle.loads(dump(content), encoding="latin1")
+            np.testing.assert_array_equal(read.get("data", 0), content.get("data", 0))
+            assert read.get("labels") == content.get("labels")
+
+
+def test_a_prepared_set_is_left_alone(tmp_path: Path) -> None:
+    checksums = archives.write_official(tmp_path / "archives", "cifar10", archives.cifar10())
+    folder = prepare("cifar10", tmp_path, tmp_path / "archives", checksums)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert prepare("cifar10", tmp_path, tmp_path / "nowhere") == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_official_checksums_are_those_of_tfds() -> None:
+    folder = tfds.core.utils.tfds_path()
+    files = [folder / "url_checksums/cifar10.txt", folder / "url_checksums/cifar100.txt"]
+    files.append(folder / "datasets/svhn_cropped/checksums.tsv")
+    for path in files:
+        for url, info in tfds.core.download.checksums.load_url_infos(path).items():
+            if info.filename != "extra_32x32.mat":
+                assert OFFICIAL[info.filename] == (info.checksum, info.size)
+                assert any(source.home + info.filename == url for source in SOURCES.values())
+    assert tuple(SOURCES) == _PREPARABLE
+
+
+# What must be refused.
+
+
+def message(call: Callable[[], object]) -> str:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def assert_nothing_left(data_dir: Path) -> None:
+    assert not data_dir.exists()
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_wrong_checksum_of_an_official_archive(name: str, tmp_path: Path, no_network: None) -> None:
+    archives.write_official(tmp_path / "archives", name, BATCHES[name]())
+    file = min(SOURCES[name].files)
+    told = message(lambda: prepare(name, tmp_path / "data", tmp_path / "archives"))
+    found = archives.sha256s(tmp_path / "archives")[file].digest
+    assert str(tmp_path / "archives" / file) in told
+    assert f"checksum {OFFICIAL[file].digest} expected, {found} found" in told
+    assert f"delete it and download {SOURCES[name].home}{file} again" in told
+    assert_nothing_left(tmp_path / "data")
+
+
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_wrong_checksum_of_torchvisions_files(unpacked: bool, tmp_path: Path) -> None:
+    write = functools.partial(archives.write_python, unpacked=unpacked, dump=archives.python2_pickle)
+    checksums = write(tmp_path / "archives", "cifar10", archives.cifar10())
+    told = message(lambda: prepare("cifar10", tmp_path / "data", tmp_path / "archives"))
+    file = "cifar-10-batches-py/batches.meta" if unpacked else "cifar-10-python.tar.gz"
+    assert str(tmp_path / "archives" / file) in told
+    assert f"checksum {OFFICIAL[file].digest} expected, {checksums[file].digest} found; delete it" in told
+    assert_nothing_left(tmp_path / "data")
+
+
+def test_truncated_archives_fail_their_checksum(tmp_path: Path) -> None:
+    checksums = archives.write_official(tmp_path / "archives", "cifar10", archives.cifar10())
+    path = tmp_path / "archives/cifar-10-binary.tar.gz"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "checksum" in message(lambda: prepare("cifar10", tmp_path / "data", path.parent, checksums))
+    assert_nothing_left(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("name", "lacks"),
+    [
+        (
+            "cifar10",
+            "no cifar-10-binary.tar.gz and no cifar-10-python.tar.gz and no cifar-10-batches-py/batches.meta",
+        ),
+        ("svhn_cropped", "no train_32x32.mat and no test_32x32.mat"),
+    ],
+)
+def test_archives_folder_without_archives(name: str, lacks: str, tmp_path: Path) -> None:
+    told = message(lambda: prepare(name, tmp_path / "data", tmp_path))
+    assert told.startswith(f"data.archives={tmp_path} holds {lacks}; download {SOURCES[name].home}")
+    told = message(lambda: prepare(name, tmp_path / "data", tmp_path / "none"))
+    assert told.startswith(f"data.archives={tmp_path / 'none'} is no folder; download {SOURCES[name].home}")
+    assert_nothing_left(tmp_path / "data")
+
+
+def test_a_missing_batch_is_named(tmp_path: Path) -> None:
+    write = functools.partial(archives.write_python, unpacked=True, dump=archives.python2_pickle)
+    checksums = write(tmp_path, "cifar10", archives.cifar10())
+    (tmp_path / "cifar-10-batches-py/data_batch_3").unlink()
+    told = message(lambda: prepare("cifar10", tmp_path / "data", tmp_path, checksums))
+    assert "cifar-10-batches-py/data_batch_3 cannot be read" in told
+
+
+def test_a_data_dir_that_takes_nothing(tmp_path: Path) -> None:
+    checksums = archives.write_official(tmp_path / "archives", "cifar10", archives.cifar10())
+    (tmp_path / "file").write_text("")
+    told = message(lambda: prepare("cifar10", tmp_path / "file", tmp_path / "archives", checksums))
+    assert told.startswith(f"cifar10 cannot be prepared in {tmp_path / 'file'}: ")
+    assert told.endswith("free space or pass another --data.dir")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_broken_off_preparation_leaves_nothing(error: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checksums = archives.write_official(tmp_path / "archives", "cifar10", archives.cifar10())
+    generate = Builder._generate_examples
+
+    def broken_off(self: Builder, split: str, examples: Any) -> Iterator[Any]:
+        for i, example in enumerate(generate(self, split, examples)):
+            if split == "test" and i == 3:
+                raise error
+            yield example
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Builder, "_generate_examples", broken_off)
+        with pytest.raises((KeyboardInterrupt, InputError)):
+            prepare("cifar10", tmp_path / "data", tmp_path / "archives", checksums)
+    assert_nothing_left(tmp_path / "data")
+    assert prepare("cifar10", tmp_path / "data", tmp_path / "archives", checksums).is_dir()
+
+
+# The network.
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_no_network_says_what_to_do_at_once(name: str, tmp_path: Path, no_network: None) -> None:
+    start = time.monotonic()
+    told = message(lambda: prepare(name, tmp_path / "data"))
+    assert time.monotonic() - start < 10
+    assert "cannot be downloaded (ConnectionError); download https" in told.replace("http:", "https:")
+    for file in SOURCES[name].files:
+        assert SOURCES[name].home + file in told
+    assert told.endswith("into a folder, keep the file name, and pass --data.archives FOLDER")
+    assert_nothing_left(tmp_path / "data")
+
+
+def test_a_silent_name_server_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+
+    def wait(*_: object, **__: object) -> None:
+        done.wait(30)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", wait)
+    start = time.monotonic()
+    told = message(lambda: prepare("cifar10", tmp_path / "data"))
+    done.set()
+    assert time.monotonic() - start < 10
+    assert "cannot be downloaded (TimeoutError)" in told
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that a web server in this process offers as the home of CIFAR-10."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
+        home = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setitem(module.SOURCES, "cifar10", SOURCES["cifar10"]._replace(home=home))  # type: ignore
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder
+        server.shutdown()
+
+
+def test_download(tmp_path: Path, served: Path) -> None:
+    checksums = archives.write_official(served, "cifar10", archives.cifar10())
+    prepare("cifar10", tmp_path / "data", checksums=checksums)
+    prepare("cifar10", tmp_path / "other", served, checksums)
+    assert_same_sets("cifar10", tmp_path / "data", tmp_path / "other")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["cifar10"]
+
+
+def test_download_of_something_else(tmp_path: Path, served: Path) -> None:
+    archives.write_official(served, "cifar10", archives.cifar10())
+    told = message(lambda: prepare("cifar10", tmp_path / "data"))
+    assert told.startswith("http://127.0.0.1:")
+    assert f"{OFFICIAL['cifar-10-binary.tar.gz'].digest} expected" in told
+    assert "; try again later, or download http" in told
+    assert_nothing_left(tmp_path / "data")
+
+
+def test_download_of_nothing(tmp_path: Path, served: Path) -> None:
+    told = message(lambda: prepare("cifar10", tmp_path / "data"))
+    assert "cannot be downloaded (HTTPError)" in told
+    assert_nothing_left(tmp_path / "data")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, requests.ConnectionError])
+def test_download_that_breaks_off(
+    stop: type[BaseException], tmp_path: Path, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def iter_content(self: requests.Response, size: int) -> Iterator[bytes]:
+        yield self.raw.read(100)
+        raise stop
+
+    archives.write_official(served, "cifar10", archives.cifar10())
+    monkeypatch.setattr(requests.Response, "iter_content", iter_content)
+    with pytest.raises((KeyboardInterrupt, InputError)) as caught:
+        prepare("cifar10", tmp_path / "data")
+    if stop is not KeyboardInterrupt:
+        assert "cannot be downloaded (ConnectionError)" in str(caught.value)
+        assert str(caught.value).endswith("--data.archives FOLDER")
+    assert_nothing_left(tmp_path / "data")
+
+
+# Hostile and damaged files, read with a checksum that fits.
+
+
+def member(name: str, size: int = 0, **fields: Any) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info
+
+
+def refused_tar(path: Path, *extra: tuple[tarfile.TarInfo, bytes], without: str = "") -> str:
+    members = archives.binary_members(archives.cifar10(2))
+    good = [(member(name, len(data)), data) for name, data in members.items() if not name.endswith(without or "-")]
+    archives.write_tar(path, [*extra, *good])
+    return message(lambda: read_cifar_binary(path, CIFAR10))
+
+
+FOLDER = "cifar-10-batches-bin"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        member("../escape.bin"),
+        member(f"{FOLDER}/../../escape.bin"),
+        member("/etc/escape.bin"),
+        member("elsewhere/data_batch_1.bin"),
+        member(f"{FOLDER}/data_batch_1.bin", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        member(f"{FOLDER}/data_batch_1.bin", type=tarfile.LNKTYPE, linkname="test_batch.bin"),
+        member(f"{FOLDER}/device", type=tarfile.CHRTYPE),
+        member(f"{FOLDER}/fifo", type=tarfile.FIFOTYPE),
+        member(
+            f"{FOLDER}/data_batch_1.bin",
+            pax_headers={"GNU.sparse.size": "99999999999", "GNU.sparse.map": "0,0"},
+        ),
+    ],
+    ids=lambda info: f"{info.name}-{info.type!r}",
+)
+def test_members_that_do_not_belong(bad: tarfile.TarInfo, tmp_path: Path) -> None:
+    told = refused_tar(tmp_path / "a.tar.gz", (bad, b""))
+    assert told.startswith(f"{tmp_path / 'a.tar.gz'} is not usable: its member {bad.name!r} does not belong")
+    assert told.endswith("delete it and download it again")
+
+
+def test_a_member_twice_or_not_at_all(tmp_path: Path) -> None:
+    twice = member(f"{FOLDER}/test_batch.bin", 3073)
+    assert "does not belong" in refused_tar(tmp_path / "a.tar.gz", (twice, bytes(3073)))
+    told = refused_tar(tmp_path / "b.tar.gz", without="data_batch_4.bin")
+    assert f"it lacks {FOLDER}/data_batch_4.bin" in told
+
+
+@pytest.mark.parametrize("size", [0, 3072, 3074, 3073 * 2 - 1])
+def test_batches_that_are_no_whole_images(size: int, tmp_path: Path) -> None:
+    batch = member(f"{FOLDER}/data_batch_1.bin", size)
+    told = refused_tar(tmp_path / "a.tar.gz", (batch, bytes(size)), without="data_batch_1.bin")
+    assert f"{size} bytes in data_batch_1.bin are no whole number of images" in told
+
+
+def test_labels_and_names_out_of_range(tmp_path: Path) -> None:
+    batch = member(f"{FOLDER}/data_batch_1.bin", 3073)
+    told = refused_tar(tmp_path / "a.tar.gz", (batch, b"\x0a" + bytes(3072)), without="data_batch_1.bin")
+    assert "the labels of train are not 0 to 9" in told
+    names = member(f"{FOLDER}/batches.meta.txt", 4)
+    told = refused_tar(tmp_path / "b.tar.gz", (names, b"cat\n"), without="batches.meta.txt")
+    assert "it does not name 10 classes" in told
+
+
+def test_bombs_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxcnn.archives._LARGEST", 1_000_000)
+    told = refused_tar(tmp_path / "a.tar.gz", (member(f"{FOLDER}/readme", 2_000_000), bytes(2_000_000)))
+    assert "it holds more than 1,000,000 bytes" in told
+    # A size that the archive declares but does not hold.
+    path = tmp_path / "b.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        assert tar.fileobj is not None
+        tar.fileobj.write(member(f"{FOLDER}/data_batch_1.bin", 2**40).tobuf())
+    assert "unexpected end of data" in message(lambda: read_cifar_binary(path, CIFAR10))
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 0.5, 0.999])
+def test_truncated_and_foreign_tars(keep: float, tmp_path: Path) -> None:
+    path = archives.write_tar(tmp_path / "a.tar.gz", archives.binary_members(archives.cifar10(2)))
+    data = path.read_bytes()
+    path.write_bytes(data[: keep if isinstance(keep, int) else int(len(data) * keep)])
+    assert "a.tar.gz is not usable" in message(lambda: read_cifar_binary(path, CIFAR10))
+    path.write_bytes(b"<html>not found</html>")
+    assert "a.tar.gz is not usable" in message(lambda: read_cifar_binary(path, CIFAR10))
+
+
+class Canary:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.path), "w")
+
+
+def refused_batch(folder: Path, batch: bytes) -> str:
+    members = archives.python_members(archives.cifar10(2))
+    home = folder / "cifar-10-batches-py"
+    for name, content in members.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(archives.python2_pickle(content))
+    (home / "data_batch_2").write_bytes(batch)
+    told = message(lambda: read_cifar_python(home, CIFAR10))
+    archives.write_tar(folder / "a.tar.gz", {f"{home.name}/{p.name}": p.read_bytes() for p in home.iterdir()})
+    assert message(lambda: read_cifar_python(folder / "a.tar.gz", CIFAR10)).endswith(told[len(str(home)) :])
+    return told
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_run_nothing(protocol: int, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    told = refused_batch(tmp_path, pickle.dumps({"data": Canary(canary)}, protocol))
+    assert told.startswith(f"{tmp_path}/cifar-10-batches-py: data_batch_2 is not usable: it names ")
+    assert "open, which no CIFAR batch does" in told
+    assert not canary.exists()
+    pickle.loads(pickle.dumps(Canary(canary), protocol)).close()
+    assert canary.exists()  # the canary sings where nothing stops it
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        b"cos\nsystem\n",
+        b"cbuiltins\neval\n",
+        b"cnumpy\nload\n",
+        b"cnumpy.core.multiarray\nscalar\n",
+        b"c_codecs\ndecode\n",
+    ],
+)
+def test_pickles_name_nothing_but_arrays(named: bytes, tmp_path: Path) -> None:
+    told = refused_batch(tmp_path, b"\x80\x02" + named + b"(U\x04trueR.")
+    assert f"it names {'.'.join(named.decode()[1:].split())}, which no CIFAR batch does" in told
+
+
+def batch_of(data: object, labels: object = (0, 1)) -> bytes:
+    return pickle.dumps({"data": data, "labels": list(labels) if isinstance(labels, tuple) else labels}, 2)
+
+
+@pytest.mark.parametrize(
+    ("batch", "why"),
+    [
+        (b"", "EOFError"),
+        (b"\x80\x02}q", ""),
+        (b"\x80\x02]r\xff\xff\xff\x7f.", "it is no dict"),
+        (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x0f.", ""),
+        (b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x0f.", ""),
+        (b"c_codecs\nencode\n(Vtext\nVbz2\ntR.", "it asks for the encoding 'bz2'"),
+        (pickle.dumps([1, 2]), "it is no dict"),
+        (pickle.dumps({}), "its data is no array of bytes with rows of 3072"),
+        (batch_of([[0] * 3072] * 2), "its data is no array"),
+        (batch_of(np.zeros((2, 3073), np.uint8)), "its data is no array"),
+        (batch_of(np.zeros((2, 3072), np.float32)), "its data is no array"),
+        (batch_of(np.zeros((2, 3072), np.int8)), "its data is no array"),
+        (batch_of(np.asfortranarray(np.zeros((2, 3072), np.uint8))), "its data is no array"),
+        (batch_of(np.zeros((0, 3072), np.uint8)), ""),
+        (batch_of(np.zeros((2, 3072), object)), "its data is no array"),
+        (batch_of(np.zeros((2, 3072), np.uint8), None), "its labels are missing or no plain list"),
+        (batch_of(np.zeros((2, 3072), np.uint8), ("a", "b")), "its labels are missing or no plain list"),
+        (batch_of(np.zeros((2, 3072), np.uint8), (1,)), "the labels of train are not 0 to 9, one an image"),
+        (batch_of(np.zeros((2, 3072), np.uint8), (0, 10)), "the labels of train are not 0 to 9"),
+        (batch_of(np.zeros((2, 3072), np.uint8), (0, -1)), "the labels of train are not 0 to 9"),
+        (batch_of(np.zeros((2, 3072), np.uint8), (0, 2**80)), "the labels of train are not 0 to 9"),
+    ],
+)
+def test_damaged_pickles(batch: bytes, why: str, tmp_path: Path) -> None:
+    told = refused_batch(tmp_path, batch)
+    assert "is not usable: " in told
+    assert why in told
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.999])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_truncated_mats(keep: float, compressed: bool, tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    path = tmp_path / "train_32x32.mat"
+    images, digits = archives.svhn()["train"]["image"], np.ones((30, 1), np.uint8)
+    savemat(path, {"X": np.moveaxis(images, 0, -1), "y": digits}, do_compression=compressed)
+    data = path.read_bytes()
+    path.write_bytes(data[: keep if isinstance(keep, int) else int(len(data) * keep)])
+    told = message(lambda: read_svhn(path))
+    assert told.startswith(f"{path} is not usable: ")
+    assert told.endswith("delete it and download it again")
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "why"),
+    [
+        (np.zeros((32, 32, 3, 2), np.uint8), np.ones((3, 1)), "not uint8 (32, 32, 3, N) and (N, 1)"),
+        (np.zeros((32, 32, 3, 2), np.float64), np.ones((2, 1)), "X is double"),
+        (np.zeros((2, 32, 32, 3), np.uint8), np.ones((2, 1)), "not uint8 (32, 32, 3, N)"),
+        (np.zeros((32, 32, 3, 2), np.uint8), np.array([[1], [11]]), "y holds more than the digits 1 to 10"),
+        (np.zeros((32, 32, 3, 2), np.uint8), np.array([[1], [0]]), "y holds more than the digits 1 to 10"),
+        (np.zeros((32, 32, 3, 2), np.uint8), np.array([[1], [1.5]]), "y holds more than the digits 1 to 10"),
+        (np.zeros((32, 32, 3, 2), np.uint8), np.array([["a"], ["b"]], object), "y holds more than"),
+        (None, np.ones((2, 1)), "not uint8"),
+    ],
+)
+def test_mats_of_something_else(x: Any, y: Any, why: str, tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    path = tmp_path / "test_32x32.mat"
+    savemat(path, {"y": y} if x is None else {"X": x, "y": y})
+    assert why in message(lambda: read_svhn(path))
+
+
+def test_mats_that_declare_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxcnn.archives._LARGEST", 3072 * 10)
+    archives.write_mat(tmp_path / "a.mat", archives.svhn()["train"])
+    assert "not uint8 (32, 32, 3, N)" in message(lambda: read_svhn(tmp_path / "a.mat"))
+
+
+def test_works_without_tensorflow_and_says_nothing(tmp_path: Path) -> None:
+    archives.write_official(tmp_path / "archives", "cifar10", archives.cifar10())
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from importlib.machinery import PathFinder
+
+        find = PathFinder.find_spec
+        hidden = lambda name, *rest: None if name.split(".")[0] == "tensorflow" else find(name, *rest)
+        PathFinder.find_spec = staticmethod(hidden)
+        import jaxcnn.data
+        slow = {"tensorflow_datasets", "sklearn", "scipy", "jax", "torch"} & set(sys.modules)
+        assert not slow, slow
+        import make_archives
+        from jaxcnn.config import DataConfig
+        from jaxcnn.prepare import prepare
+        root = Path(sys.argv[1])
+        prepare("cifar10", root, root / "archives", make_archives.sha256s(root / "archives"))
+        data = jaxcnn.data.load_dataset(DataConfig(dir=root), input_size=32, in_channels=3, seed=0)
+        assert len(data.train.labels) == 90
+        assert "tensorflow" not in sys.modules
+    """
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(tmp_path)],
+        env={"PATH": "", "HOME": str(tmp_path), "PYTHONPATH": f"{here}:{here.parent}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
