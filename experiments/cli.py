@@ -5,23 +5,20 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
-from jaxcnn.config import (
-    PRESETS,
-    DataConfig,
-    ExperimentConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-    from_dict,
-)
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+from jaxcnn.config import PRESETS, DataConfig, ExperimentConfig, FreezeConfig, ModelConfig, from_dict
 from jaxcnn.errors import InputError, reason
 
 # What a run adds to its config.json; of no meaning when the file is given back.
 RESOLVED = "resolved"
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,7 @@ class _ModelFlags(ModelConfig):
 class _Flags(ExperimentConfig):
     model: _ModelFlags = field(default_factory=_ModelFlags)
     """Network."""
+    freeze: tyro.conf.Suppress[FreezeConfig] = field(default_factory=FreezeConfig)
     config: Path | None = None
     """A saved config.json to start from; other flags change it."""
     overwrite: bool = False
@@ -47,41 +45,43 @@ def parse(default: ExperimentConfig, description: str, argv: list[str] | None = 
     `--config` and `--model.preset` replace the defaults of all other flags, so they are looked for first.
     """
     argv = sys.argv[1:] if argv is None else argv
-    saved, preset = _value_of("--config", argv), _value_of("--model.preset", argv)
+    saved, preset = value_of("--config", argv), value_of("--model.preset", argv)
     if saved is not None:
-        default = read_config(Path(saved))
+        default = read_config(Path(saved), ExperimentConfig)
     if preset in PRESETS:
         default = replace(default, model=PRESETS[preset])
     elif default.model in PRESETS.values():
         preset = next(name for name, config in PRESETS.items() if config == default.model)
     else:
         preset = "as given"
-    flags = tyro.cli(
-        _Flags,
-        default=_Flags(**{**_shallow(default), "model": _ModelFlags(**{**_shallow(default.model), "preset": preset})}),
-        description=description,
-        args=argv,
-    )
-    model = ModelConfig(**{f.name: getattr(flags.model, f.name) for f in fields(ModelConfig)})
-    values = {f.name: getattr(flags, f.name) for f in fields(ExperimentConfig)}
-    return ExperimentConfig(**{**values, "model": model}), flags.overwrite
+    model = _ModelFlags(**{**shallow(default.model), "preset": preset})
+    flags = tyro.cli(_Flags, default=_Flags(**{**shallow(default), "model": model}), description=description, args=argv)
+    return narrow(ExperimentConfig, flags, model=narrow(ModelConfig, flags.model)), flags.overwrite
 
 
-def _shallow(config: Any) -> dict[str, Any]:
+def shallow(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass, nested ones as they are."""
     return {f.name: getattr(config, f.name) for f in fields(config)}
 
 
-def _value_of(flag: str, argv: list[str]) -> str | None:
+def narrow(kind: type[Config], flags: Any, **changes: Any) -> Config:
+    """A configuration from flags that have its fields and more."""
+    return kind(**{**{f.name: getattr(flags, f.name) for f in fields(kind)}, **changes})
+
+
+def value_of(flag: str, argv: list[str]) -> str | None:
+    """What a command line gives for a flag, before it is parsed (the last, if several); None if nothing."""
+    value = None
     for i, word in enumerate(argv):
         if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-        if word == flag and i + 1 < len(argv):
-            return argv[i + 1]
-    return None
+            value = word.partition("=")[2]
+        elif word == flag and i + 1 < len(argv):
+            value = argv[i + 1]
+    return value
 
 
-def read_config(path: Path) -> ExperimentConfig:
-    """The experiment in a config.json.
+def read_config(path: Path, kind: type[Config]) -> Config:
+    """The experiment of some kind in a config.json.
 
     Raises:
         InputError: when the file is missing, is no JSON, or holds what no experiment has.
@@ -93,7 +93,7 @@ def read_config(path: Path) -> ExperimentConfig:
     if isinstance(values, dict):
         values = {name: value for name, value in values.items() if name != RESOLVED}
     try:
-        config: ExperimentConfig = from_dict(ExperimentConfig, values)
+        config: Config = from_dict(kind, values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return config
@@ -118,7 +118,7 @@ def main(program: Callable[[], object]) -> None:
 
 def baseline(name: str) -> ExperimentConfig:
     """The seed document's settings for a data set."""
-    return ExperimentConfig(data=DataConfig(name=name), optim=OptimConfig(), train=TrainConfig())
+    return ExperimentConfig(data=DataConfig(name=name))
 
 
 def train_main(default: ExperimentConfig, description: str) -> None:

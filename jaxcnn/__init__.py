@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from jaxcnn.config import ModelConfig as ModelConfig
     from jaxcnn.config import OptimConfig as OptimConfig
     from jaxcnn.config import TrainConfig as TrainConfig
+    from jaxcnn.config import TransferConfig as TransferConfig
     from jaxcnn.data import Dataset as Dataset
     from jaxcnn.data import load_dataset as load_dataset
     from jaxcnn.errors import InputError as InputError
     from jaxcnn.model import CNN as CNN
     from jaxcnn.model import init_variables as init_variables
+    from jaxcnn.transfer import create_transfer_model as create_transfer_model
 
 _HOMES = {
     "config": (
@@ -29,10 +31,12 @@ _HOMES = {
         "ModelConfig",
         "OptimConfig",
         "TrainConfig",
+        "TransferConfig",
     ),
     "data": ("Dataset", "load_dataset"),
     "errors": ("InputError",),
     "model": ("CNN", "init_variables"),
+    "transfer": ("create_transfer_model",),
 }
 
 __all__ = [name for names in _HOMES.values() for name in names]
@@ -42,6 +46,4 @@ def __getattr__(name: str) -> Any:
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"jaxcnn.{home}"), name)
-    if name in ("augment", "checkpoint", "convert", "optim", "report", "train", "data", "model", "ops"):
-        return import_module(f"jaxcnn.{name}")
     raise AttributeError(f"module 'jaxcnn' has no attribute {name!r}")

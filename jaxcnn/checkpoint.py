@@ -1,6 +1,6 @@
 """Orbax checkpoints: a training run's, one an epoch, and weights on their own with the network they belong to."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +11,8 @@ import orbax.checkpoint as ocp
 
 from jaxcnn.config import ModelConfig, from_dict
 from jaxcnn.errors import InputError, reason
-from jaxcnn.train import EpochRecord, TrainState
+from jaxcnn.step import TrainState
+from jaxcnn.train import EpochRecord
 
 
 class Checkpoints:
@@ -30,15 +31,18 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, like: TrainState) -> tuple[TrainState, list[EpochRecord]] | None:
-        """The newest state, with shapes and dtypes as in `like`, and its records; None if nothing was saved."""
+    def restore(self, like: Callable[[int], TrainState]) -> tuple[TrainState, list[EpochRecord]] | None:
+        """The newest state and its records; None if nothing was saved.
+
+        `like` makes a state with the structure, shapes and dtypes of the one after so many epochs.
+        """
         newest = self._manager.latest_step()
         if newest is None:
             return None
         restored = self._manager.restore(
             newest,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
+                state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like(newest))),
                 records=ocp.args.JsonRestore(),
             ),
         )

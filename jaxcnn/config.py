@@ -1,5 +1,7 @@
 """Typed, frozen configuration, validated on construction. Imports neither JAX nor anything slow."""
 
+import os
+import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,6 +14,9 @@ Augment = Literal["autoaugment", "flipcrop", "none"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["plateau", "cosine", "constant"]
 Device = Literal["auto", "cpu", "gpu", "tpu"]
+Mask = Literal["scratch", "full", "partial", "frozen"]
+Head = Literal["fc3", "all"]
+Protocol = Literal["sound", "original"]
 
 
 def _require(ok: bool, name: str, value: object, wanted: str) -> None:
@@ -33,18 +38,34 @@ def _require_number(name: str, value: object, *, least: float, most: float = flo
     """Refuses what is no finite number in [least, most]; `open_ends` "(" or ")" leaves that end out."""
     ok = isinstance(value, (int, float)) and not isinstance(value, bool)
     if ok:
-        number = float(value)  # type: ignore[arg-type]
-        ok = abs(number) < float("inf") and least <= number <= most
+        number: Any = value  # compared as it is: a whole number may be too large for a float
+        ok = abs(number) <= sys.float_info.max and least <= number <= most
         ok = ok and not ("(" in open_ends and number == least) and not (")" in open_ends and number == most)
     above = f"{'above' if '(' in open_ends else 'at least'} {least:g}"
     below = "" if most == float("inf") else f" and {'below' if ')' in open_ends else 'at most'} {most:g}"
     _require(ok, name, value, f"give a number {above}{below}")
 
 
+def _require_text(name: str, value: object, wanted: str) -> None:
+    _require(isinstance(value, str) and value.isprintable(), name, value, wanted)
+
+
+def _set_path(config: object, name: str, label: str) -> None:
+    """Stores a path as a `Path`: text from JSON is welcome."""
+    value = getattr(config, name)
+    try:
+        usable = b"\0" not in os.fsencode(value)
+    except (TypeError, UnicodeEncodeError):
+        usable = False
+    _require(usable, label, value, "give a path")
+    object.__setattr__(config, name, Path(value))
+
+
 def _set_sequence(config: object, name: str, *, flags: bool = False) -> None:
     """Stores a sequence of whole numbers, or of 0/1 flags, as a tuple: lists from JSON and booleans are welcome."""
     value = getattr(config, name)
-    label = f"{type(config).__name__.removesuffix('Config').lower()}.{name}"
+    section = "model." if isinstance(config, ModelConfig) else "data." if isinstance(config, DataConfig) else ""
+    label = section + name
     _require(isinstance(value, (list, tuple)), label, value, "give a sequence")
     if flags:
         _require(all(v in (0, 1) for v in value), label, value, "every entry must be 0 or 1")
@@ -169,12 +190,12 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _set_sequence(self, "classes")
+        _require_text("data.name", self.name, "name a data set")
         _require(bool(self.name), "data.name", self.name, "name a data set")
         _require_choice("data.augment", self.augment, Augment)
         for name in ("dir", "archives"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, Path(value))
+            if getattr(self, name) is not None:
+                _set_path(self, name, f"data.{name}")
         distinct = len(set(self.classes)) == len(self.classes) and all(c >= 0 for c in self.classes)
         _require(distinct, "data.classes", self.classes, "give distinct labels, each at least 0")
         _require(len(self.classes) != 1, "data.classes", self.classes, "give at least two labels, or none for all")
@@ -245,6 +266,37 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class FreezeConfig:
+    """Which stages (blocks, then fc1 and fc2) are frozen, counted from the input upwards, and for how long."""
+
+    mask: Mask = "full"
+    """frozen: all blocks; partial: blocks 0 to freeze_until_block; full: nothing; scratch: nothing, and new weights."""
+    freeze_until_block: int = 1
+    """The last block that the mask `partial` freezes, counted from 0."""
+    probe_epochs: int = 0
+    """Train only the head for this many epochs first (linear probing, then fine-tuning)."""
+    unfreeze_every: int = 0
+    """Begin with the head alone, and unfreeze one more stage every so many epochs, down to the mask; 0 does not."""
+    layer_decay: float = 1.0
+    """The learning rate of each stage is this many times that of the stage after it (discriminative rates)."""
+    cache_features: bool = True
+    """Without augmentation, compute the output of the frozen stages once instead of in every epoch."""
+
+    def __post_init__(self) -> None:
+        _require_choice("freeze.mask", self.mask, Mask)
+        _require_int("freeze.freeze_until_block", self.freeze_until_block, least=0)
+        _require_int("freeze.probe_epochs", self.probe_epochs, least=0)
+        _require_int("freeze.unfreeze_every", self.unfreeze_every, least=0)
+        _require_number("freeze.layer_decay", self.layer_decay, least=0, most=1, open_ends="(")
+        flag = isinstance(self.cache_features, bool)
+        _require(flag, "freeze.cache_features", self.cache_features, "give true or false")
+        both = self.probe_epochs > 0 and self.unfreeze_every > 0
+        _require(
+            not both, "freeze.unfreeze_every", self.unfreeze_every, "it already begins with probing; drop probe_epochs"
+        )
+
+
+@dataclass(frozen=True)
 class ExperimentConfig:
     """One run: everything that decides its numbers, and where they go."""
 
@@ -256,6 +308,8 @@ class ExperimentConfig:
     """Decides the split, the initial weights, the order of the images, augmentation and dropout."""
     device: Device = "auto"
     """Where to compute; auto takes the best that JAX finds."""
+    protocol: Protocol = "sound"
+    """sound: validation steers, frozen means frozen; original: as the PyTorch program did it, to check its figures."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -264,10 +318,14 @@ class ExperimentConfig:
     """Optimiser."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Training."""
+    freeze: FreezeConfig = field(default_factory=FreezeConfig)
+    """What is frozen; nothing unless weights are transferred."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "runs_dir", Path(self.runs_dir))
-        bad_name = self.name in (".", "..") or "/" in self.name or "\\" in self.name or "\0" in self.name
+        _set_path(self, "runs_dir", "runs_dir")
+        _require_choice("protocol", self.protocol, Protocol)
+        _require_text("name", self.name, "give a plain folder name")
+        bad_name = self.name in (".", "..") or "/" in self.name or "\\" in self.name or len(self.name.encode()) > 200
         _require(not bad_name, "name", self.name, "give a plain folder name")
         _require_int("seed", self.seed, least=0)
         _require(self.seed < 2**32, "seed", self.seed, "give a number below 2**32")
@@ -279,16 +337,62 @@ class ExperimentConfig:
         return self.name or self.data.name
 
 
+@dataclass(frozen=True)
+class TransferConfig(ExperimentConfig):
+    """One transfer: a run that begins with weights from elsewhere. `data` is the target."""
+
+    source: Path = Path("runs/cifar10")
+    """The weights: a run's folder, an Orbax checkpoint, a model.pth or a .safetensors file."""
+    head: Head = "fc3"
+    """What is always new: the last layer, or the whole classifier (fc1, fc2 and fc3)."""
+    input_size: int | None = None
+    """Height and width that the source's network reads, where its files do not tell; 32 is assumed."""
+    apply_pooling: tuple[int, ...] | None = None
+    """Which blocks of the source (1 or 0 for each) pool, where its files do not tell; the first ones are assumed."""
+    activation_function: Activation | None = None
+    """The source's activation, where its files do not tell; ReLU is assumed."""
+    dropout_rate: float | None = None
+    """Dropout while fine-tuning; the source's if not given, which is 0.2 for bare weights."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _set_path(self, "source", "source")
+        _require_choice("head", self.head, Head)
+        if self.input_size is not None:
+            _require_int("input_size", self.input_size, least=1)
+        if self.apply_pooling is not None:
+            _set_sequence(self, "apply_pooling", flags=True)
+        if self.activation_function is not None:
+            _require_choice("activation_function", self.activation_function, Activation)
+        if self.dropout_rate is not None:
+            _require_number("dropout_rate", self.dropout_rate, least=0, most=1, open_ends=")")
+        if self.head == "all" and self.freeze.mask != "scratch":
+            self_frozen = self.freeze.probe_epochs or self.freeze.unfreeze_every
+            _require(
+                not self_frozen, "head", self.head, "probing and gradual unfreezing train fc3 alone at first; give fc3"
+            )
+
+
 def from_dict(kind: type[Any], values: object, where: str = "") -> Any:
     """Builds a configuration (`kind`) from parsed JSON; unknown names and wrong types are refused by name."""
-    _require(isinstance(values, dict), where or "the configuration", values, "give an object of named values")
+    _require(
+        isinstance(values, dict), where.rstrip(".") or "the configuration", values, "give an object of named values"
+    )
     assert isinstance(values, dict)
     known = {f.name: f for f in fields(kind)}
     for name in values:
         _require(name in known, f"{where}{name}", values[name], f"known names here are {', '.join(known)}")
-    nested = {"data": DataConfig, "model": ModelConfig, "optim": OptimConfig, "train": TrainConfig}
     made = {
-        name: from_dict(nested[name], value, f"{name}.") if kind is ExperimentConfig and name in nested else value
+        name: from_dict(_SECTIONS[name], value, f"{name}.") if name in _SECTIONS else value
         for name, value in values.items()
     }
     return kind(**made)
+
+
+_SECTIONS = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+    "freeze": FreezeConfig,
+}

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -74,6 +74,15 @@ def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed:
         raise InputError(f"a channel of {config.name} has one value throughout; choose another data set")
     train, validation = _divide(stored.train, config, seed)
     return Dataset(config.name, train, validation, stored.test, stored.class_names, mean, std)
+
+
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.247, 0.2435, 0.2616)
+
+
+def as_original(dataset: Dataset) -> Dataset:
+    """The set as the original PyTorch program sees it: steered by its test split, with CIFAR-10's statistics."""
+    return replace(dataset, validation=dataset.test, mean=CIFAR10_MEAN, std=CIFAR10_STD)
 
 
 def fit_image(image: np.ndarray, size: int, channels: int) -> np.ndarray:

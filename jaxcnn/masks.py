@@ -10,10 +10,30 @@ from typing import Any
 
 import jax
 
-from jaxcnn.config import ModelConfig
+from jaxcnn.config import FreezeConfig, ModelConfig
+from jaxcnn.errors import InputError
 from jaxcnn.model import stage_of
 
 Params = dict[str, Any]
+
+
+def frozen_stages(freeze: FreezeConfig, config: ModelConfig, epoch: int) -> int:
+    """How many stages are frozen in an epoch (counted from 0).
+
+    Raises:
+        InputError: when the mask freezes blocks that the network does not have.
+    """
+    if freeze.mask == "partial" and freeze.freeze_until_block >= config.num_blocks:
+        raise InputError(
+            f"freeze_until_block={freeze.freeze_until_block} is not usable: the network has blocks 0 to "
+            f"{config.num_blocks - 1}"
+        )
+    finally_frozen = {"partial": freeze.freeze_until_block + 1, "frozen": config.num_blocks}.get(freeze.mask, 0)
+    if epoch < freeze.probe_epochs:
+        return config.num_stages
+    if freeze.unfreeze_every:
+        return max(finally_frozen, config.num_stages - epoch // freeze.unfreeze_every)
+    return finally_frozen
 
 
 def partition(params: Mapping[str, Any], config: ModelConfig, frozen_stages: int) -> tuple[Params, Params]:

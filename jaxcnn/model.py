@@ -60,6 +60,8 @@ class Conv(nn.Module):
         shape = (3, 3, x.shape[-1], self.features)
         kernel = self.param("kernel", KERNEL_INITS[self.weight_init], shape)
         bias = self.param("bias", bias_init(self.weight_init, 9 * x.shape[-1]), shape[-1:])
+        if self.is_initializing():  # the shape is all that matters, and compiling the convolution takes seconds
+            return jnp.zeros((*x.shape[:-1], self.features), x.dtype)
         return ops.conv3x3(x, kernel.astype(x.dtype), bias.astype(x.dtype))
 
 
@@ -79,26 +81,16 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
         count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
-        mean, var = running_mean.value, running_var.value
-        if train:
-            mean, var, n = _moments(x, mask)
-            if not self.is_initializing():
-                unbiased = var * n / jnp.maximum(n - 1, 1)
-                running_mean.value = (1 - BN_MOMENTUM) * running_mean.value + BN_MOMENTUM * mean
-                running_var.value = (1 - BN_MOMENTUM) * running_var.value + BN_MOMENTUM * unbiased
-                count.value = count.value + 1
-        gain = scale * jax.lax.rsqrt(var + BN_EPSILON)
-        return (x - mean.astype(x.dtype)) * gain.astype(x.dtype) + bias.astype(x.dtype)
-
-
-def _moments(x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean and biased variance of each channel over the images in the mask, and how many values they come from."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    weight = jnp.ones((), x.dtype) if mask is None else mask.astype(x.dtype)[:, None, None, None]
-    n = jnp.sum(jnp.broadcast_to(weight, (len(x), 1, 1, 1))) * (x.shape[1] * x.shape[2])
-    mean = jnp.sum(x * weight, (0, 1, 2)) / n
-    var = jnp.sum(jnp.square(x - mean) * weight, (0, 1, 2)) / n
-    return mean, var, n
+        if not train:
+            gain = scale * jax.lax.rsqrt(running_var.value + BN_EPSILON)
+            return x * gain.astype(x.dtype) + (bias - running_mean.value * gain).astype(x.dtype)
+        y, mean, var, n = ops.batch_norm(x, scale, bias, mask, epsilon=BN_EPSILON)
+        if not self.is_initializing():
+            unbiased = var * (n / jnp.maximum(n - 1, 1))
+            running_mean.value = (1 - BN_MOMENTUM) * running_mean.value + BN_MOMENTUM * mean
+            running_var.value = (1 - BN_MOMENTUM) * running_var.value + BN_MOMENTUM * unbiased
+            count.value = count.value + 1
+        return y
 
 
 class Block(nn.Module):

@@ -1,6 +1,6 @@
 """Pictures and tables of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,4 +58,19 @@ def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequen
                 color = "white" if percent[row, column] > 60 else "black"
                 text = f"{percent[row, column]:.0f}"
                 axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
+
+
+def plot_comparison(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """Writes validation accuracy (percent) by epoch as PNG: a colour for each name, a line for each of its runs."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for i, (name, runs) in enumerate(curves.items()):
+        for j, values in enumerate(runs):
+            label = name if j == 0 else None
+            axes.plot(range(1, len(values) + 1), values, color=f"C{i}", label=label, alpha=1 if len(runs) == 1 else 0.7)
+    axes.set(xlabel="epoch", ylabel="validation accuracy (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))

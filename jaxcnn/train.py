@@ -1,7 +1,7 @@
-"""The train state, the compiled steps, and `fit`, which turns them into a stream of epochs.
+"""From steps to epochs to a run: `fit` turns a state and a data set into a stream of epochs.
 
 An image's way from the file to the loss: `data.load_dataset` -> `batches` -> `augment.augment` ->
-`augment.standardise` -> `model.CNN` -> `cross_entropy`.
+`augment.standardise` -> `model.CNN` -> `step.cross_entropy`.
 """
 
 import math
@@ -12,47 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from jaxcnn.augment import augment, standardise
-from jaxcnn.config import Augment, ExperimentConfig, ModelConfig, OptimConfig
+from jaxcnn.augment import standardise
+from jaxcnn.config import ExperimentConfig, ModelConfig
 from jaxcnn.data import Dataset, Split, epoch_order
 from jaxcnn.errors import InputError
-from jaxcnn.masks import partition
+from jaxcnn.masks import frozen_stages
 from jaxcnn.model import CNN
-from jaxcnn.optim import Schedule, make_optimizer, make_schedule, plateau_scale, stop_reason
-
-
-class TrainState(NamedTuple):
-    """Everything that a training step changes, as one pytree."""
-
-    step: jax.Array
-    """int32, steps taken; folded into the key, so no random state needs to be carried."""
-    params: dict[str, Any]
-    batch_stats: dict[str, Any]
-    opt_state: dict[str, Any]
-    """The optimiser's state of each trained top-level module, and of nothing else."""
-    key: jax.Array
-
-
-class Batch(NamedTuple):
-    """A batch of fixed size; images outside the mask are padding. NumPy arrays do outside of jit."""
-
-    images: jax.Array
-    """uint8 (B, H, W, C)."""
-    labels: jax.Array
-    """int32 (B,)."""
-    mask: jax.Array
-    """bool (B,)."""
-
-
-class Metrics(NamedTuple):
-    """Sums over the real images of a batch, so that totals divided once are exact."""
-
-    loss: Any
-    """Sum of the cross-entropy, in nats."""
-    correct: Any
-    count: Any
+from jaxcnn.optim import Schedule, make_schedule, plateau_scale, stop_reason
+from jaxcnn.step import Batch, EvalStep, Metrics, TrainState, TrainStep, make_eval_step, make_train_step, unfreeze
 
 
 class EpochRecord(NamedTuple):
@@ -72,104 +40,9 @@ class EpochRecord(NamedTuple):
     """Training images, over the time spent training."""
 
 
-TrainStep = Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
 TrainEpoch = Callable[..., tuple[TrainState, Metrics]]
-EvalStep = Callable[[Any, Batch], tuple[Metrics, jax.Array]]
 OnStep = Callable[[int, Metrics], None]
 """Called with the images seen this epoch and the metrics summed over them."""
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy in nats, one value an image: logits (B, K), labels (B,) -> (B,)."""
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    if label_smoothing == 0:
-        return jnp.asarray(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing)
-    return jnp.asarray(optax.softmax_cross_entropy(logits, targets))
-
-
-def init_state(
-    variables: Any, model: ModelConfig, optim: OptimConfig, *, seed: int, frozen_stages: int = 0
-) -> TrainState:
-    """The state before the first step; optimiser state exists for trained modules only."""
-    optimizer = make_optimizer(optim)
-    variables = jax.tree.map(jnp.array, variables)  # copies: steps may reuse the buffers
-    _, trained = partition(variables["params"], model, frozen_stages)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables["batch_stats"],
-        opt_state={name: optimizer.init(params) for name, params in trained.items()},
-        key=jax.random.key_data(jax.random.key(seed)),
-    )
-
-
-def make_train_step(
-    *,
-    model: ModelConfig,
-    optim: OptimConfig,
-    schedule: Schedule,
-    mean: Sequence[float],
-    std: Sequence[float],
-    augmentation: Augment,
-    frozen_stages: int = 0,
-    vectorized: bool = False,
-) -> TrainStep:
-    """A pure step `(state, batch, scale) -> (state, metrics)`; `scale` multiplies the scheduled learning rate.
-
-    Only the trained part is differentiated, so the backward pass of frozen stages is never built. Frozen stages run
-    as in evaluation and keep their running statistics.
-    """
-    network = CNN(model)
-    optimizer = make_optimizer(optim)
-    clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
-
-    def step(state: TrainState, batch: Batch, scale: jax.Array) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        augment_key, dropout_key = jax.random.split(key)
-        images = standardise(augment(augment_key, batch.images, augmentation, vectorized=vectorized), mean, std)
-        count = jnp.sum(batch.mask)
-        frozen, trained = partition(state.params, model, frozen_stages)
-
-        def objective(trained: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
-            logits, updated = network.apply(
-                {"params": frozen | trained, "batch_stats": state.batch_stats},
-                images,
-                True,
-                mask=batch.mask,
-                eval_stages=frozen_stages,
-                rngs={"dropout": dropout_key},
-                mutable=["batch_stats"],
-            )
-            losses = cross_entropy(logits, batch.labels, optim.label_smoothing)
-            loss = jnp.sum(jnp.where(batch.mask, losses, 0))
-            correct = jnp.sum((jnp.argmax(logits, -1) == batch.labels) & batch.mask)
-            return loss / count, (Metrics(loss, correct, count), updated.get("batch_stats", {}))
-
-        gradient, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(trained)
-        gradient, _ = clip.update(gradient, clip.init(trained))
-        rate = schedule(state.step) * scale
-        params, opt_state = dict(frozen), {}
-        for name, module in trained.items():
-            direction, opt_state[name] = optimizer.update(gradient[name], state.opt_state[name], module)
-            params[name] = jax.tree.map(lambda p, d: p - (rate * d).astype(p.dtype), module, direction)
-        return TrainState(state.step + 1, params, batch_stats, opt_state, state.key), metrics
-
-    return step
-
-
-def make_eval_step(*, model: ModelConfig, mean: Sequence[float], std: Sequence[float]) -> EvalStep:
-    """A pure `(variables, batch) -> (metrics, predictions int32 (B,))` in evaluation mode."""
-    network = CNN(model)
-
-    def step(variables: Any, batch: Batch) -> tuple[Metrics, jax.Array]:
-        logits: Any = network.apply(variables, standardise(batch.images, mean, std))
-        losses = jnp.where(batch.mask, cross_entropy(logits, batch.labels), 0)
-        predictions = jnp.argmax(logits, -1).astype(jnp.int32)
-        correct = jnp.sum((predictions == batch.labels) & batch.mask)
-        return Metrics(jnp.sum(losses), correct, jnp.sum(batch.mask)), predictions
-
-    return step
 
 
 def padded_order(order: np.ndarray[Any, Any], batch_size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -233,13 +106,49 @@ def _total(metrics: Sequence[Metrics]) -> Metrics:
 
 
 def evaluate(
-    step: EvalStep, variables: Any, split: Split, batch_size: int
+    step: EvalStep, variables: Any, split: Split, batch_size: int, *, seed: int | Sequence[int] = 0
 ) -> tuple[float, float, np.ndarray[Any, Any]]:
-    """Mean loss (nats), accuracy (percent) and predictions (N,) over all of `split`, in its order; `step` jitted."""
-    results = [step(variables, batch) for batch in batches(split, np.arange(len(split.labels)), batch_size)]
+    """Mean loss (nats), accuracy (percent) and predictions (N,) over all of `split`, in its order.
+
+    `step` is jitted; `seed` decides its augmentation, if it has any.
+    """
+    keys = np.random.default_rng(seed).integers(2**32, size=(-(-len(split.labels) // batch_size), 2), dtype=np.uint32)
+    parts = zip(batches(split, np.arange(len(split.labels)), batch_size), keys, strict=True)
+    results = [step(variables, batch, jnp.asarray(key)) for batch, key in parts]
     total = _total([jax.tree.map(np.asarray, metrics) for metrics, _ in results])
     predictions = np.concatenate([np.asarray(p) for _, p in results])[: len(split.labels)]
     return total.loss / total.count, 100 * total.correct / total.count, predictions
+
+
+def compute_features(
+    variables: Any,
+    split: Split,
+    *,
+    model: ModelConfig,
+    mean: Sequence[float],
+    std: Sequence[float],
+    end_stage: int,
+    batch_size: int,
+) -> Split:
+    """What stage `end_stage` reads, in evaluation mode, for every image of `split`: float32 (N, H, W, C)."""
+    network = CNN(model)
+    forward = jax.jit(
+        lambda variables, images: network.apply(variables, standardise(images, mean, std), end_stage=end_stage)
+    )
+    parts = [np.asarray(forward(variables, b.images)) for b in batches(split, np.arange(len(split.labels)), batch_size)]
+    return Split(np.concatenate(parts)[: len(split.labels)], split.labels)
+
+
+def feature_bytes(model: ModelConfig, end_stage: int, images: int) -> int:
+    """Size of `compute_features` for so many images."""
+    return images * int(np.prod(_feature_shape(model, end_stage))) * 4
+
+
+def _feature_shape(model: ModelConfig, end_stage: int) -> tuple[int, ...]:
+    if end_stage > model.num_blocks:
+        return (model.hidden_dims[end_stage - 1],)
+    size = model.input_size >> sum(model.apply_pooling[:end_stage])
+    return (size, size, model.channels[end_stage - 1])
 
 
 def fit(
@@ -262,11 +171,87 @@ def fit(
     Raises:
         InputError: when the loss stops being finite, naming the step.
     """
-    optim, train, model = config.optim, config.train, config.model
-    resident = jax.default_backend() != "cpu"
+    optim, batch_size = config.optim, config.train.batch_size
     n = len(dataset.train.labels)
-    steps = -(-n // train.batch_size)
-    schedule = make_schedule(optim, steps_per_epoch=steps, epochs=train.epochs)
+    steps = -(-n // batch_size)
+    records = list(history)
+    frozen, phase = -1, None
+    while len(records) < config.train.epochs and stopped(records, config) is None:
+        began = time.perf_counter()
+        epoch = len(records)
+        if (now_frozen := frozen_stages(config.freeze, config.model, epoch)) != frozen:
+            frozen = now_frozen
+            state = unfreeze(state, config.model, optim, frozen)
+            phase = _make_phase(state, config, dataset, frozen)
+        assert phase is not None
+        ready = time.perf_counter()
+        scale = plateau_scale([r.val_loss for r in records if r.val_loss is not None], optim)
+        state, metrics = phase.train_epoch(state, epoch_order(config.seed, epoch, n), scale, on_step)
+        trained = time.perf_counter()
+        if not np.all(np.isfinite(metrics.loss)):
+            bad = int(np.argmin(np.isfinite(metrics.loss)))
+            raise InputError(
+                f"the loss is {metrics.loss[bad]} at step {epoch * steps + bad} (epoch {epoch + 1}): "
+                "training diverged; lower optim.learning_rate or set optim.clip_norm"
+            )
+        val_loss = val_accuracy = None
+        if phase.validation is not None:
+            variables = {"params": state.params, "batch_stats": state.batch_stats}
+            val_loss, val_accuracy, _ = evaluate(
+                phase.eval_step, variables, phase.validation, batch_size, seed=(config.seed, epoch)
+            )
+        record = EpochRecord(
+            epoch=epoch + 1,
+            train_loss=math.fsum(metrics.loss) / n,
+            train_accuracy=100 * float(np.sum(metrics.correct)) / n,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            learning_rate=float(phase.schedule(state.step - 1)) * scale,
+            seconds=time.perf_counter() - began,
+            images_per_second=n / (trained - ready),
+        )
+        records.append(record)
+        yield state, record
+
+
+FEATURE_CACHE_BYTES = 4 * 2**30
+"""Features of frozen stages beyond this are computed anew in every epoch."""
+
+
+class _Phase(NamedTuple):
+    """What epochs with the same number of frozen stages share."""
+
+    schedule: Schedule
+    train_epoch: TrainEpoch
+    eval_step: EvalStep
+    validation: Split | None
+
+
+def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, frozen: int) -> _Phase:
+    model, optim, batch_size = config.model, config.optim, config.train.batch_size
+    resident = jax.default_backend() != "cpu"
+    original = config.protocol == "original"
+    train, validation, first_stage = dataset.train, dataset.validation, 0
+    images = len(train.labels) + (0 if validation is None else len(validation.labels))
+    still = frozen > 0 and config.data.augment == "none" and not original and config.freeze.cache_features
+    if still and feature_bytes(model, frozen, images) <= FEATURE_CACHE_BYTES:
+        first_stage = frozen
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+
+        def features(split: Split) -> Split:
+            return compute_features(
+                variables,
+                split,
+                model=model,
+                mean=dataset.mean,
+                std=dataset.std,
+                end_stage=frozen,
+                batch_size=batch_size,
+            )
+
+        train, validation = features(train), validation and features(validation)
+    steps_per_epoch = -(-len(train.labels) // batch_size)
+    schedule = make_schedule(optim, steps_per_epoch=steps_per_epoch, epochs=config.train.epochs)
     step = make_train_step(
         model=model,
         optim=optim,
@@ -274,39 +259,22 @@ def fit(
         mean=dataset.mean,
         std=dataset.std,
         augmentation=config.data.augment,
+        frozen_stages=frozen,
+        layer_decay=config.freeze.layer_decay,
+        drifting_stats=original,
+        first_stage=first_stage,
         vectorized=resident,
     )
-    train_epoch = make_train_epoch(step, dataset.train, train.batch_size, resident=resident)
-    eval_step = jax.jit(make_eval_step(model=model, mean=dataset.mean, std=dataset.std))
-    records = list(history)
-    while len(records) < train.epochs and stopped(records, config) is None:
-        began = time.perf_counter()
-        scale = plateau_scale([r.val_loss for r in records if r.val_loss is not None], optim)
-        order = epoch_order(config.seed, len(records), n)
-        state, metrics = train_epoch(state, order, scale, on_step)
-        trained = time.perf_counter()
-        if not np.all(np.isfinite(metrics.loss)):
-            bad = len(records) * steps + int(np.argmin(np.isfinite(metrics.loss)))
-            raise InputError(
-                f"the loss is {metrics.loss.ravel()[bad % steps]} at step {bad} (epoch {len(records) + 1}): "
-                "training diverged; lower optim.learning_rate or set optim.clip_norm"
-            )
-        val_loss = val_accuracy = None
-        if dataset.validation is not None:
-            variables = {"params": state.params, "batch_stats": state.batch_stats}
-            val_loss, val_accuracy, _ = evaluate(eval_step, variables, dataset.validation, train.batch_size)
-        record = EpochRecord(
-            epoch=len(records) + 1,
-            train_loss=math.fsum(metrics.loss) / n,
-            train_accuracy=100 * float(np.sum(metrics.correct)) / n,
-            val_loss=val_loss,
-            val_accuracy=val_accuracy,
-            learning_rate=float(schedule(state.step - 1)) * scale,
-            seconds=time.perf_counter() - began,
-            images_per_second=n / (trained - began),
-        )
-        records.append(record)
-        yield state, record
+    eval_step = make_eval_step(
+        model=model,
+        mean=dataset.mean,
+        std=dataset.std,
+        augmentation=config.data.augment if original else "none",
+        first_stage=first_stage,
+        vectorized=resident,
+    )
+    train_epoch = make_train_epoch(step, train, batch_size, resident=resident)
+    return _Phase(schedule, train_epoch, jax.jit(eval_step), validation)
 
 
 def stopped(records: Sequence[EpochRecord], config: ExperimentConfig) -> str | None:

@@ -13,7 +13,7 @@ from torch_network import TorchCNN, state_arrays
 
 from jaxcnn import CNN, DEEP, SHALLOW, InputError, ModelConfig, init_variables
 from jaxcnn.convert import entries, from_torch, to_torch
-from jaxcnn.train import cross_entropy
+from jaxcnn.step import cross_entropy
 
 
 @st.composite

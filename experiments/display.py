@@ -1,14 +1,23 @@
-"""What a person sees while a run trains."""
+"""What a person sees of a run."""
 
 import math
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
+from rich.table import Table
 
-from jaxcnn.train import EpochRecord, Metrics
+from experiments.folder import Summary
+from jaxcnn.config import ExperimentConfig
+from jaxcnn.data import Dataset
+from jaxcnn.masks import frozen_stages
+from jaxcnn.step import Metrics
+from jaxcnn.train import EpochRecord, feature_bytes
 
 
 class Progress:
@@ -72,3 +81,43 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def print_start(
+    console: Console,
+    folder: Path,
+    config: ExperimentConfig,
+    dataset: Dataset,
+    counts: Sequence[tuple[str, int, bool]],
+) -> None:
+    """Prints what is about to be trained on what; `counts` are those of `masks.count_parameters`."""
+    validation = 0 if dataset.validation is None else len(dataset.validation.labels)
+    console.print(
+        f"[bold]{folder}[/]: {dataset.name}, {dataset.num_classes} classes, {len(dataset.train.labels):,} training, "
+        f"{validation:,} validation, {len(dataset.test.labels):,} test images; "
+        f"augmentation {config.data.augment}; seed {config.seed}; on {jax.devices()[0].device_kind}",
+        highlight=False,
+    )
+    trained, total = sum(count for _, count, trains in counts if trains), sum(count for _, count, _ in counts)
+    parts = ", ".join(f"{name} {count:,}{'' if trains else ' (frozen)'}" for name, count, trains in counts)
+    console.print(f"trains {trained:,} of {total:,} parameters: {parts}", highlight=False)
+    frozen = frozen_stages(config.freeze, config.model, config.train.epochs - 1)
+    if frozen and config.data.augment == "none" and config.freeze.cache_features and config.protocol == "sound":
+        size = feature_bytes(config.model, frozen, len(dataset.train.labels) + validation) / 2**20
+        console.print(f"the output of the frozen stages is computed once and kept: {size:,.0f} MiB", highlight=False)
+
+
+def results_table(summary: Summary) -> Table:
+    """A run's results to look at."""
+    table = Table(title=f"{summary['name']}: {summary['dataset']}, seed {summary['seed']}", show_header=False)
+    best = f"epoch {summary['best_epoch']} of {summary['epochs']} ({summary['stopped']})"
+    table.add_row("test accuracy", f"[bold]{summary['test_accuracy']:.2f} %[/]")
+    table.add_row("test loss", f"{summary['test_loss']:.4f}")
+    if summary["val_accuracy"] is not None:
+        table.add_row("validation accuracy", f"{summary['val_accuracy']:.2f} %")
+    table.add_row("weights of", best)
+    table.add_row("training time", f"{summary['seconds']:.1f} s")
+    table.add_row("training speed", f"{summary['images_per_second']:,.0f} images/s")
+    trained, total = summary["trainable_parameters"], summary["total_parameters"]
+    table.add_row("trained parameters", f"{trained:,} of {total:,}")
+    return table

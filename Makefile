@@ -1,0 +1,48 @@
+# Everything runs in .venv, which is made when it is missing and brought up to date when the requirements change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help quickstart test test-slow check clean
+
+help:
+	@echo 'make quickstart  install, then train on a small data set that needs no download'
+	@echo 'make test        install what the tests need, then run the default suite'
+	@echo 'make test-slow   the tests that take minutes'
+	@echo 'make check       lint, formatting and types'
+	@echo 'make clean       remove .venv and what tools leave behind'
+	@echo 'PYTHON=python3.12 on any of them chooses the interpreter that .venv is made from'
+
+quickstart: $(VENV)/.installed
+	$(BIN)/python -m experiments.quickstart
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.installed-test
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# $(1): what to install. Modules are compiled when first imported: compiling all of them takes longer than a short run.
+define install
+	@command -v $(PYTHON) >/dev/null || { echo 'error: there is no $(PYTHON); give PYTHON=PATH' >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); give PYTHON=PATH" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '$(1)'
+endef
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(call install,.)
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt
+	$(call install,.[test])
+	@touch $(VENV)/.installed $@

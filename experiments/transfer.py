@@ -1,0 +1,148 @@
+"""Transfer saved weights to another data set, with a frozen backbone, a partly frozen one, or none frozen."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from experiments.cli import main, narrow, read_config, shallow, value_of
+from jaxcnn.config import (
+    DataConfig,
+    ExperimentConfig,
+    FreezeConfig,
+    Mask,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    TransferConfig,
+)
+from jaxcnn.errors import InputError
+
+MASKS: tuple[Mask, ...] = ("scratch", "frozen", "partial", "full")
+# Epochs, learning rate and patience of the seed document's transfers to CIFAR-100. Those to SVHN that it does not
+# give (partial and full) are the same, and so are a comparison's, whose masks share one budget.
+SETTINGS = {"frozen": (100, 1e-3, 10), "partial": (150, 1e-3, 15), "full": (200, 5e-4, 15), "scratch": (200, 1e-3, 15)}
+TARGET_ACCURACY = {"cifar100": 95.0, "svhn": 98.0}
+
+
+@dataclass(frozen=True)
+class _FreezeFlags(FreezeConfig):
+    mask: Literal["scratch", "full", "partial", "frozen", "all"] = "full"  # type: ignore[assignment]
+    """frozen: all blocks; partial: blocks 0 to freeze_until_block; full: nothing; scratch: nothing, and new weights;
+    all: each of them under one budget, compared."""
+
+    def __post_init__(self) -> None:
+        if self.mask != "all":
+            super().__post_init__()
+
+
+@dataclass(frozen=True)
+class _Flags(TransferConfig):
+    model: tyro.conf.Suppress[ModelConfig] = field(default_factory=ModelConfig)  # the source's
+    freeze: tyro.conf.OmitArgPrefixes[_FreezeFlags] = field(default_factory=_FreezeFlags)
+    """What is frozen."""
+    target: str = "cifar100"
+    """The data set to transfer to; decides the defaults of epochs, rate, patience and target accuracy."""
+    seeds: tuple[int, ...] = ()
+    """With --mask all: compare over these seeds."""
+    config: Path | None = None
+    """A saved config.json to start from; other flags change it."""
+    overwrite: bool = False
+    """Begin anew if the run's folder is there already."""
+
+
+def settings(target: str, mask: str) -> TransferConfig:
+    """The seed document's settings for a target and a mask (`all` compares, so all its masks share one budget)."""
+    epochs, learning_rate, patience = SETTINGS["scratch" if mask == "all" else mask]
+    return TransferConfig(
+        data=DataConfig(name=target),
+        optim=OptimConfig(learning_rate=learning_rate, schedule="constant"),
+        train=TrainConfig(
+            epochs=epochs,
+            early_stopping_patience=patience,
+            early_stopping_target=TARGET_ACCURACY.get(target),
+        ),
+        freeze=FreezeConfig(mask="scratch" if mask == "all" else mask),  # type: ignore[arg-type]
+    )
+
+
+def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], bool]:
+    """The transfers that the command line asks for, one for each mask and seed, and whether to overwrite.
+
+    Raises:
+        InputError: when flags contradict each other.
+    """
+    argv = list(argv)
+    saved, target, mask = (value_of(flag, argv) for flag in ("--config", "--target", "--mask"))
+    if saved is not None:
+        default = read_config(Path(saved), TransferConfig)
+        target, mask = target or default.data.name, mask or default.freeze.mask
+    else:
+        target, mask = target or value_of("--data.name", argv) or "cifar100", mask or "full"
+        default = settings(target, mask if mask in (*MASKS, "all") else "full")
+    source = Path(value_of("--runs-dir", argv) or default.runs_dir) / "cifar10"
+    if default.source == TransferConfig().source:
+        default = replace(default, source=source)
+    freeze = _FreezeFlags(**{**shallow(default.freeze), "mask": mask if mask in (*MASKS, "all") else "full"})
+    values = {**shallow(default), "data": replace(default.data, name=target), "freeze": freeze, "target": target}
+    flags = tyro.cli(_Flags, default=_Flags(**values), description=__doc__, args=argv)
+    if flags.seeds and flags.freeze.mask != "all":
+        raise InputError(f"seeds={flags.seeds!r} belongs to --mask all; give --seed to a single run")
+    config = replace(narrow(TransferConfig, flags, freeze=FreezeConfig()), data=replace(flags.data, name=flags.target))
+    masks: tuple[Mask, ...] = MASKS if flags.freeze.mask == "all" else (flags.freeze.mask,)
+    if len(masks) == 1 and flags.name:
+        names = {masks[0]: flags.name}
+    else:
+        names = {each: f"{flags.name or default_name(config)}_{each}" for each in masks}
+    configs = [
+        replace(
+            config,
+            freeze=FreezeConfig(**{**shallow(flags.freeze), "mask": each}),
+            seed=seed,
+            name=names[each] + (f"_seed{seed}" if flags.seeds else ""),
+        )
+        for seed in flags.seeds or (flags.seed,)
+        for each in masks
+    ]
+    return configs, flags.overwrite
+
+
+def default_name(config: TransferConfig) -> str:
+    """`transfer_<source>_to_<target>`; the source is the run's name, or the file's."""
+    path = config.source
+    source = path.parent.name if path.name == "model.pth" and path.parent.name else path.stem
+    return f"transfer_{source or 'model'}_to_{config.data.name.replace('/', '_').replace(':', '_')}"
+
+
+def transfer(argv: Sequence[str]) -> None:
+    """Runs what the command line asks for; several masks end in a comparison."""
+    configs, overwrite = parse(argv)
+    from experiments.run import run_experiment
+
+    if len(configs) == 1:
+        run_experiment(configs[0], overwrite=overwrite)
+    else:
+        folder = configs[0].name.partition(f"_{MASKS[0]}")[0] + "_comparison"
+        compare(configs, configs[0].runs_dir / folder, overwrite=overwrite)
+
+
+def compare(configs: Sequence[ExperimentConfig], folder: Path, *, overwrite: bool = False) -> list[dict[str, Any]]:
+    """Runs each configuration and writes `comparison.png`, `.md` and `.csv` into a folder; returns the summaries."""
+    from rich.console import Console
+
+    from experiments.comparison import comparison_table, write_comparison
+    from experiments.run import run_experiment
+
+    summaries = [run_experiment(config, overwrite=overwrite) for config in configs]
+    write_comparison(folder, [config.runs_dir / config.run_name for config in configs], summaries)
+    console = Console(soft_wrap=True)
+    console.print(comparison_table(summaries))
+    console.print(f"comparison in {folder}")
+    return summaries
+
+
+if __name__ == "__main__":
+    main(lambda: transfer(sys.argv[1:]))

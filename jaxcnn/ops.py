@@ -1,0 +1,314 @@
+"""3x3 convolution, 2x2 max pool and batch normalisation whose gradients are fast on a CPU too.
+
+On an accelerator the convolution and the pool are XLA's own. On a CPU, XLA's filter gradient and its scatter for
+the pool are slow, so there they are made of dots and comparisons. With the batch norm below, that trains the shallow
+network (batch 256, float32) at 1.2x the step rate of PyTorch eager on 2 cores; XLA's own forms reach 0.57x.
+
+A convolution of wide inputs is Winograd's F(2x2, 3x3) (Lavin & Gray 2016, arXiv:1509.09308): tiles of 4x4 inputs
+become 2x2 outputs through 16 products per channel pair instead of 36. Its rounding error is that of the direct sum
+(rms 3.2e-7 against 2.6e-7 of the output's deviation, at 128 channels); F(4x4, 3x3) would be no faster here and
+8 times less exact.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+Matrix = Sequence[Sequence[float]]
+Grid = list[list[Array]]
+
+_INPUT: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
+_KERNEL: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
+_OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
+
+_THIN = 8  # channels up to which tiles are not worth their transforms
+_RUN = 4  # neighbouring outputs that share one row of inputs when the input is thin
+_CHUNK = 2**17  # tiles x channels at a time: 8 MB of products, reused from chunk to chunk instead of page faults
+
+
+def conv3x3(x: Array, kernel: Array, bias: Array | None = None) -> Array:
+    """3x3 convolution (cross-correlation) with stride 1 and padding 1.
+
+    x (B, H, W, C), kernel (3, 3, C, O), bias (O,) -> (B, H, W, O), all of one floating dtype. Reverse mode only.
+    """
+    if x.shape[1:3] == (1, 1):
+        y = x @ kernel[1, 1]  # a single pixel meets nothing but the kernel's centre
+    elif x.dtype in (jnp.float32, jnp.float64):
+        y = _conv(x, kernel)
+    else:
+        y = _plain_forward(x, kernel)
+    return y if bias is None else y + bias
+
+
+def max_pool2x2(x: Array) -> Array:
+    """2x2 max pool with stride 2; an odd last row or column is left out, as in PyTorch.
+
+    (B, H, W, C) -> (B, H // 2, W // 2, C). The first of equal maxima, row by row, takes the whole gradient.
+    """
+    _, h, w, _ = x.shape
+    pooled: Array = _pool(x[:, : h - h % 2, : w - w % 2])
+    return pooled
+
+
+def image_by_image(f: Callable[[Array], Array], x: Array) -> Array:
+    """f(x), for an f (B, ...) -> (B, ...) that treats every image by itself, as a network in evaluation does.
+
+    On a CPU 64 images go through at a time, in memory that stays in the cache: 0.78x the time for batch 256.
+    """
+    y: Array = _on_cpu(lambda x: _in_chunks(f, x, min(64, len(x))), f, x)
+    return y
+
+
+def _in_chunks(f: Callable[[Array], Array], x: Array, n: int) -> Array:
+    """f over n images at a time; the last chunk overlaps the one before, since slices past the end start earlier."""
+    y = jax.eval_shape(f, x)
+
+    def chunk(i: Array, y: Array) -> Array:
+        return lax.dynamic_update_slice_in_dim(y, f(lax.dynamic_slice_in_dim(x, i * n, n)), i * n, 0)
+
+    done: Array = lax.fori_loop(0, -(-len(x) // n), chunk, jnp.zeros(y.shape, y.dtype))
+    return done
+
+
+def _on_cpu(fast: Callable[..., Any], plain: Callable[..., Any], *args: Array) -> Any:
+    """The one place that asks for the backend: `fast` on a CPU, else `plain`."""
+    return lax.platform_dependent(*args, cpu=fast, default=plain)
+
+
+@jax.custom_vjp
+def _conv(x: Array, kernel: Array) -> Array:
+    y: Array = _on_cpu(_forward, _plain_forward, x, kernel)
+    return y
+
+
+def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _conv(x, kernel), (x, kernel)
+
+
+def _conv_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    to_x = _on_cpu(_input_gradient, _plain_input_gradient, g, kernel)
+    return to_x, _on_cpu(_kernel_gradient, _plain_kernel_gradient, x, g)
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _plain_forward(x: Array, kernel: Array) -> Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=layout)
+
+
+def _plain_input_gradient(g: Array, kernel: Array) -> Array:
+    return _plain_forward(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+
+
+def _plain_kernel_gradient(x: Array, g: Array) -> Array:
+    kernel = jnp.zeros((3, 3, x.shape[-1], g.shape[-1]), x.dtype)
+    to_kernel: Array = jax.vjp(lambda k: _plain_forward(x, k), kernel)[1](g)[0]
+    return to_kernel
+
+
+def _forward(x: Array, kernel: Array) -> Array:
+    if x.shape[-1] <= _THIN:
+        return _thin_forward(x, kernel)
+    return _tiled(x, _transform(_KERNEL, [list(row) for row in kernel]))
+
+
+def _input_gradient(g: Array, kernel: Array) -> Array:
+    if min(kernel.shape[2:]) <= _THIN:
+        return _plain_input_gradient(g, kernel)
+    u = _transform(_KERNEL, [list(row) for row in kernel])
+    turn = (3, 1, 2, 0)  # the transform of a flipped kernel is the kernel's own with its ends exchanged
+    # Without the barrier the transposition would be fused into the transform, which then reads against the grain.
+    turned: Grid = lax.optimization_barrier([[u[i][j].T for j in turn] for i in turn])  # type: ignore[no-untyped-call]
+    return _tiled(g, turned)
+
+
+def _kernel_gradient(x: Array, g: Array) -> Array:
+    if x.shape[-1] <= _THIN:
+        return _thin_kernel_gradient(x, g)
+    b, n = len(x), _images_at_once(x, g.shape[-1])
+
+    def add_chunk(i: Array, total: Grid) -> Grid:
+        start = jnp.minimum(i * n, b - n)
+        some_x, some_g = (lax.dynamic_slice_in_dim(a, start, n) for a in (x, g))
+        if b % n:  # the last chunk overlaps the one before
+            some_g = jnp.where((start + jnp.arange(n) >= i * n)[:, None, None, None], some_g, 0)
+        added: Grid = jax.tree.map(jnp.add, total, _tile_products(some_x, some_g))
+        return added
+
+    zeros = [[jnp.zeros((x.shape[-1], g.shape[-1]), x.dtype)] * 4] * 4
+    total: Grid = lax.fori_loop(0, -(-b // n), add_chunk, zeros)
+    return jnp.stack([jnp.stack(row) for row in _transform(_transposed(_KERNEL), total)])
+
+
+def _images_at_once(x: Array, features: int) -> int:
+    b, h, w, c = x.shape
+    tiles = ((h + 1) // 2) * ((w + 1) // 2)
+    return min(b, max(1, _CHUNK // (tiles * max(c, features))))
+
+
+def _tiled(x: Array, u: Grid) -> Array:
+    """The convolution by tiles; u is the 4x4 grid of transformed kernels (C, O)."""
+    _, h, w, _ = x.shape
+    features = u[0][0].shape[-1]
+
+    def some(x: Array) -> Array:
+        products = [[v @ k for v, k in zip(*rows, strict=True)] for rows in zip(_tiles(x), u, strict=True)]
+        y = _transform(_OUTPUT, products)
+        y = [[a.reshape(len(x), (h + 1) // 2, (w + 1) // 2, features) for a in row] for row in y]
+        return _interleave(y)[:, :h, :w]
+
+    return _in_chunks(some, x, _images_at_once(x, features))
+
+
+def _tiles(x: Array) -> Grid:
+    """The transformed 4x4 tiles of x (B, H, W, C), each an array (tiles, C)."""
+    _, h, w, c = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1 + h % 2), (1, 1 + w % 2), (0, 0)))
+    h, w = h - 1 + h % 2, w - 1 + w % 2
+    taps = [[x[:, i : i + h : 2, j : j + w : 2] for j in range(4)] for i in range(4)]
+    return [[v.reshape(-1, c) for v in row] for row in _transform(_INPUT, taps)]
+
+
+def _tile_products(x: Array, g: Array) -> Grid:
+    """The transformed kernel's gradient, a 4x4 grid of (C, O)."""
+    h, w = g.shape[1:3]
+    g = jnp.pad(g, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)))
+    q = _transform(_transposed(_OUTPUT), _phases(g))
+    products: Grid = jax.tree.map(lambda v, d: _dot_rows(v, d.reshape(-1, d.shape[-1])), _tiles(x), q)
+    return products
+
+
+def _phases(x: Array) -> Grid:
+    """Every second pixel, from each of the four places to start."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // 2, 2, w // 2, 2, c)  # strided slices would be 10 ms a step slower
+    return [[x[:, :, i, :, j] for j in range(2)] for i in range(2)]
+
+
+def _interleave(grid: Grid) -> Array:
+    """Puts the four phases back together."""
+    b, h, w, c = grid[0][0].shape
+    return jnp.stack([jnp.stack(row, 3) for row in grid], 2).reshape(b, 2 * h, 2 * w, c)
+
+
+def _transposed(matrix: Matrix) -> Matrix:
+    return tuple(zip(*matrix, strict=True))
+
+
+def _transform(matrix: Matrix, grid: Grid) -> Grid:
+    """matrix @ grid @ matrix.T, for a grid of arrays."""
+    half = [[_combine(row, column) for column in zip(*grid, strict=True)] for row in matrix]
+    return [[_combine(row, line) for row in matrix] for line in half]
+
+
+def _combine(weights: Sequence[float], arrays: Sequence[Array]) -> Array:
+    terms = [a if w == 1 else -a if w == -1 else w * a for w, a in zip(weights, arrays, strict=True) if w]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def _dot_rows(a: Array, b: Array) -> Array:
+    """a.T @ b, without writing a.T down."""
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
+
+
+def _thin_forward(x: Array, kernel: Array) -> Array:
+    """The convolution as one dot of runs and a banded kernel, which computes _RUN neighbouring outputs at once.
+
+    With 3 input channels 12 ms, against 31 for XLA's own and 17 for PyTorch's (batch 256, 32x32, 32 features).
+    """
+    b, h, w, _ = x.shape
+    shifted = [jnp.pad(kernel, ((0, 0), (i, _RUN - 1 - i), (0, 0), (0, 0))) for i in range(_RUN)]
+    band = jnp.stack(shifted, 3).reshape(-1, _RUN * kernel.shape[-1])
+    return (_runs(x) @ band).reshape(b, h, -1, kernel.shape[-1])[:, :, :w]
+
+
+def _thin_kernel_gradient(x: Array, g: Array) -> Array:
+    c, o = x.shape[-1], g.shape[-1]
+    g = jnp.pad(g, ((0, 0), (0, 0), (0, -g.shape[2] % _RUN), (0, 0)))
+    band = _dot_rows(_runs(x), g.reshape(-1, _RUN * o)).reshape(3, _RUN + 2, c, _RUN, o)
+    return sum((band[:, i : i + 3, :, i] for i in range(1, _RUN)), band[:, :3, :, 0])
+
+
+def _runs(x: Array) -> Array:
+    """What each run of _RUN outputs in a row reads: (B * H * runs, 3 * (_RUN + 2) * C)."""
+    b, h, w, c = x.shape
+    n = -(-w // _RUN)
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, (n + 1) * _RUN - w - 1), (0, 0))).reshape(b, h + 2, n + 1, _RUN * c)
+    parts = [part for i in range(3) for part in (x[:, i : i + h, :-1], x[:, i : i + h, 1:, : 2 * c])]
+    return jnp.concatenate(parts, -1).reshape(b * h * n, -1)
+
+
+@jax.custom_vjp
+def _pool(x: Array) -> Array:
+    (a, b), (c, d) = _phases(x)
+    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+
+
+def _pool_forward(x: Array) -> tuple[Array, Array]:
+    (a, b), (c, d) = _phases(x)
+    top, bottom = jnp.maximum(a, b), jnp.maximum(c, d)
+    winner = jnp.where(bottom > top, jnp.where(d > c, 3, 2), jnp.where(b > a, 1, 0))
+    return jnp.maximum(top, bottom), winner.astype(jnp.uint8)
+
+
+def _pool_backward(winner: Array, g: Array) -> tuple[Array]:
+    return (_interleave([[jnp.where(winner == 2 * i + j, g, 0) for j in range(2)] for i in range(2)]),)
+
+
+_pool.defvjp(_pool_forward, _pool_backward)
+
+
+def batch_norm(
+    x: Array, scale: Array, shift: Array, mask: Array | None = None, *, epsilon: float = 1e-5
+) -> tuple[Array, Array, Array, Array]:
+    """Normalises each channel by its own mean and variance over the images in the mask.
+
+    x (B, H, W, C), scale and shift (C,), mask bool (B,) -> y (B, H, W, C), mean (C,), biased variance (C,), and how
+    many values they come from. Statistics are float32 at least, carry no gradient and sum squares about the mean.
+    """
+    weight = jnp.ones(len(x), bool) if mask is None else mask
+    y, mean, var, n = _norm(x, scale, shift, weight, epsilon)
+    return y, *lax.stop_gradient((mean, var, n))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _norm(x: Array, scale: Array, shift: Array, mask: Array, epsilon: float) -> tuple[Array, Array, Array, Array]:
+    y, mean, var, n = _norm_forward(x, scale, shift, mask, epsilon)[0]
+    return y, mean, var, n
+
+
+def _norm_forward(x: Array, scale: Array, shift: Array, mask: Array, epsilon: float) -> tuple[Any, Any]:
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    weight = mask.astype(dtype)[:, None]
+    n = weight.sum() * (x.shape[1] * x.shape[2])
+    mean = (x.astype(dtype).sum((1, 2)) * weight).sum(0) / n
+    centred = x.astype(dtype) - mean
+    var = (jnp.square(centred).sum((1, 2)) * weight).sum(0) / n
+    inverse = lax.rsqrt(var + epsilon)
+    y = centred * (inverse * scale) + shift
+    return (y.astype(x.dtype), mean, var, n), (x, scale, weight, n, mean, inverse)
+
+
+def _norm_backward(epsilon: float, saved: Any, gradients: Any) -> tuple[Array, Array, Array, None]:
+    # Written out: what differentiation makes of the two passes writes copies of x, and takes 4 % of a step. So would
+    # sum(g * (x - mean)), since XLA's sums on a CPU take products in, but no differences.
+    x, scale, weight, n, mean, inverse = saved
+    wide = [a.astype(mean.dtype) for a in (gradients[0], x)]
+    to_shift, product = wide[0].sum((0, 1, 2)), (wide[0] * wide[1]).sum((0, 1, 2))
+    to_scale = (product - mean * to_shift) * inverse
+    through = (to_shift + (wide[1] - mean) * (inverse * to_scale)) / n * weight[:, :, None, None]
+    to_x = (wide[0] - through) * (scale * inverse)
+    return to_x.astype(x.dtype), to_scale.astype(scale.dtype), to_shift.astype(scale.dtype), None
+
+
+_norm.defvjp(_norm_forward, _norm_backward)

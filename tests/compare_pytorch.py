@@ -1,0 +1,223 @@
+"""This project against PyTorch on real CIFAR-10, pair by pair: the same weights, images and order of the images.
+
+From the repository's root: `python -m tests.compare_pytorch --data.dir DIR`, where DIR holds the prepared set. Both
+train the shallow network without dropout or augmentation by Adam at a constant rate, so that rounding alone is left
+to differ; with every seed both begin anew from the weights that this project draws.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # found however this is started, as the tests find it
+from torch_network import TorchCNN
+
+from jaxcnn import SHALLOW, DataConfig, Dataset, InputError, OptimConfig, init_variables, load_dataset
+from jaxcnn.convert import to_torch
+from jaxcnn.data import Split, epoch_order
+from jaxcnn.optim import make_schedule
+from jaxcnn.step import init_state, make_eval_step, make_train_step
+from jaxcnn.train import evaluate, make_train_epoch
+
+MODEL = replace(SHALLOW, dropout_rate=0.0)
+OPTIM = OptimConfig(optimizer="adam", learning_rate=1e-3, weight_decay=1e-5, schedule="constant")
+FIRST = 10  # losses that are compared one by one
+
+
+class Result(NamedTuple):
+    """One program with one seed."""
+
+    losses: list[float]
+    """Mean loss of each step, in nats."""
+    accuracy: float
+    """On the test images at the end, in percent."""
+    seconds: float
+    """Of the epochs: without evaluation, with compilation."""
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def train_jax(variables: Any, dataset: Dataset, seed: int, epochs: int, batch_size: int) -> Result:
+    n = len(dataset.train.labels)
+    schedule = make_schedule(OPTIM, steps_per_epoch=-(-n // batch_size), epochs=epochs)
+    resident = jax.default_backend() != "cpu"
+    step = make_train_step(
+        model=MODEL,
+        optim=OPTIM,
+        schedule=schedule,
+        mean=dataset.mean,
+        std=dataset.std,
+        augmentation="none",
+        vectorized=resident,
+    )
+    train_epoch = make_train_epoch(step, dataset.train, batch_size, resident=resident)
+    state = init_state(variables, MODEL, OPTIM, seed=seed)
+    losses: list[float] = []
+    seconds = 0.0
+    for epoch in range(epochs):
+        began = time.perf_counter()
+        state, metrics = train_epoch(state, epoch_order(seed, epoch, n), 1.0, lambda seen, total: None)
+        losses += (metrics.loss / metrics.count).tolist()
+        seconds += time.perf_counter() - began
+        say(f"seed {seed}  jax      epoch {epoch + 1}/{epochs}  loss {metrics.loss.sum() / n:.6f}  {seconds:.1f} s")
+    eval_step = jax.jit(make_eval_step(model=MODEL, mean=dataset.mean, std=dataset.std))
+    trained = {"params": state.params, "batch_stats": state.batch_stats}
+    return Result(losses, float(evaluate(eval_step, trained, dataset.test, batch_size)[1]), seconds)
+
+
+def train_torch(variables: Any, dataset: Dataset, seed: int, epochs: int, batch_size: int) -> Result:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))
+
+    def batches(split: Split, order: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            images = torch.from_numpy(split.images[indices]).to(device).permute(0, 3, 1, 2)
+            labels = torch.from_numpy(split.labels[indices]).to(device).long()
+            yield ((images.float() / 255 - mean) / std).contiguous(), labels
+
+    network = TorchCNN(MODEL)
+    network.load_state_dict(to_torch(variables, MODEL), strict=True)
+    network.to(device)
+    optimizer = torch.optim.Adam(network.parameters(), OPTIM.learning_rate, weight_decay=OPTIM.weight_decay)
+    n = len(dataset.train.labels)
+    losses: list[float] = []
+    seconds = 0.0
+    for epoch in range(epochs):
+        began = time.perf_counter()
+        network.train()
+        total, seen = 0.0, []
+        for images, labels in batches(dataset.train, epoch_order(seed, epoch, n)):
+            loss = torch.nn.functional.cross_entropy(network(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seen.append((loss.detach(), len(labels)))  # read after the epoch, so that no step waits for it
+        losses += [loss.item() for loss, _ in seen]
+        total = sum(loss.item() * count for loss, count in seen)
+        seconds += time.perf_counter() - began
+        say(f"seed {seed}  pytorch  epoch {epoch + 1}/{epochs}  loss {total / n:.6f}  {seconds:.1f} s")
+    network.eval()
+    with torch.no_grad():
+        order = np.arange(len(dataset.test.labels))
+        correct = sum((network(x).argmax(1) == labels).sum().item() for x, labels in batches(dataset.test, order))
+    return Result(losses, 100 * correct / len(order), seconds)
+
+
+def hardware() -> dict[str, str]:
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    torch_device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+    return {
+        "cpu": f"{name}, {len(os.sched_getaffinity(0))} cores",
+        "jax": f"{version('jax')} on {jax.devices()[0].device_kind}",
+        "pytorch": f"{torch.__version__} (eager) on {torch_device}",
+        "python": platform.python_version(),
+    }
+
+
+def compare(dataset: Dataset, seeds: list[int], epochs: int, batch_size: int) -> dict[str, Any]:
+    """Trains both with every seed, and puts the results side by side."""
+    pairs = []
+    for seed in seeds:
+        variables = init_variables(MODEL, jax.random.key(seed))
+        ours = train_jax(variables, dataset, seed, epochs, batch_size)
+        theirs = train_torch(variables, dataset, seed, epochs, batch_size)
+        say(f"seed {seed}  test accuracy: jax {ours.accuracy:.2f} %, pytorch {theirs.accuracy:.2f} %")
+        pairs.append((seed, ours, theirs))
+    differences = np.array([ours.accuracy - theirs.accuracy for _, ours, theirs in pairs])
+    return {
+        "hardware": hardware(),
+        "images": {"train": len(dataset.train.labels), "test": len(dataset.test.labels)},
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seeds": [
+            {
+                "seed": seed,
+                "first_losses": {"jax": ours.losses[:FIRST], "pytorch": theirs.losses[:FIRST]},
+                "largest_difference_of_first_losses": float(
+                    np.abs(np.subtract(ours.losses[:FIRST], theirs.losses[:FIRST])).max()
+                ),
+                "last_loss": {"jax": ours.losses[-1], "pytorch": theirs.losses[-1]},
+                "test_accuracy": {"jax": ours.accuracy, "pytorch": theirs.accuracy},
+                "seconds": {"jax": ours.seconds, "pytorch": theirs.seconds},
+            }
+            for seed, ours, theirs in pairs
+        ],
+        "accuracy_difference": {
+            "mean": float(differences.mean()),
+            "standard_error": float(differences.std(ddof=1) / len(pairs) ** 0.5) if len(pairs) > 1 else None,
+        },
+        "seconds": {
+            "jax": sum(ours.seconds for _, ours, _ in pairs),
+            "pytorch": sum(theirs.seconds for _, _, theirs in pairs),
+        },
+    }
+
+
+def report(result: dict[str, Any]) -> None:
+    """Prints what `compare` found."""
+    for each in result["seeds"]:
+        say(f"\nseed {each['seed']}: loss of the first steps")
+        ours, theirs = each["first_losses"]["jax"], each["first_losses"]["pytorch"]
+        for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            say(f"  step {i}: jax {a:.8f}  pytorch {b:.8f}  difference {a - b:+.1e}")
+        say(f"  largest difference {each['largest_difference_of_first_losses']:.1e}")
+    say(f"\ntest accuracy on {result['images']['test']:,} images (%)")
+    for each in result["seeds"]:
+        ours, theirs = each["test_accuracy"]["jax"], each["test_accuracy"]["pytorch"]
+        say(f"  seed {each['seed']}: jax {ours:.2f}  pytorch {theirs:.2f}  difference {ours - theirs:+.2f}")
+    mean, error = result["accuracy_difference"]["mean"], result["accuracy_difference"]["standard_error"]
+    say(f"  mean difference {mean:+.3f}, standard error {'unknown of one seed' if error is None else f'{error:.3f}'}")
+    ours, theirs = result["seconds"]["jax"], result["seconds"]["pytorch"]
+    say(f"training: jax {ours:.1f} s (with compilation), pytorch {theirs:.1f} s")
+    for name, value in result["hardware"].items():
+        say(f"{name}: {value}")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.compare_pytorch", description=__doc__)
+    parser.add_argument(
+        "--data.dir", dest="dir", type=Path, help="folder of prepared tfds data sets; tfds's own if not given"
+    )
+    parser.add_argument("--data.archives", dest="archives", type=Path, help="folder of archives already downloaded")
+    parser.add_argument("--images", type=int, default=10_000, help="train on the first so many images (10000)")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of each run (5)")
+    parser.add_argument("--batch-size", type=int, default=256, help="images a step (256)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file, too")
+    flags = parser.parse_args()
+    if min(flags.images, flags.epochs, flags.batch_size) < 1:
+        parser.error("--images, --epochs and --batch-size must be at least 1")
+    try:
+        config = DataConfig(name="cifar10", dir=flags.dir, archives=flags.archives, validation=0.0, augment="none")
+        dataset = load_dataset(config, input_size=MODEL.input_size, in_channels=MODEL.in_channels, seed=0)
+    except InputError as error:
+        parser.error(str(error))
+    train = Split(dataset.train.images[: flags.images], dataset.train.labels[: flags.images])
+    result = compare(replace(dataset, train=train), flags.seeds, flags.epochs, flags.batch_size)
+    report(result)
+    if flags.json is not None:
+        flags.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

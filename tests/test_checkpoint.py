@@ -1,0 +1,187 @@
+"""Checkpoints: every bit comes back, and what cannot come back is refused."""
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch_network import TorchCNN
+
+from jaxcnn import InputError, ModelConfig, OptimConfig
+from jaxcnn.checkpoint import load_weights, open_checkpoints, save_weights
+from jaxcnn.convert import from_torch
+from jaxcnn.step import TrainState, init_state
+from jaxcnn.train import EpochRecord
+
+MODEL = ModelConfig(
+    input_size=4, hidden_dims=(2, 3, 4, 5), layers_per_block=(1, 2), apply_pooling=(1, 0), apply_bn=(1, 0),
+    num_blocks=2, num_classes=3, activation_function="gelu", dropout_rate=0.35,
+)  # fmt: skip
+NO_NORM = ModelConfig(**{**vars(MODEL), "apply_bn": (0, 0)})
+
+
+def draw_state(seed: int, model: ModelConfig = MODEL, optimizer: Any = "adam", frozen_stages: int = 1) -> TrainState:
+    """A state with no two numbers alike, some of them extreme."""
+    variables = from_torch(TorchCNN(model).state_dict(), model)
+    state = init_state(variables, model, OptimConfig(optimizer=optimizer), seed=seed, frozen_stages=frozen_stages)
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf: Any) -> Any:
+        if np.issubdtype(leaf.dtype, np.integer):
+            return rng.integers(0, np.iinfo(leaf.dtype).max, leaf.shape, leaf.dtype)
+        values = rng.standard_normal(leaf.shape).astype(leaf.dtype)
+        values.flat[:1] = rng.choice([np.float32(1e-45), np.float32(-0.0), np.float32(3.4e38), np.nan])
+        return values
+
+    return jax.tree.map(lambda leaf: jax.numpy.asarray(draw(leaf)), state)
+
+
+def draw_records(n: int) -> list[EpochRecord]:
+    rng = np.random.default_rng(n)
+    extremes = [0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308, math.pi, 1e-308, math.inf]
+    return [
+        EpochRecord(i + 1, extremes[i % 7], *rng.random(3).tolist(), *rng.random(3).tolist())._replace(
+            **({"val_loss": None, "val_accuracy": None} if i == 2 else {})
+        )
+        for i in range(n)
+    ]
+
+
+def assert_same_bits(one: Any, other: Any) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(map(np.asarray, jax.tree.leaves(one)), map(np.asarray, jax.tree.leaves(other)), strict=True):
+        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer", "frozen_stages"), [(MODEL, "adam", 1), (NO_NORM, "sgd", 0), (MODEL, "adamw", 4)]
+)
+def test_the_newest_state_and_its_records_come_back_bit_by_bit(
+    model: ModelConfig, optimizer: str, frozen_stages: int, tmp_path: Path
+) -> None:
+    kind = {"model": model, "optimizer": optimizer, "frozen_stages": frozen_stages}
+    folder = tmp_path / "run/checkpoints"
+    asked = []
+
+    def like(epochs: int) -> TrainState:
+        asked.append(epochs)
+        return draw_state(99, **kind)
+
+    with open_checkpoints(folder) as checkpoints:
+        assert checkpoints.restore(like) is None
+        for epochs in range(1, 5):
+            checkpoints.save(draw_state(epochs, **kind), draw_records(epochs))
+    with open_checkpoints(folder) as checkpoints:
+        restored = checkpoints.restore(like)
+        assert restored is not None
+        state, records = restored
+        assert asked == [4]
+        assert isinstance(state, TrainState)
+        assert_same_bits(state, draw_state(4, **kind))
+        assert records == draw_records(4)  # floats exactly, None as None
+        # and it goes on from there
+        checkpoints.save(draw_state(5, **kind), draw_records(5))
+    with open_checkpoints(folder) as checkpoints:
+        restored = checkpoints.restore(like)
+    assert restored is not None
+    assert_same_bits(restored[0], draw_state(5, **kind))
+    assert sorted(p.name for p in folder.iterdir() if p.name.isdigit()) == ["4", "5"]  # the last two only
+
+
+def test_what_is_saved_is_the_state_of_that_moment(tmp_path: Path) -> None:
+    """Steps that reuse the state's buffers go on while the checkpoint is still being written."""
+    spoil = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf * 0 + 7, state), donate_argnums=0)
+    state = jax.tree.map(lambda leaf: jax.numpy.full((2**20,), 3, leaf.dtype), draw_state(1).params["fc1"])
+    full = draw_state(1)._replace(params={"fc1": state})
+    wanted = jax.tree.map(lambda leaf: np.array(leaf), full)
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(full, draw_records(1))
+        spoiled = spoil(full)
+        assert float(spoiled.params["fc1"]["kernel"][0]) == 7
+    with open_checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(lambda epochs: wanted)
+    assert restored is not None
+    assert_same_bits(restored[0], wanted)
+
+
+def truncate(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: shutil.rmtree(next(p for p in sorted(folder.rglob(name)) if p.is_dir()))
+
+
+@pytest.mark.parametrize("damage", [truncate, remove("state"), remove("records")])
+def test_a_damaged_checkpoint_of_a_run_is_refused(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    with open_checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(draw_state(1), draw_records(1))
+    damage(tmp_path / "run")
+    with open_checkpoints(tmp_path / "run") as checkpoints, pytest.raises(InputError):
+        checkpoints.restore(lambda epochs: draw_state(0))
+
+
+@pytest.mark.parametrize("config", [MODEL, NO_NORM], ids=["batch norm", "none"])
+def test_weights_and_their_configuration_come_back(config: ModelConfig, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    variables = from_torch(TorchCNN(config).state_dict(), config)
+    save_weights(tmp_path / "a/weights", variables, config)
+    restored, restored_config = load_weights(tmp_path / "a/weights")
+    assert restored_config == config
+    assert_same_bits(restored, variables)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(restored))
+
+
+def test_weights_are_replaced_only_when_asked_to(tmp_path: Path) -> None:
+    first = from_torch(TorchCNN(MODEL).state_dict(), MODEL)
+    second = from_torch(TorchCNN(NO_NORM).state_dict(), NO_NORM)
+    save_weights(tmp_path / "weights", first, MODEL)
+    with pytest.raises(InputError, match="weights"):
+        save_weights(tmp_path / "weights", second, NO_NORM)
+    assert_same_bits(load_weights(tmp_path / "weights")[0], first)
+    save_weights(tmp_path / "weights", second, NO_NORM, overwrite=True)
+    restored, config = load_weights(tmp_path / "weights")
+    assert_same_bits(restored, second)
+    assert config == NO_NORM
+
+
+def test_a_folder_that_holds_no_checkpoint_is_never_replaced(tmp_path: Path) -> None:
+    variables = from_torch(TorchCNN(NO_NORM).state_dict(), NO_NORM)
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs/one.jpg").write_text("dear to somebody")
+    with pytest.raises(InputError, match="photographs"):
+        save_weights(tmp_path / "photographs", variables, NO_NORM, overwrite=True)
+    assert (tmp_path / "photographs/one.jpg").read_text() == "dear to somebody"
+
+
+def test_weights_are_not_written_where_they_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    variables = from_torch(TorchCNN(NO_NORM).state_dict(), NO_NORM)
+    for place in ("file", "file/weights"):
+        with pytest.raises(InputError, match="cannot write the checkpoint"):
+            save_weights(tmp_path / place, variables, NO_NORM)
+
+
+@pytest.mark.parametrize("damage", [truncate, remove("variables"), remove("model"), shutil.rmtree])
+def test_weights_that_are_missing_or_damaged_are_refused(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    save_weights(tmp_path / "weights", from_torch(TorchCNN(MODEL).state_dict(), MODEL), MODEL)
+    damage(tmp_path / "weights")
+    with pytest.raises(InputError, match=rf"^{tmp_path}/weights holds no readable checkpoint"):
+        load_weights(tmp_path / "weights")
+
+
+def test_other_folders_and_files_are_no_weights(tmp_path: Path) -> None:
+    with open_checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(draw_state(1), draw_records(1))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("text")
+    for place in ("run", "run/1", "empty", "file"):
+        with pytest.raises(InputError, match="holds no readable checkpoint"):
+            load_weights(tmp_path / place)

@@ -1,0 +1,480 @@
+"""The command lines: what they accept, what they refuse, and how they end."""
+
+import io
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.cli import RESOLVED, baseline, main, parse, read_config, to_json, train_main
+from jaxcnn.config import (
+    DEEP,
+    SHALLOW,
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    TransferConfig,
+    from_dict,
+)
+from jaxcnn.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+PROGRAMS = ("train", "cifar10", "cifar100", "svhn", "baselines", "transfer", "convert")
+SLOW_MODULES = ("jax", "flax", "torch", "tensorflow_datasets", "sklearn", "scipy", "matplotlib", "orbax")
+
+
+class Ended(NamedTuple):
+    status: Any
+    out: str
+    err: str
+
+
+def run(program: Callable[[], object]) -> Ended:
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    status: Any = 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            program()
+        except SystemExit as error:
+            status = error.code
+    return Ended(status, *(stream.buffer.getvalue().decode() for stream in (out, err)))
+
+
+def train(monkeypatch: pytest.MonkeyPatch, *argv: str, data: str = "digits") -> Ended:
+    """What `python -m experiments.NAME` does, in this process."""
+    monkeypatch.setattr(sys, "argv", ["train", *argv])
+    return run(lambda: train_main(baseline(data), "Train."))
+
+
+def command(*argv: str, cwd: Path, python: tuple[str, ...] = (), **environment: str) -> Ended:
+    ended = subprocess.run(
+        [sys.executable, *python, *argv],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cwd / ".cache"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def squeezed(text: str) -> str:
+    """Without the frames and line breaks that a narrow terminal puts into long words."""
+    return re.sub(r"[\s│╭╮╰╯─]", "", text)
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def parsed(*argv: str, data: str = "cifar10") -> ExperimentConfig:
+    return parse(baseline(data), "Train.", list(argv))[0]
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """No network, caches of their own, and JAX's settings as they were."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise socket.gaierror("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("COLUMNS", "80")
+    before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_platforms")}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+# --help
+
+
+def test_help_of_cifar10_loads_no_library_that_is_slow_to_load(tmp_path: Path) -> None:
+    ended = command("-m", "experiments.cifar10", "--help", cwd=tmp_path, python=("-X", "importtime"))
+    assert ended.status == 0
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in ended.err.splitlines()}
+    assert {"experiments", "jaxcnn", "tyro"} <= loaded
+    assert not loaded & set(SLOW_MODULES)
+    for flag in ("--name", "--runs-dir", "--seed", "--config", "--overwrite", "--data.archives", "--model.preset"):
+        assert flag in ended.out
+    assert contents(tmp_path) == {}
+
+
+def test_help_of_no_program_loads_a_library_that_is_slow_to_load(tmp_path: Path) -> None:
+    probe = f"""
+import contextlib, io, runpy, sys
+for name in {PROGRAMS!r}:
+    sys.argv, out = [name, "--help"], io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out):
+            runpy.run_module(f"experiments.{{name}}", run_name="__main__")
+    except SystemExit as error:
+        assert error.code in (0, None), (name, error.code)
+    assert "usage:" in out.getvalue(), name
+    print(name, *sorted(set({SLOW_MODULES!r}) & set(sys.modules)))
+"""
+    ended = command("-c", probe, cwd=tmp_path)
+    assert ended.err == ""
+    assert ended.out.split() == list(PROGRAMS)
+
+
+# Flags
+
+
+def test_the_flags_that_scripts_lean_on_set_what_they_say() -> None:
+    config = parsed(
+        *("--name", "mine", "--runs-dir", "there", "--seed", "7", "--device", "cpu"),
+        *("--data.name", "svhn", "--data.dir", "sets", "--data.archives", "archives", "--data.augment", "flipcrop"),
+        *("--data.classes", "3", "5", "--data.fraction", "0.5", "--data.validation", "0.2"),
+        *("--model.preset", "deep", "--train.epochs", "3", "--train.batch-size", "64"),
+        *("--optim.learning-rate", "0.01", "--optim.schedule", "cosine"),
+    )
+    assert config == ExperimentConfig(
+        name="mine",
+        runs_dir=Path("there"),
+        seed=7,
+        device="cpu",
+        data=DataConfig("svhn", Path("sets"), Path("archives"), "flipcrop", (3, 5), 0.5, 0.2),
+        model=DEEP,
+        optim=OptimConfig(learning_rate=0.01, schedule="cosine"),
+        train=TrainConfig(epochs=3, batch_size=64),
+    )
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn"])
+def test_the_programs_defaults_are_the_seed_documents(name: str) -> None:
+    config = parsed(data=name)
+    assert (config.run_name, config.data.name, config.data.augment) == (name, name, "autoaugment")
+    assert (config.train.epochs, config.train.batch_size) == (200, 256)
+    assert (config.train.early_stopping_patience, config.train.early_stopping_target) == (10, 98.5)
+    optim = config.optim
+    assert (optim.optimizer, optim.learning_rate, optim.weight_decay) == ("adam", 1e-3, 1e-5)
+    assert (optim.schedule, optim.plateau_factor, optim.plateau_patience) == ("plateau", 0.5, 5)
+    assert config.model == SHALLOW
+    assert config.model.dropout_rate == 0.2
+    assert parse(baseline(name), "Train.", ["--overwrite"])[1]
+    assert not parse(baseline(name), "Train.", [])[1]
+
+
+@pytest.mark.parametrize("program", ["cifar10", "cifar100", "svhn"])
+def test_each_program_begins_with_its_own_data_set(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (ROOT / "experiments" / f"{program}.py").read_text()
+    seen: list[ExperimentConfig] = []
+    monkeypatch.setattr("experiments.cli.train_main", lambda default, _: seen.append(default))
+    exec(compile(source, program, "exec"), {"__name__": "__main__"})
+    assert seen == [baseline(program)]
+
+
+def test_other_model_flags_change_a_preset() -> None:
+    assert parsed("--model.preset", "deep").model == DEEP
+    assert parsed("--model.preset=deep", "--model.dropout-rate", "0").model == replace(DEEP, dropout_rate=0.0)
+    assert parsed("--model.dropout-rate", "0", "--model.preset", "deep").model == replace(DEEP, dropout_rate=0.0)
+
+
+def test_sequences_of_flags_are_given_as_ones_and_zeros() -> None:
+    config = parsed("--model.apply-bn", "1", "1", "1", "1", "--model.layers-per-block", "2", "1", "1", "1")
+    assert config.model == replace(SHALLOW, apply_bn=(1, 1, 1, 1), layers_per_block=(2, 1, 1, 1))
+
+
+def test_limits_can_be_taken_away() -> None:
+    train = parsed("--train.early-stopping-patience", "None", "--train.early-stopping-target", "None").train
+    assert train == TrainConfig(early_stopping_patience=None, early_stopping_target=None)
+
+
+# Saved configurations
+
+TINY = ExperimentConfig(
+    name="saved",
+    runs_dir=Path("elsewhere"),
+    seed=3,
+    data=DataConfig("digits", archives=Path("archives"), augment="none", classes=(1, 2)),
+    model=ModelConfig(8, 1, 10, (4, 8, 16, 8), (1, 2), (1, 0), (0, 1), 2, "gelu", 0.1, "xavier"),
+    optim=OptimConfig("sgd", 0.1, clip_norm=1.0),
+    train=TrainConfig(5, 32, None, None),
+)
+
+
+def save(path: Path, values: Any) -> str:
+    path.write_text(values if isinstance(values, str) else json.dumps(values))
+    return str(path)
+
+
+def test_a_saved_configuration_is_given_back_with_other_flags_on_top(tmp_path: Path) -> None:
+    path = save(tmp_path / "config.json", {**to_json(TINY), RESOLVED: {"device": "what it ran on"}})
+    assert parsed("--config", path) == TINY
+    changed = parsed("--seed", "9", f"--config={path}", "--model.dropout-rate", "0", "--train.epochs", "1")
+    model, epochs = replace(TINY.model, dropout_rate=0.0), replace(TINY.train, epochs=1)
+    assert changed == replace(TINY, seed=9, model=model, train=epochs)
+    assert parsed("--config", path, "--model.preset", "shallow") == replace(TINY, model=SHALLOW)
+
+
+def test_of_a_flag_given_twice_the_last_counts(tmp_path: Path) -> None:
+    first, second = (save(tmp_path / f"{seed}.json", {"seed": seed}) for seed in (1, 2))
+    assert parsed("--config", first, "--config", second).seed == 2
+    assert parsed("--model.preset", "shallow", "--model.preset", "deep").model == DEEP
+    assert parsed("--seed", "1", "--seed", "2").seed == 2
+
+
+def test_a_configuration_may_name_only_what_differs_from_the_defaults(tmp_path: Path) -> None:
+    path = save(tmp_path / "config.json", {"train": {"epochs": 2}})
+    assert read_config(Path(path), ExperimentConfig) == ExperimentConfig(train=TrainConfig(epochs=2))
+
+
+NAMES = sorted({f.name for f in fields(TransferConfig)} | {f.name for f in fields(ModelConfig)} | {"nonsense", ""})
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(10**300, 10**400)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["adam", "none", "cifar10", "cpu", "/", "..", "\ud800", "\0"])
+)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def places(values: dict[str, Any]) -> list[tuple[str, ...]]:
+    inside = [(name, *place) for name, value in values.items() if isinstance(value, dict) for place in places(value)]
+    return [*((name,) for name in values), *inside]
+
+
+def from_json_or_refused(kind: type[ExperimentConfig], values: Any) -> None:
+    try:
+        config = from_dict(kind, values)
+    except InputError:
+        return
+    assert from_dict(kind, to_json(config)) == config
+    assert isinstance(config.run_name, str)
+
+
+KINDS = st.sampled_from([ExperimentConfig, TransferConfig])
+
+
+@given(KINDS, JSON)
+def test_any_json_is_a_configuration_or_refused(kind: type[ExperimentConfig], values: Any) -> None:
+    from_json_or_refused(kind, values)
+
+
+@settings(max_examples=500)
+@given(KINDS, st.data(), JSON)
+def test_any_json_in_the_place_of_a_setting_is_taken_or_refused(
+    kind: type[ExperimentConfig], data: st.DataObject, value: Any
+) -> None:
+    values = to_json(kind())
+    *parents, last = data.draw(st.sampled_from(places(values)))
+    node = values
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    from_json_or_refused(kind, values)
+
+
+@pytest.mark.parametrize("depth", [10, 500, 900, 950, 980, 1000, 100_000])
+def test_nesting_of_any_depth_is_refused(depth: int, tmp_path: Path) -> None:
+    path = save(tmp_path / "config.json", '{"train": ' * (depth % 2) + "[" * depth + "]" * depth + "}" * (depth % 2))
+    with pytest.raises(InputError, match=r"config\.json"):
+        read_config(Path(path), ExperimentConfig)
+
+
+# Refusals
+
+OTHER = to_json(ExperimentConfig(seed=5, data=DataConfig("digits"), train=TrainConfig(epochs=3)))
+FILES: dict[str, Any] = {
+    "text": "no JSON",
+    "array.json": [1, 2],
+    "unknown.json": {"trian": {}},
+    "unknown_inside.json": {"train": {"epoch": 3}},
+    "type.json": {"train": {"epochs": "many"}},
+    "boolean.json": {"train": {"epochs": True}},
+    "null.json": {"train": None},
+    "null_inside.json": {"train": {"epochs": None}},
+    "deep.json": "[" * 100_000,
+    "number_as_name.json": {"name": 7},
+    "number_as_data.json": {"data": {"name": 7}},
+    "number_as_folder.json": {"runs_dir": 7},
+    "object_as_folder.json": {"data": {"dir": {}}},
+    "text_as_sequence.json": {"model": {"hidden_dims": "abc"}},
+    "huge.json": '{"optim": {"learning_rate": 1' + "0" * 400 + "}}",
+    "nan.json": '{"optim": {"learning_rate": NaN}}',
+    "runs/other/config.json": OTHER,
+    "runs/damaged/config.json": '{"seed": ',
+    "runs/foreign/photo.jpg": "not ours",
+    "runs/file": "in the way",
+    "runs/folder/config.json/x": "",
+    "empty/x": "",
+}
+
+BAD_FLAGS: list[tuple[str, str]] = [
+    # What is given, and what the message must name.
+    ("--seed x", "--seed"),
+    ("--seed -1", "seed=-1"),
+    ("--seed 4294967296", "seed=4294967296"),
+    ("--seed", "--seed"),
+    ("--nonsense 1", "--nonsense"),
+    ("stray", "stray"),
+    ("--model.num-classes 5", "--model.num-classes"),
+    ("--name a/b", "name='a/b'"),
+    ("--name ..", "name='..'"),
+    ("--device abacus", "'abacus'"),
+    ("--model.preset huge", "'huge'"),
+    ("--model.hidden-dims 1 2", "model.hidden_dims=(1, 2)"),
+    ("--model.hidden-dims 0 1 1 1 1 1", "model.hidden_dims=(0, 1, 1, 1, 1, 1)"),
+    ("--model.layers-per-block 1 1 1 0", "model.layers_per_block"),
+    ("--model.apply-bn 1 1 1 2", "model.apply_bn=(1, 1, 1, 2)"),
+    ("--model.apply-pooling 1 1 1", "model.apply_pooling"),
+    ("--model.num-blocks 3", "num_blocks=3"),
+    ("--model.input-size 4", "input_size=4"),
+    ("--model.dropout-rate 1", "model.dropout_rate=1"),
+    ("--model.activation-function sine", "'sine'"),
+    ("--model.in-channels 2", "model.in_channels=2"),
+    ("--optim.optimizer magic", "'magic'"),
+    ("--optim.learning-rate 0", "optim.learning_rate=0"),
+    ("--optim.learning-rate nan", "optim.learning_rate=nan"),
+    ("--optim.learning-rate inf", "optim.learning_rate=inf"),
+    ("--optim.weight-decay -1", "optim.weight_decay=-1"),
+    ("--optim.clip-norm 0", "optim.clip_norm=0"),
+    ("--optim.label-smoothing 1", "optim.label_smoothing=1"),
+    ("--train.epochs 0", "train.epochs=0"),
+    ("--train.epochs many", "--train.epochs"),
+    ("--train.batch-size 0", "train.batch_size=0"),
+    ("--train.early-stopping-target 101", "train.early_stopping_target=101"),
+    ("--data.augment blur", "'blur'"),
+    ("--data.fraction 0", "data.fraction=0"),
+    ("--data.validation 1.0", "data.validation=1.0"),
+    ("--data.validation 0.0001", "data.validation=0.0001"),
+    ("--data.classes 1", "data.classes=(1,)"),
+    ("--data.classes 1 1", "data.classes=(1, 1)"),
+    ("--data.classes 1 10", "data.classes=(1, 10)"),
+    ("--data.name mnist --data.dir {d}/empty", "data.name='mnist'"),
+    ("--data.name ../up", "data.name='../up'"),
+    ("--data.name cifar10 --data.dir {d}/sets --data.archives {d}/missing", "{d}/missing"),
+    ("--data.name svhn --data.dir {d}/sets --data.archives {d}/empty", "train_32x32.mat"),
+    ("--data.name cifar10 --data.dir {d}/sets", "cifar-10-binary.tar.gz"),
+    ("--data.name cifar100 --data.dir {d}/text --data.archives {d}/empty", "{d}/empty"),
+    ("--config {d}/missing.json", "{d}/missing.json"),
+    ("--config {d}/empty", "{d}/empty"),
+    ("--config {d}/text", "{d}/text"),
+    ("--config {d}/array.json", "{d}/array.json"),
+    ("--config {d}/unknown.json", "trian"),
+    ("--config {d}/unknown_inside.json", "train.epoch="),
+    ("--config {d}/type.json", "train.epochs='many'"),
+    ("--config {d}/boolean.json", "train.epochs=True"),
+    ("--config {d}/null.json", "train"),
+    ("--config {d}/null_inside.json", "train.epochs=None"),
+    ("--config {d}/deep.json", "{d}/deep.json"),
+    ("--config {d}/number_as_name.json", "name=7"),
+    ("--config {d}/number_as_data.json", "data.name=7"),
+    ("--config {d}/number_as_folder.json", "runs_dir=7"),
+    ("--config {d}/object_as_folder.json", "data.dir={{}}"),
+    ("--config {d}/text_as_sequence.json", "model.hidden_dims='abc'"),
+    ("--config {d}/huge.json", "optim.learning_rate"),
+    ("--config {d}/nan.json", "optim.learning_rate=nan"),
+    ("--runs-dir {d}/runs --name other --seed 6", "seed=5 there, 6 here"),
+    ("--runs-dir {d}/runs --name damaged", "{d}/runs/damaged/config.json"),
+    ("--runs-dir {d}/runs --name foreign", "{d}/runs/foreign"),
+    ("--runs-dir {d}/runs --name foreign --overwrite", "{d}/runs/foreign"),
+    ("--runs-dir {d}/runs --name file", "{d}/runs/file"),
+    ("--runs-dir {d}/runs --name file --overwrite", "{d}/runs/file"),
+    ("--runs-dir {d}/runs --name folder", "{d}/runs/folder"),
+    ("--runs-dir {d}/text", "{d}/text"),
+    ("--name " + "n" * 300, "n" * 300),
+]
+
+
+@pytest.fixture(scope="module")
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("d")
+    for name, values in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        save(folder / name, values)
+    return folder
+
+
+@pytest.mark.parametrize(("flags", "named"), BAD_FLAGS, ids=[flags[:60] for flags, _ in BAD_FLAGS])
+def test_bad_input_ends_in_one_message_that_names_it(
+    flags: str, named: str, surroundings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(surroundings)
+    before = contents(surroundings)
+    status, out, err = train(monkeypatch, *flags.format(d=surroundings).split())
+    assert status == 2
+    assert out == ""
+    assert "Traceback" not in err
+    if err.startswith("error: "):
+        assert err.count("\n") == 1
+        assert err.endswith("\n")
+    else:  # the frame that tyro draws around what it finds itself
+        assert err.startswith("╭")
+        assert err.count("╭") == 1
+    assert squeezed(named.format(d=surroundings)) in squeezed(err)
+    assert contents(surroundings) == before
+
+
+def test_the_table_of_bad_input_is_a_long_one() -> None:
+    assert len({flags for flags, _ in BAD_FLAGS}) == len(BAD_FLAGS) >= 40
+
+
+@pytest.mark.parametrize("device", ["gpu", "tpu"])
+def test_a_device_that_the_machine_lacks_is_refused(device: str, tmp_path: Path) -> None:
+    argv = ("-m", "experiments.train", "--data.name", "digits", "--device", device)
+    status, out, err = command(*argv, cwd=tmp_path, JAX_PLATFORMS="")
+    if status == 0:
+        pytest.skip(f"this machine has a {device}")
+    assert (status, out) == (2, "")
+    assert f"error: device='{device}'" in err
+    assert "Traceback" not in err
+    assert "runs" not in contents(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "named"),
+    [
+        ("svhn", "--train.epochs 0", "train.epochs=0"),
+        ("cifar100", "--config missing.json", "missing.json"),
+        ("baselines", "--epochs x", "--epochs"),
+        ("convert", "missing.pth out.pth", "missing.pth"),
+        ("convert", "only_one", "A .pth or .safetensors file"),
+    ],
+)
+def test_every_program_refuses_bad_input_the_same_way(program: str, flags: str, named: str, tmp_path: Path) -> None:
+    status, out, err = command("-m", f"experiments.{program}", *flags.split(), cwd=tmp_path)
+    assert (status, out) == (2, "")
+    assert named.lower() in err.lower()
+    assert "Traceback" not in err
+    assert set(contents(tmp_path)) <= {".cache"}
+
+
+def test_an_interrupt_ends_in_status_130_and_one_line() -> None:
+    def program() -> None:
+        raise KeyboardInterrupt
+
+    status, out, err = run(lambda: main(program))
+    assert (status, out, err.count("\n")) == (130, "", 1)
+
+
+def test_a_mistake_in_the_program_is_not_passed_off_as_bad_input() -> None:
+    def program() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        main(program)

@@ -1,0 +1,390 @@
+"""Weights between PyTorch and Flax: every bit of good files, and a plain refusal of bad ones."""
+
+import json
+import pickle
+import re
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch_network import TorchCNN
+
+from jaxcnn import InputError, ModelConfig
+from jaxcnn.checkpoint import save_weights
+from jaxcnn.config import DataConfig, ExperimentConfig
+from jaxcnn.convert import from_torch, infer_config, read_source, read_state_dict, to_torch, write_state_dict
+
+SMALL = ModelConfig(
+    input_size=8, in_channels=1, hidden_dims=(2, 3, 4, 5), layers_per_block=(2, 1), apply_pooling=(1, 0),
+    apply_bn=(1, 0), num_blocks=2, num_classes=3,
+)  # fmt: skip
+POOLS = {"input_size": 8}  # what tells SMALL's pooling
+MANY = settings(
+    max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@st.composite
+def configs(draw: Any) -> ModelConfig:
+    blocks = draw(st.integers(1, 3))
+    size = draw(st.integers(2, 12))
+    flags = st.lists(st.integers(0, 1), min_size=blocks, max_size=blocks)
+    return ModelConfig(
+        input_size=size,
+        in_channels=draw(st.integers(1, 4)),
+        num_classes=draw(st.integers(1, 7)),
+        hidden_dims=tuple(draw(st.lists(st.integers(1, 6), min_size=blocks + 2, max_size=blocks + 2))),
+        layers_per_block=tuple(draw(st.lists(st.integers(1, 3), min_size=blocks, max_size=blocks))),
+        apply_pooling=tuple(draw(flags.filter(lambda p: size >> sum(p)))),
+        apply_bn=tuple(draw(flags)),
+        num_blocks=blocks,
+    )
+
+
+def draw_weights(config: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A state_dict with no two numbers alike, running statistics and counts included."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(value.shape, generator=generator)
+        if value.is_floating_point()
+        else torch.randint(2**31 - 1, value.shape, generator=generator)
+        for name, value in TorchCNN(config).state_dict().items()
+    }
+
+
+def assert_same_tensors(one: dict[str, Any], other: dict[str, Any], *, ordered: bool = True) -> None:
+    assert list(one) == list(other) if ordered else set(one) == set(other)
+    for name, value in one.items():
+        assert (value.dtype, value.shape) == (other[name].dtype, other[name].shape), name
+        assert value.numpy().tobytes() == other[name].numpy().tobytes(), name
+
+
+def assert_same_variables(one: Any, other: Any) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def message(call: Callable[[], object]) -> str:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@MANY
+@given(config=configs(), seed=st.integers(0, 2**31))
+def test_weights_come_back_from_flax_and_from_files_bit_by_bit(config: ModelConfig, seed: int, tmp_path: Path) -> None:
+    weights = draw_weights(config, seed)
+    variables = from_torch(weights, config)
+    assert_same_tensors(to_torch(variables, config), weights)
+    TorchCNN(config).load_state_dict(to_torch(variables, config), strict=True)
+
+    write_state_dict(tmp_path / "model.pth", variables, config)
+    assert_same_tensors(torch.load(tmp_path / "model.pth", weights_only=True), weights)
+    assert_same_tensors(read_state_dict(tmp_path / "model.pth"), weights)
+    write_state_dict(tmp_path / "model.safetensors", variables, config)
+    assert_same_tensors(load_file(tmp_path / "model.safetensors"), weights, ordered=False)
+    assert_same_variables(from_torch(read_state_dict(tmp_path / "model.safetensors"), config), variables)
+
+
+@MANY
+@given(config=configs())
+def test_the_configuration_is_inferred_from_the_weights(config: ModelConfig) -> None:
+    """All of it, given what no shape tells: dropout, the activation, the input size and which blocks pool."""
+    told = replace(config, dropout_rate=0.2)
+    inferred, assumed = infer_config(
+        draw_weights(config), input_size=config.input_size, apply_pooling=config.apply_pooling,
+        activation_function="relu",
+    )  # fmt: skip
+    assert inferred == told
+    assert assumed == []
+    # Without the pools: as many, or as many as make the same fc1, and always the first ones.
+    inferred, assumed = infer_config(draw_weights(config), input_size=config.input_size)
+    assert inferred.final_size == config.final_size
+    assert list(inferred.apply_pooling) == sorted(inferred.apply_pooling, reverse=True)
+    assert replace(inferred, apply_pooling=config.apply_pooling) == told
+    assert [text.split("=")[0] for text in assumed] == ["activation_function", "apply_pooling"]
+
+
+def test_what_was_assumed_is_told() -> None:
+    config = replace(SMALL, input_size=32, apply_pooling=(1, 1))
+    inferred, assumed = infer_config(draw_weights(config))
+    assert inferred == config
+    assert assumed == [
+        "activation_function=relu",
+        "input_size=32",
+        "apply_pooling=[1, 1] (the first blocks pool)",
+    ]
+
+
+def test_weights_that_contradict_what_is_given_are_refused(tmp_path: Path) -> None:
+    weights = draw_weights(SMALL)
+    assert "fc1.weight reads 48 values" in message(lambda: infer_config(weights))  # 32 pixels are assumed
+    assert "fc1.weight reads 48 values" in message(lambda: infer_config(weights, input_size=9 * 8))
+    assert "apply_pooling" in message(lambda: infer_config(weights, input_size=8, apply_pooling=(1, 0, 1)))
+    assert "of 0x0 images" in message(lambda: infer_config(weights, input_size=0))
+    assert "activation_function" in message(lambda: infer_config(weights, **POOLS, activation_function="step"))
+    torch.save(weights, tmp_path / "model.pth")
+    problem = message(lambda: read_source(tmp_path / "model.pth", input_size=8, apply_pooling=(1, 1)))
+    assert "fc1.weight has shape (4, 48), not (4, 12)" in problem
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+def test_prefixes_of_data_parallel_and_compiled_networks_are_dropped(prefix: str, suffix: str, tmp_path: Path) -> None:
+    weights = draw_weights(SMALL)
+    save = save_file if suffix == ".safetensors" else torch.save
+    save({prefix + name: value for name, value in weights.items()}, tmp_path / f"model{suffix}")
+    assert_same_tensors(read_state_dict(tmp_path / f"model{suffix}"), weights, ordered=suffix != ".safetensors")
+
+
+def test_weights_wrapped_in_a_training_checkpoint_are_found(tmp_path: Path) -> None:
+    weights = draw_weights(SMALL)
+    torch.save({"epoch": 3, "state_dict": weights, "optimizer": {"lr": 0.1}}, tmp_path / "model.pth")
+    assert_same_tensors(read_state_dict(tmp_path / "model.pth"), weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_half_precision_is_read_exactly(dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
+    weights = {n: v.to(dtype) if v.is_floating_point() else v for n, v in draw_weights(SMALL).items()}
+    (save_file if suffix == ".safetensors" else torch.save)(weights, tmp_path / f"model{suffix}")
+    variables = read_source(tmp_path / f"model{suffix}", **POOLS).variables
+    wanted = {n: v.float() if v.is_floating_point() else v for n, v in weights.items()}
+    assert_same_tensors(to_torch(variables, SMALL), wanted)
+
+
+def test_every_tensor_that_does_not_fit_is_listed() -> None:
+    weights = draw_weights(SMALL)
+    del weights["fc2.bias"], weights["blocks.0.1.running_var"]
+    weights["fc4.weight"] = torch.zeros(2)
+    weights["blocks.0.0.weight"] = torch.zeros(2, 1, 5, 5)
+    weights["fc1.weight"] = weights["fc1.weight"].T
+    problem = message(lambda: from_torch(weights, SMALL))
+    for part in (
+        "fc2.bias is missing",
+        "blocks.0.1.running_var is missing",
+        "fc4.weight is not part of the network",
+        "blocks.0.0.weight has shape (2, 1, 5, 5), not (2, 1, 3, 3)",
+        "fc1.weight has shape (48, 4), not (4, 48)",
+    ):
+        assert part in problem
+    assert "and 16 more" in message(lambda: from_torch({}, SMALL))  # of 22 tensors, after the first six
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(3, dtype=torch.complex64),
+        torch.zeros(3, dtype=torch.bool),
+        torch.zeros(3).to(torch.float8_e4m3fn),
+        torch.zeros(3).to_sparse(),
+        torch.zeros(3, device="meta"),
+    ],
+    ids=["complex", "bool", "float8", "sparse", "meta"],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused_by_name(tensor: torch.Tensor, tmp_path: Path) -> None:
+    torch.save({**draw_weights(SMALL), "fc3.bias": tensor}, tmp_path / "model.pth")
+    assert "fc3.bias" in message(lambda: read_source(tmp_path / "model.pth", **POOLS))
+
+
+class Malicious:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, canary: Path):
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.canary,)
+
+
+@pytest.mark.parametrize("wrap", [lambda bad: bad, lambda bad: {"fc1.weight": torch.zeros(2), "state_dict": bad}])
+def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "model.pth"
+    saves: list[Callable[[Any], object]] = [
+        lambda bad: torch.save(bad, path),
+        lambda bad: torch.save(bad, path, _use_new_zipfile_serialization=False),
+        lambda bad: path.write_bytes(pickle.dumps(bad, protocol=2)),
+    ]
+    for save in saves:
+        save(wrap(Malicious(canary)))
+        for read in (read_state_dict, read_source):
+            assert str(path) in message(lambda read=read: read(path))
+            assert not canary.exists()
+    assert "could run code" in message(lambda: read_state_dict(path))
+    with path.open("rb") as file:  # the file is as bad as it claims
+        pickle.load(file)
+    assert canary.exists()
+
+
+def saved(weights: dict[str, torch.Tensor], kind: str, folder: Path) -> Path:
+    path = folder / ("model.safetensors" if kind == "safetensors" else "model.pth")
+    if kind == "safetensors":
+        save_file(weights, path)
+    else:
+        torch.save(weights, path, _use_new_zipfile_serialization=kind == "zip")
+    return path
+
+
+# PyTorch says so of a pickle whose damaged header claims another version.
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_damaged_files_are_refused(kind: str, tmp_path: Path) -> None:
+    weights = {"fc1.weight": torch.ones(4, 3), "fc1.bias": torch.zeros(4), "count": torch.tensor(3)}
+    path = saved(weights, kind, tmp_path)
+    whole = path.read_bytes()
+    assert_same_tensors(read_state_dict(path), weights, ordered=False)
+    rng = np.random.default_rng(0)
+    lengths = {0, 1, 8, len(whole) // 2, len(whole) - 1, *rng.integers(0, len(whole), 60).tolist()}
+    for length in sorted(lengths):
+        path.write_bytes(whole[:length])
+        assert str(path) in message(lambda: read_state_dict(path))
+    for length in (1, 7, 64, 1000):
+        path.write_bytes(rng.bytes(length))
+        assert str(path) in message(lambda: read_state_dict(path))
+    for _ in range(300):  # a few bytes of it changed: it may still be readable, or it is refused
+        damaged = bytearray(whole)
+        for place in rng.integers(0, min(len(whole), 900), rng.integers(1, 5)):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_state_dict(path)
+        except InputError as error:
+            assert str(path) in str(error)  # noqa: PT017 - most of them raise, a few do not
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_is_no_file_is_refused(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"folder{suffix}").mkdir()
+    for name in (f"folder{suffix}", f"missing{suffix}"):
+        for read in (read_state_dict, read_source):
+            assert name in message(lambda name=name, read=read: read(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "content", [[torch.zeros(2)], {}, {"epoch": 3}, torch.zeros(2), {"model": {"fc1.weight": torch.zeros(2)}}]
+)
+def test_files_of_something_else_are_refused(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "model.pth")
+    assert "holds no state_dict" in message(lambda: read_state_dict(tmp_path / "model.pth"))
+    torch.save({"encoder.weight": torch.zeros(2, 2), 7: torch.zeros(1)}, tmp_path / "model.pth")
+    assert "not the weights of this network" in message(lambda: read_source(tmp_path / "model.pth"))
+
+
+def test_a_whole_network_instead_of_its_weights_is_refused(tmp_path: Path) -> None:
+    torch.save(TorchCNN(SMALL), tmp_path / "model.pth")
+    assert "state_dict()" in message(lambda: read_state_dict(tmp_path / "model.pth"))
+
+
+INDEX = st.integers(0, 4).map(str) | st.sampled_from(["00", "01", "²", "٣", "-1", "", "9" * 30, "1" * 5000])
+NAMES = (
+    st.builds("blocks.{}.{}.{}".format, INDEX, INDEX, st.sampled_from(["weight", "bias", "running_mean", "x"]))
+    | st.builds("fc{}.{}".format, INDEX, st.sampled_from(["weight", "bias"]))
+    | st.text(max_size=8)
+)
+SHAPES = st.lists(st.integers(0, 5) | st.sampled_from([27, 64, 512, 2**31]), max_size=5).map(tuple)
+HEADS = {f"fc{k}.weight": st.tuples(st.integers(0, 4), st.sampled_from([0, 1, 12, 48, 64, 1024])) for k in (1, 2, 3)}
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(
+    shapes=st.dictionaries(NAMES, SHAPES, max_size=8),
+    heads=st.fixed_dictionaries({}, optional=HEADS) | st.fixed_dictionaries(HEADS),
+    given_=st.fixed_dictionaries(
+        {},
+        optional={
+            "input_size": st.integers(-3, 40) | st.just(10**25),
+            "apply_pooling": st.lists(st.integers(-1, 2), max_size=3).map(tuple),
+            "activation_function": st.sampled_from(["relu", "nothing"]),
+        },
+    ),
+)
+def test_nothing_that_names_and_shapes_can_be_ends_in_another_error(
+    shapes: dict[str, tuple[int, ...]], heads: dict[str, tuple[int, ...]], given_: dict[str, Any]
+) -> None:
+    arrays = {
+        name: np.broadcast_to(np.float32(0), shape) for name, shape in (shapes | heads).items() if 2**31 not in shape
+    }
+    try:
+        config, _ = infer_config(arrays, **given_)
+    except InputError:
+        return
+    assert config.num_classes == arrays["fc3.weight"].shape[0]
+    with pytest.raises(InputError, match="do not fit the network"):
+        from_torch({**arrays, "one too many": np.zeros(1)}, config)
+
+
+def write_config(path: Path, model: ModelConfig) -> None:
+    config = asdict(ExperimentConfig(model=model, data=DataConfig()))
+    path.write_text(json.dumps({**config, "resolved": {"mean": [0.5]}}, default=str))
+
+
+def test_a_source_may_be_a_run_a_file_beside_its_configuration_or_a_checkpoint(tmp_path: Path) -> None:
+    """Only the configuration tells dropout, the activation and that the second block pools, not the first."""
+    model = replace(SMALL, apply_pooling=(0, 1), activation_function="gelu", dropout_rate=0.4)
+    variables = from_torch(draw_weights(model), model)
+    write_config(tmp_path / "config.json", model)
+    for name in ("model.pth", "other.safetensors"):
+        write_state_dict(tmp_path / name, variables, model)
+    save_weights(tmp_path / "checkpoint", variables, model)
+    for source in (".", "model.pth", "other.safetensors", "checkpoint"):
+        read = read_source(tmp_path / source)
+        assert read.config == model, source
+        assert read.assumed == []
+        assert_same_variables(read.variables, variables)
+        changed = read_source(tmp_path / source, activation_function="elu", input_size=8, apply_pooling=(1, 0))
+        assert changed.config == replace(model, activation_function="elu", apply_pooling=(1, 0))
+
+
+def test_what_lies_beside_the_weights_must_be_readable_and_fit(tmp_path: Path) -> None:
+    write_state_dict(tmp_path / "model.pth", from_torch(draw_weights(SMALL), SMALL), SMALL)
+    beside = tmp_path / "config.json"
+    write_config(beside, replace(SMALL, num_classes=4))
+    for source in (tmp_path, tmp_path / "model.pth"):
+        problem = message(lambda source=source: read_source(source))
+        assert "fc3.weight has shape (3, 5), not (4, 5)" in problem
+    for text in ("{", "\x00", "[" * 100_000):
+        beside.write_text(text)
+        assert str(beside) in message(lambda: read_source(tmp_path))
+    beside.write_text(json.dumps({"model": {"num_blocks": 2, "depth": 3}}))
+    assert re.search(r"config\.json: model\.depth", message(lambda: read_source(tmp_path)))
+    for somebody_elses in ({"name": "a web site"}, [1, 2]):
+        beside.write_text(json.dumps(somebody_elses))
+        read = read_source(tmp_path, **POOLS)
+        assert read.config == SMALL
+        assert len(read.assumed) == 2
+
+
+def test_a_folder_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
+    assert str(tmp_path) in message(lambda: read_source(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_that_the_disk_does_not_take_are_an_input_error(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the limit on a file's size, which ends a write as a full disk does."""
+    resource, signal = pytest.importorskip("resource"), pytest.importorskip("signal")
+    big = replace(SMALL, hidden_dims=(2, 3, 500, 5))  # 24,000 numbers in fc1
+    variables = from_torch(draw_weights(big), big)
+    path = tmp_path / f"model{suffix}"
+    path.write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        problem = message(lambda: write_state_dict(path, variables, big))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert f"cannot write {path}" in problem
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

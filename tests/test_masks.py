@@ -1,0 +1,102 @@
+"""What is frozen and what is trained, for configurations nobody picked."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch_network import TorchCNN
+
+from jaxcnn import DEEP, SHALLOW, ModelConfig, OptimConfig, init_variables
+from jaxcnn.masks import count_parameters, partition
+from jaxcnn.step import init_state
+
+
+@st.composite
+def configs(draw: Any) -> ModelConfig:
+    blocks = draw(st.integers(1, 12))  # two digits: block_10 comes after block_9
+    small = st.lists(st.integers(1, 5), min_size=blocks, max_size=blocks)
+    return ModelConfig(
+        input_size=4,
+        num_classes=draw(st.integers(1, 7)),
+        hidden_dims=(*draw(small), 3, 2),
+        layers_per_block=tuple(min(2, n) for n in draw(small)),
+        apply_pooling=(0,) * blocks,
+        apply_bn=tuple(n % 2 for n in draw(small)),
+        num_blocks=blocks,
+    )
+
+
+def shapes_of(config: ModelConfig) -> Any:
+    return jax.eval_shape(lambda: init_variables(config, jax.random.key(0)))["params"]
+
+
+def torch_stage(name: str, config: ModelConfig) -> int:
+    """The stage of a parameter of the PyTorch network; fc3 comes after the last one."""
+    kind, number, *_ = name.replace("fc", "fc.").split(".")
+    return int(number) if kind == "blocks" else config.num_blocks + int(number) - 1
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(config=configs())
+def test_every_parameter_is_either_frozen_or_trained(config: ModelConfig) -> None:
+    params = shapes_of(config)
+    order = [*(f"block_{i}" for i in range(config.num_blocks)), "fc1", "fc2", "fc3"]
+    assert sorted(params) == sorted(order)
+    for stages in range(config.num_stages + 1):
+        frozen, trained = partition(params, config, stages)
+        assert set(frozen) == set(order[:stages])
+        assert set(trained) == set(order[stages:])
+        assert frozen | trained == params
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(config=configs())
+def test_parameters_are_counted_as_pytorch_counts_them(config: ModelConfig) -> None:
+    check_counts(config)
+
+
+@pytest.mark.parametrize("config", [SHALLOW, DEEP], ids=["shallow", "deep"])
+def test_the_parameters_of_the_presets_are_counted_as_pytorch_counts_them(config: ModelConfig) -> None:
+    check_counts(config)
+
+
+def check_counts(config: ModelConfig) -> None:
+    with torch.device("meta"):
+        network = TorchCNN(config)
+    params = shapes_of(config)
+    order = [*(f"block_{i}" for i in range(config.num_blocks)), "fc1", "fc2", "fc3"]
+    for stages in range(config.num_stages + 1):
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(torch_stage(name, config) >= stages)
+        counts = count_parameters(params, config, stages)
+        assert [name for name, _, _ in counts] == order
+        assert sum(count for _, count, _ in counts) == sum(p.numel() for p in network.parameters())
+        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        assert sum(count for _, count, trains in counts if trains) == trained
+        for i, (_, count, trains) in enumerate(counts):
+            mine = [p for name, p in network.named_parameters() if torch_stage(name, config) == i]
+            assert count == sum(p.numel() for p in mine)
+            assert trains == all(p.requires_grad for p in mine)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_the_optimiser_remembers_trained_parameters_only(optimizer: str) -> None:
+    config = ModelConfig(
+        input_size=4, hidden_dims=(2, 3, 4, 5), layers_per_block=(1, 1), apply_pooling=(1, 0), apply_bn=(1, 0),
+        num_blocks=2,
+    )  # fmt: skip
+    variables = jax.tree.map(
+        lambda leaf: np.ones(leaf.shape, leaf.dtype), jax.eval_shape(lambda: init_variables(config, jax.random.key(0)))
+    )
+    copies = 1 if optimizer == "sgd" else 2  # of each trained number; Adam counts its steps besides
+    for stages in range(config.num_stages + 1):
+        state = init_state(variables, config, OptimConfig(optimizer=optimizer), seed=0, frozen_stages=stages)
+        _, trained = partition(variables["params"], config, stages)
+        assert set(state.opt_state) == set(trained)
+        for name, module in trained.items():
+            moments = [leaf for leaf in jax.tree.leaves(state.opt_state[name]) if leaf.ndim]
+            assert sum(m.size for m in moments) == copies * sum(p.size for p in jax.tree.leaves(module))

@@ -1,0 +1,202 @@
+"""The CPU's forms of the operations against XLA's own, and against PyTorch's."""
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from jax import Array, lax
+
+from jaxcnn import ops
+
+SHAPES = [
+    # batch, height, width, channels, features
+    (2, 1, 1, 16, 12),
+    (1, 2, 2, 3, 4),
+    (2, 3, 3, 16, 10),
+    (2, 5, 7, 1, 9),
+    (3, 6, 1, 9, 9),
+    (2, 4, 8, 12, 3),  # wide input, thin output
+    (2, 32, 32, 3, 32),
+    (21, 16, 16, 32, 128),  # chunks of 16, the last overlapping
+]
+
+
+def arrays(shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Image, kernel, bias and the gradient of the output."""
+    b, h, w, c, o = shape
+    rng = np.random.default_rng(seed)
+    kernel = rng.normal(size=(3, 3, c, o)) / (3 * c**0.5)
+    return rng.normal(size=(b, h, w, c)), kernel, rng.normal(size=o), rng.normal(size=(b, h, w, o))
+
+
+def plain_conv(x: Array, kernel: Array, bias: Array) -> Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout) + bias
+
+
+def plain_pool(x: Array) -> Array:
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+
+def with_gradients(f: Callable[..., Any], g: Any, *args: Any) -> list[np.ndarray]:
+    def run(g: Array, *args: Array) -> tuple[Array, ...]:
+        y, back = jax.vjp(f, *args)
+        return y, *back(g)
+
+    return [np.asarray(a) for a in jax.jit(run)(*map(jnp.asarray, (g, *args)))]
+
+
+def torch_with_gradients(f: Callable[..., Any], g: np.ndarray, *args: np.ndarray) -> list[np.ndarray]:
+    """As above; four-dimensional arrays are images (NHWC here, NCHW there), in and out."""
+    leaves = [torch.tensor(a, requires_grad=True) for a in args]
+    y = f(*[a.permute(0, 3, 1, 2) if a.ndim == 4 else a for a in leaves]).permute(0, 2, 3, 1)
+    y.backward(torch.tensor(g))
+    return [y.detach().numpy(), *[a.grad.numpy() for a in leaves if a.grad is not None]]
+
+
+def distance(a: list[np.ndarray], b: list[np.ndarray]) -> float:
+    """Largest difference, against the largest value of each array."""
+    assert [x.shape for x in a] == [x.shape for x in b]
+    return max(float(np.abs(x - y).max() / (np.abs(y).max() + 1e-30)) for x, y in zip(a, b, strict=True) if x.size)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_convolution_is_the_plain_one_and_pytorchs(shape: tuple[int, ...]) -> None:
+    x, kernel, bias, g = arrays(shape)
+    with jax.enable_x64(True):
+        ours = with_gradients(ops.conv3x3, g, x, kernel, bias)
+        assert ours[0].dtype == np.float64
+        assert distance(ours, with_gradients(plain_conv, g, x, kernel, bias)) < 1e-13
+    leaves = [torch.tensor(a, requires_grad=True) for a in (x, kernel, bias)]
+    image, weight = leaves[0].permute(0, 3, 1, 2), leaves[1].permute(3, 2, 0, 1)
+    y = F.conv2d(image, weight, leaves[2], padding=1).permute(0, 2, 3, 1)
+    y.backward(torch.tensor(g))
+    assert distance(ours, [a.detach().numpy() for a in (y, *[leaf.grad for leaf in leaves])]) < 1e-13
+
+
+@pytest.mark.parametrize("shape", [(7, 9, 6, 3, 32), (32, 8, 8, 128, 256)], ids=str)
+def test_rounding_is_that_of_the_direct_sum(shape: tuple[int, ...]) -> None:
+    x, kernel, bias, g = arrays(shape)
+    x = np.maximum(x, 0)
+    with jax.enable_x64(True):
+        exact = with_gradients(plain_conv, g, x, kernel, bias)
+    single = [a.astype(np.float32) for a in (g, x, kernel, bias)]
+    for ours, plain, truth in zip(
+        with_gradients(ops.conv3x3, *single), with_gradients(plain_conv, *single), exact, strict=True
+    ):
+        assert ours.dtype == np.float32
+        assert np.std(ours - truth) < max(2 * np.std(plain - truth), 5e-7 * np.std(truth))
+
+
+def test_convolution_without_a_bias_in_bfloat16_and_in_a_scan() -> None:
+    x, kernel, _, _ = (jnp.asarray(a, jnp.float32) for a in arrays((4, 8, 8, 16, 16)))
+    zero = jnp.zeros(16)
+    expected = plain_conv(x, kernel, zero)
+    half = jax.jit(jax.grad(lambda k: ops.conv3x3(x.astype(jnp.bfloat16), k).sum(dtype=jnp.float32)))
+    assert half(kernel.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    narrow = ops.conv3x3(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    np.testing.assert_allclose(narrow.astype(jnp.float32), expected, atol=0.1)
+    _, many = jax.jit(lambda xs: lax.scan(lambda c, x: (c, ops.conv3x3(x, kernel)), 0, xs))(x[:, None])
+    np.testing.assert_allclose(many[:, 0], expected, atol=1e-5)
+
+
+def test_image_by_image_is_all_at_once() -> None:
+    x = jnp.arange(130.0 * 3).reshape(130, 3)
+    for n in (1, 64, 130):
+        np.testing.assert_array_equal(ops.image_by_image(lambda x: x.sum(1) + 1, x[:n]), x[:n].sum(1) + 1)
+
+
+def test_an_accelerator_gets_the_plain_convolution() -> None:
+    x, kernel, _, _ = (jnp.asarray(a, jnp.float32) for a in arrays((40, 8, 8, 16, 16)))
+    step = jax.jit(jax.grad(lambda x, kernel: ops.conv3x3(x, kernel).sum(), (0, 1)))
+    for platform, convolutions, loops in (("cuda", 2, 0), ("cpu", 0, 2)):
+        text = jax.export.export(step, platforms=[platform])(x, kernel).mlir_module()
+        assert text.count("stablehlo.convolution") == convolutions
+        assert text.count("stablehlo.while") == loops
+
+
+def dots(f: Callable[..., Any], *args: Array) -> int:
+    text = jax.jit(f).lower(*args).compile().as_text()
+    return sum(" dot(" in line or " convolution(" in line for line in text.splitlines())
+
+
+@pytest.mark.parametrize(("channels", "forward", "backward"), [(3, 1, 1), (16, 16, 16)])
+def test_gradient_of_the_kernel_alone_computes_no_gradient_of_the_input(
+    channels: int, forward: int, backward: int
+) -> None:
+    x, kernel, _, _ = (jnp.asarray(a, jnp.float32) for a in arrays((2, 8, 8, channels, 16)))
+
+    def loss(x: Array, kernel: Array) -> Array:
+        return jnp.square(ops.conv3x3(x, kernel)).sum()
+
+    assert dots(loss, x, kernel) == forward
+    assert dots(jax.value_and_grad(loss, 1), x, kernel) == forward + backward
+    assert dots(jax.value_and_grad(loss, (0, 1)), x, kernel) > forward + backward
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (3, 2), (5, 7), (8, 8), (1, 4)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pool_is_the_plain_one_and_pytorchs_on_ties_too(height: int, width: int, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(-1, 2, (3, height, width, 5)).astype(dtype)  # three values: most windows have ties
+    g = rng.normal(size=(3, height // 2, width // 2, 5)).astype(dtype)
+    with jax.enable_x64(dtype == np.float64):
+        ours = with_gradients(ops.max_pool2x2, g, x)
+        assert [a.dtype for a in ours] == [dtype] * 2
+        np.testing.assert_array_equal(ops.max_pool2x2(x), ours[0])
+        if g.size:
+            assert distance(ours, with_gradients(plain_pool, g, x)) == 0
+            assert distance(ours, torch_with_gradients(lambda x: F.max_pool2d(x, 2), g, x)) == 0
+        else:
+            assert not ours[1].any()
+
+
+def test_first_of_equal_maxima_takes_the_gradient_whatever_the_pattern() -> None:
+    windows = np.array(list(product((0.0, 1.0, 2.0), repeat=4)), np.float32).reshape(-1, 2, 2, 1)
+    (back,) = jax.vjp(ops.max_pool2x2, windows)[1](jnp.ones((len(windows), 1, 1, 1)))
+    np.testing.assert_array_equal(np.argmax(back.reshape(-1, 4), 1), np.argmax(windows.reshape(-1, 4), 1))
+    np.testing.assert_array_equal(back.sum((1, 2, 3)), 1)
+
+
+def torch_norm(keep: np.ndarray) -> Callable[..., Any]:
+    """Batch norm by the kept images' statistics, of the kept images."""
+    return lambda x, scale, shift: F.batch_norm(x[keep], None, None, scale, shift, training=True, eps=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_batch_norm_is_pytorchs_over_the_mask(masked: bool) -> None:
+    rng = np.random.default_rng(0)
+    x, scale, shift = rng.normal(2, 3, (6, 5, 4, 7)), rng.normal(size=7), rng.normal(size=7)
+    keep = np.arange(6) < 4 if masked else np.ones(6, bool)
+    g = rng.normal(size=x.shape) * keep[:, None, None, None]
+    theirs = torch_with_gradients(torch_norm(np.flatnonzero(keep)), g[keep], x, scale, shift)
+    mask = jnp.asarray(keep) if masked else None
+    with jax.enable_x64(True):
+        y, *back = with_gradients(lambda *a: ops.batch_norm(*a, mask)[0], g, x, scale, shift)
+        _, mean, var, n = ops.batch_norm(jnp.asarray(x), scale, shift, mask)
+    assert distance([y[keep], *back], theirs) < 1e-13
+    assert int(n) == x[keep].size // 7
+    np.testing.assert_allclose(mean, x[keep].mean((0, 1, 2)), rtol=1e-13)
+    np.testing.assert_allclose(var, x[keep].var((0, 1, 2)), rtol=1e-13)
+
+
+def test_batch_norm_keeps_its_digits_far_from_zero_and_its_type() -> None:
+    rng = np.random.default_rng(0)
+    x, scale, shift = rng.normal(30, 1, (16, 8, 8, 6)), rng.normal(size=6), rng.normal(size=6)
+    g = rng.normal(size=x.shape)
+    with jax.enable_x64(True):
+        exact = with_gradients(lambda *a: ops.batch_norm(*a)[0], g, x, scale, shift)
+    single = [a.astype(np.float32) for a in (g, x, scale, shift)]
+    assert distance(with_gradients(lambda *a: ops.batch_norm(*a)[0], *single), exact) < 1e-5
+    half = jnp.asarray(x, jnp.bfloat16)
+    y, mean, *_ = ops.batch_norm(half, *map(jnp.float32, (scale, shift)))
+    assert (y.dtype, mean.dtype) == (jnp.bfloat16, jnp.float32)
+    to_x = jax.grad(lambda x: ops.batch_norm(x, jnp.ones(6), jnp.zeros(6))[0].sum(dtype=jnp.float32))(half)
+    assert to_x.dtype == jnp.bfloat16

@@ -1,0 +1,265 @@
+"""Transfers: against the original's recorded steps, and what frozen, thawed and new mean leaf by leaf."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from test_parity import NETWORKS, REFERENCE, compare_weights, load
+from torch_network import TorchCNN, state_arrays
+
+from jaxcnn import CNN, DataConfig, ExperimentConfig, InputError, ModelConfig, OptimConfig, TrainConfig
+from jaxcnn.augment import standardise
+from jaxcnn.config import FreezeConfig
+from jaxcnn.convert import Source, entries, from_torch, read_source
+from jaxcnn.data import Dataset, Split
+from jaxcnn.masks import frozen_stages
+from jaxcnn.model import init_variables
+from jaxcnn.step import Batch, init_state, make_train_step
+from jaxcnn.train import fit
+from jaxcnn.transfer import create_transfer_model, transplant
+
+MASKS = ("frozen", "partial", "full")
+
+
+def recorded_start(name: str, mask: str) -> tuple[ModelConfig, dict[str, Any], dict[str, np.ndarray]]:
+    config, _, trace = load(name)
+    config = replace(config, num_classes=100)
+    prefix = f"{mask}/before/"
+    return config, {k.removeprefix(prefix): v for k, v in trace.items() if k.startswith(prefix)}, trace
+
+
+def five_steps(config: ModelConfig, weights: Any, trace: Any, frozen: int, **options: Any) -> tuple[Any, list[float]]:
+    optim = OptimConfig(schedule="constant")
+    step = jax.jit(
+        make_train_step(
+            model=config, optim=optim, schedule=lambda step: 1e-3, mean=trace["mean"], std=trace["std"],
+            augmentation="none", frozen_stages=frozen, **options,
+        )
+    )  # fmt: skip
+    state = init_state(from_torch(weights, config), config, optim, seed=0, frozen_stages=frozen)
+    losses = []
+    for i in range(5):
+        batch = Batch(trace["images"][i], trace["labels"][i], np.ones(16, bool))
+        state, metrics = step(state, batch, 1.0)
+        losses.append(float(metrics.loss) / 16)
+    return state, losses
+
+
+def recorded_rounding(
+    config: ModelConfig, weights: Any, trace: dict[str, np.ndarray], mask: str, frozen: int
+) -> dict[str, np.ndarray]:
+    """How far the recorded float32 weights are from PyTorch's in float64.
+
+    Where a gradient all but vanishes, Adam turns its rounding into a step: one weight of small/full is off by 1.5e-5.
+    """
+    network = TorchCNN(config).double()
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    for block in network.blocks[:frozen]:
+        block.requires_grad_(False)
+    optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=1e-3, weight_decay=1e-5)
+    for i in range(5):
+        images = (trace["images"][i] / 255 - trace["mean"]) / trace["std"]
+        logits = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits, torch.from_numpy(trace["labels"][i])).backward()
+        optimizer.step()
+    exact = state_arrays(network)
+    return {name: np.abs(exact[name] - trace[f"{mask}/after/{name}"]) for name in exact}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_five_steps_under_the_originals_protocol_equal_the_originals(name: str, mask: str) -> None:
+    config, weights, trace = recorded_start(name, mask)
+    frozen = frozen_stages(FreezeConfig(mask=mask), config, 0)
+    state, losses = five_steps(config, weights, trace, frozen, drifting_stats=True)
+    np.testing.assert_allclose(losses, trace[f"{mask}/losses"], rtol=0, atol=1e-5)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    compare_weights(variables, config, trace, mask, recorded_rounding(config, weights, trace, mask, frozen))
+    logits = CNN(config).apply(variables, standardise(trace["images"][5], trace["mean"], trace["std"]))
+    np.testing.assert_allclose(logits, trace[f"{mask}/logits"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_trainable_names_are_the_originals(name: str, mask: str) -> None:
+    wanted = json.loads((REFERENCE / name / "meta.json").read_text())["trainable"][mask]
+    _, variables, trains = create_transfer_model(REFERENCE / name / "model.pth", 100, mask=mask)
+    config = replace(load(name)[0], num_classes=100)
+    names = []
+    for entry in entries(config):
+        if entry.path[0] == "params":
+            leaf = trains
+            for part in entry.path[1:]:
+                leaf = leaf[part]
+            names += [entry.torch_name] if leaf else []
+    assert names == wanted
+    assert jax.tree.structure(trains) == jax.tree.structure(variables["params"])
+
+
+@pytest.mark.parametrize("mask", ["frozen", "partial"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_frozen_means_bit_identical_and_without_optimiser_state(name: str, mask: str) -> None:
+    config, weights, trace = recorded_start(name, mask)
+    before = from_torch(weights, config)
+    frozen = frozen_stages(FreezeConfig(mask=mask), config, 0)
+    state, _ = five_steps(config, weights, trace, frozen)
+    kept = [f"block_{i}" for i in range(frozen)]
+    moved = [n for n in before["params"] if n not in kept]
+    assert sorted(state.opt_state) == sorted(moved)
+    for block in kept:
+        jax.tree.map(np.testing.assert_array_equal, state.params[block], before["params"][block])
+        if block in before["batch_stats"]:
+            jax.tree.map(np.testing.assert_array_equal, state.batch_stats[block], before["batch_stats"][block])
+    for module in moved:
+        for a, b in zip(jax.tree.leaves(state.params[module]), jax.tree.leaves(before["params"][module]), strict=True):
+            assert np.any(np.asarray(a) != b)
+
+
+def test_the_compiled_step_does_less_the_more_is_frozen() -> None:
+    config, weights, trace = recorded_start("small", "full")
+    flops = {}
+    for mask in MASKS:
+        frozen = frozen_stages(FreezeConfig(mask=mask), config, 0)
+        optim = OptimConfig()
+        step = make_train_step(
+            model=config, optim=optim, schedule=lambda step: 1e-3, mean=trace["mean"], std=trace["std"],
+            augmentation="none", frozen_stages=frozen,
+        )  # fmt: skip
+        state = init_state(from_torch(weights, config), config, optim, seed=0, frozen_stages=frozen)
+        batch = Batch(trace["images"][0], trace["labels"][0], np.ones(16, bool))
+        flops[mask] = jax.jit(step).lower(state, batch, 1.0).compile().cost_analysis()["flops"]
+    assert flops["frozen"] < flops["partial"] < flops["full"]
+
+
+TINY = ModelConfig(
+    input_size=8, hidden_dims=(4, 6, 8, 6), layers_per_block=(1, 1), apply_pooling=(1, 1), apply_bn=(1, 0),
+    num_blocks=2, num_classes=3, dropout_rate=0.3,
+)  # fmt: skip
+
+
+def tiny_data(n: int = 20) -> Dataset:
+    rng = np.random.default_rng(0)
+    split = Split(rng.integers(0, 256, (n, 8, 8, 3), np.uint8), rng.integers(0, 3, n).astype(np.int32))
+    return Dataset("tiny", split, split, split, ("a", "b", "c"), (0.5,) * 3, (0.3,) * 3)
+
+
+def tiny_run(freeze: FreezeConfig, epochs: int, **optim: Any) -> list[Any]:
+    """The parameters before training and after each epoch, and the last state."""
+    config = ExperimentConfig(
+        model=TINY,
+        data=DataConfig(augment="none"),
+        optim=OptimConfig(schedule="constant", **optim),
+        train=TrainConfig(epochs=epochs, batch_size=8, early_stopping_patience=None, early_stopping_target=None),
+        freeze=freeze,
+    )
+    variables = init_variables(TINY, jax.random.key(0))
+    frozen = frozen_stages(freeze, TINY, 0)
+    state = init_state(variables, TINY, config.optim, seed=0, frozen_stages=frozen)
+    seen = [jax.device_get(variables["params"])]
+    for state, _ in fit(state, config, tiny_data()):  # noqa: B020
+        seen.append(jax.device_get(state.params))
+    return [*seen, jax.device_get(state)]
+
+
+def moved(before: Any, after: Any) -> set[str]:
+    same = {n: jax.tree.leaves(jax.tree.map(np.array_equal, before[n], after[n])) for n in before}
+    for name, leaves in same.items():
+        assert all(leaves) or not any(leaves), f"{name} moved in part"
+    return {name for name, leaves in same.items() if not any(leaves)}
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_linear_probing_then_fine_tuning_moves_the_head_then_what_the_mask_says(cache: bool) -> None:
+    freeze = FreezeConfig(mask="partial", freeze_until_block=0, probe_epochs=2, cache_features=cache)
+    *params, state = tiny_run(freeze, 4)
+    assert [moved(a, b) for a, b in pairwise(params)] == [
+        {"fc3"},
+        {"fc3"},
+        {"block_1", "fc1", "fc2", "fc3"},
+        {"block_1", "fc1", "fc2", "fc3"},
+    ]
+    # 20 images in batches of 8 are three steps an epoch; what thawed after two epochs began its own count.
+    counts = {name: int(s[1].count) for name, s in state.opt_state.items()}
+    assert counts == {"block_1": 6, "fc1": 6, "fc2": 6, "fc3": 12}
+
+
+def test_gradual_unfreezing_adds_a_stage_at_a_time_from_the_top() -> None:
+    *params, state = tiny_run(FreezeConfig(mask="full", unfreeze_every=1), 6)
+    modules = ["fc3", "fc2", "fc1", "block_1", "block_0"]
+    assert [moved(a, b) for a, b in pairwise(params)] == [set(modules[: min(i + 1, 5)]) for i in range(6)]
+    counts = {name: int(s[1].count) for name, s in state.opt_state.items()}
+    assert counts == {"fc3": 18, "fc2": 15, "fc1": 12, "block_1": 9, "block_0": 6}
+
+
+def test_discriminative_rates_are_powers_of_the_decay() -> None:
+    """With plain gradient descent, one step moves each leaf by its rate times the gradient."""
+    sgd = OptimConfig(optimizer="sgd", momentum=0.0, weight_decay=0.0, schedule="constant")
+    data = tiny_data()
+    deltas = {}
+    for decay in (1.0, 0.5):
+        step = make_train_step(
+            model=TINY, optim=sgd, schedule=lambda step: 1e3, mean=data.mean, std=data.std, augmentation="none",
+            layer_decay=decay,
+        )  # fmt: skip
+        variables = init_variables(TINY, jax.random.key(0))
+        batch = Batch(data.train.images, data.train.labels, np.ones(20, bool))
+        state, _ = jax.jit(step)(init_state(variables, TINY, sgd, seed=0), batch, 1.0)
+        deltas[decay] = jax.tree.map(lambda a, b: np.asarray(b) - a, jax.device_get(variables["params"]), state.params)
+    for stage, name in enumerate(["block_0", "block_1", "fc1", "fc2", "fc3"]):
+        for plain, decayed in zip(jax.tree.leaves(deltas[1.0][name]), jax.tree.leaves(deltas[0.5][name]), strict=True):
+            np.testing.assert_allclose(decayed, plain * 0.5 ** (4 - stage), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", ["frozen", "partial"])
+def test_cached_features_train_the_same_weights(mask: str) -> None:
+    runs = [
+        tiny_run(FreezeConfig(mask=mask, freeze_until_block=0, cache_features=cache), 5, learning_rate=1e-2)
+        for cache in (True, False)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), runs[0][-1], runs[1][-1])
+
+
+def test_a_transplant_takes_all_but_the_head() -> None:
+    source = read_source(REFERENCE / "small" / "model.pth")
+    fc3 = transplant(source, num_classes=7, key=jax.random.key(0))
+    assert (fc3.taken, fc3.new) == (["block_0", "block_1", "block_2", "block_3", "fc1", "fc2"], ["fc3"])
+    assert fc3.variables["params"]["fc3"]["kernel"].shape == (32, 7)
+    for name in fc3.taken:
+        jax.tree.map(np.testing.assert_array_equal, fc3.variables["params"][name], source.variables["params"][name])
+    classifier = transplant(source, num_classes=10, head="all", key=jax.random.key(0))
+    assert classifier.new == ["fc1", "fc2", "fc3"]
+    for name in classifier.new:
+        assert np.any(classifier.variables["params"][name]["kernel"] != source.variables["params"][name]["kernel"])
+
+
+def test_the_head_is_new_even_where_it_would_fit_save_under_the_originals_protocol() -> None:
+    source = read_source(REFERENCE / "small" / "model.pth")
+    old = source.variables["params"]["fc3"]["kernel"]
+    assert np.all(transplant(source, num_classes=10, key=jax.random.key(0)).variables["params"]["fc3"]["kernel"] != old)
+    kept = transplant(source, num_classes=10, key=jax.random.key(0), keep_fitting_head=True)
+    np.testing.assert_array_equal(kept.variables["params"]["fc3"]["kernel"], old)
+    assert transplant(source, num_classes=9, key=jax.random.key(0), keep_fitting_head=True).new == ["fc3"]
+
+
+def test_weights_of_another_shape_are_an_error_that_names_them() -> None:
+    source = read_source(REFERENCE / "small" / "model.pth")
+    other = Source(source.variables, replace(source.config, hidden_dims=(8, 16, 20, 32, 64, 32)), [])
+    with pytest.raises(InputError, match="block_2 is"):
+        transplant(other, num_classes=10, key=jax.random.key(0))
+
+
+def test_a_mask_beyond_the_network_is_refused() -> None:
+    with pytest.raises(InputError, match=r"freeze_until_block=9 .* blocks 0 to 3"):
+        create_transfer_model(REFERENCE / "small" / "model.pth", 10, freeze_until_block=9)
+
+
+def test_a_missing_source_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        create_transfer_model(tmp_path / "model.pth", 10)
