@@ -112,7 +112,7 @@ def main(program: Callable[[], object]) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command continues after the last whole epoch", file=sys.stderr)
+        print("interrupted; the same command goes on where it can", file=sys.stderr)
         raise SystemExit(130) from None
 
 

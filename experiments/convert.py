@@ -15,9 +15,9 @@ from jaxcnn.errors import InputError
 class Flags:
     """What to convert into what: .pth and .safetensors are files; any other destination is a checkpoint folder."""
 
-    source: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A model.pth, a .safetensors file, a checkpoint, or a run's folder."""
-    destination: Annotated[Path, tyro.conf.Positional]
+    destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DESTINATION")]
     """A .pth or .safetensors file, or a folder for an Orbax checkpoint."""
     input_size: int | None = None
     """Height and width of the images, where the source does not tell; 32 is assumed."""

@@ -46,7 +46,10 @@ def run_experiment(config: ExperimentConfig, *, overwrite: bool = False) -> Summ
     source = open_source(config) if isinstance(config, TransferConfig) else None
     model = config.model if source is None else source.config
     dataset = load_dataset(config.data, input_size=model.input_size, in_channels=model.in_channels, seed=config.seed)
-    dataset = as_original(dataset) if original else dataset
+    if original:
+        if model.in_channels != 3:
+            raise InputError(f"protocol='original' is for RGB images, not model.in_channels={model.in_channels}")
+        dataset = as_original(dataset)
     config = replace(config, model=replace(model, num_classes=dataset.num_classes))
     frozen_stages(config.freeze, config.model, 0)  # refuses a mask that the network does not have
     finished = claim_folder(folder, config, dataset, overwrite=overwrite)

@@ -1,5 +1,6 @@
 """Orbax checkpoints: a training run's, one an epoch, and weights on their own with the network they belong to."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -32,21 +33,34 @@ class Checkpoints:
         )
 
     def restore(self, like: Callable[[int], TrainState]) -> tuple[TrainState, list[EpochRecord]] | None:
-        """The newest state and its records; None if nothing was saved.
+        """The newest state that can be read, and its records; None if nothing was saved.
 
         `like` makes a state with the structure, shapes and dtypes of the one after so many epochs.
+
+        Raises:
+            InputError: when there are checkpoints and none can be read.
         """
-        newest = self._manager.latest_step()
-        if newest is None:
-            return None
-        restored = self._manager.restore(
-            newest,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like(newest))),
+        epochs = sorted(self._manager.all_steps(), reverse=True)
+        problem: Exception | None = None
+        for epoch in epochs:
+            args = ocp.args.Composite(
+                state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like(epoch))),
                 records=ocp.args.JsonRestore(),
-            ),
-        )
-        return restored["state"], [EpochRecord(**record) for record in restored["records"]]
+            )
+            try:
+                restored = self._manager.restore(epoch, args=args)
+                records = [EpochRecord(**record) for record in restored["records"]]
+            except Exception as error:  # Orbax raises whatever the layer that noticed the damage raised
+                problem = error
+                print(f"the checkpoint of epoch {epoch} is damaged: {reason(error)}", file=sys.stderr)
+                self._manager.delete(epoch)  # it will be written again
+                continue
+            return restored["state"], records
+        if problem is not None:
+            raise InputError(
+                f"no checkpoint in {self._manager.directory} can be read; --overwrite begins the run anew"
+            ) from problem
+        return None
 
 
 @contextmanager
@@ -63,6 +77,8 @@ def save_weights(directory: Path, variables: Any, config: ModelConfig, *, overwr
     Raises:
         InputError: when the folder exists or cannot be written.
     """
+    if directory.exists() and not (overwrite and (directory / "_CHECKPOINT_METADATA").exists()):
+        raise InputError(f"cannot write the checkpoint {directory}: it exists; give another destination")
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             checkpointer.save(

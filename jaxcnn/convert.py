@@ -77,7 +77,7 @@ def from_torch(state_dict: StateDict, config: ModelConfig) -> dict[str, Any]:
     arrays = {name: _to_numpy(name, value) for name, value in state_dict.items()}
     wanted = {entry.torch_name: entry for entry in entries(config)}
     problems = [f"{name} is missing" for name in wanted if name not in arrays]
-    problems += [f"{name} is not part of the network" for name in arrays if name not in wanted]
+    problems += [f"{name!r} is not part of the network" for name in arrays if name not in wanted]
     problems += [
         f"{name} has shape {arrays[name].shape}, not {entry.torch_shape}"
         for name, entry in wanted.items()
@@ -111,12 +111,15 @@ def to_torch(variables: Variables, config: ModelConfig) -> dict[str, Any]:
 
 
 def _to_numpy(name: str, value: Any) -> np.ndarray[Any, Any]:
-    if hasattr(value, "detach"):  # a torch tensor; NumPy has no bfloat16
-        value = value.detach().cpu()
-        value = value.float() if str(value.dtype) in ("torch.bfloat16", "torch.float16") else value
-    array = np.asarray(value)
+    try:
+        if hasattr(value, "detach"):  # a torch tensor; NumPy has no bfloat16
+            value = value.detach().cpu()
+            value = value.float() if str(value.dtype) in ("torch.bfloat16", "torch.float16") else value
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name!r} is no plain tensor ({reason(error)}); save it as float32") from error
     if array.dtype.kind not in "fiu":
-        raise InputError(f"{name} holds {array.dtype}, not numbers; a model.pth maps names to tensors")
+        raise InputError(f"{name!r} holds {array.dtype}, not numbers; a model.pth maps names to tensors")
     return array
 
 
@@ -160,13 +163,13 @@ def infer_config(
     shapes = {name: tuple(np.shape(value)) for name, value in state_dict.items()}
     layers: dict[int, dict[int, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
-        if match := re.fullmatch(r"blocks\.(\d+)\.(\d+)\.weight", name):
+        if match := re.fullmatch(r"blocks\.(\d{1,4})\.(\d{1,4})\.weight", name):
             layers.setdefault(int(match[1]), {})[int(match[2])] = shape
     heads = [shapes.get(f"fc{k}.weight", ()) for k in (1, 2, 3)]
     if not layers or sorted(layers) != list(range(len(layers))) or any(len(head) != 2 for head in heads):
         raise InputError(
             f"these are not the weights of this network: the names must be blocks.0.0.weight ... fc3.bias, "
-            f"found {', '.join(list(shapes)[:4]) or 'none'}"
+            f"found {', '.join(map(repr, list(shapes)[:4])) or 'none'}"
         )
     convs = [[s for s in layers[i].values() if len(s) == 4] for i in range(len(layers))]
     norms = [[s for s in layers[i].values() if len(s) == 1] for i in range(len(layers))]
@@ -285,8 +288,8 @@ def read_state_dict(path: Path) -> dict[str, Any]:
 
 
 def _strip(name: str, prefixes: tuple[str, ...]) -> str:
-    for prefix in prefixes:
-        name = name.removeprefix(prefix)
+    while name.startswith(prefixes):
+        name = name.removeprefix(next(prefix for prefix in prefixes if name.startswith(prefix)))
     return name
 
 
@@ -302,16 +305,7 @@ def _read_pickle(path: Path) -> Any:
                 "Save model.state_dict() alone and give that file"
             ) from error
         raise InputError(f"{path} is damaged or not a PyTorch file") from error
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        IndexError,
-    ) as error:
+    except Exception as error:  # the legacy format fails in as many ways as there are bytes
         raise InputError(f"{path} is damaged or not a PyTorch file: {reason(error)}") from error
 
 
@@ -331,9 +325,13 @@ def write_state_dict(path: Path, variables: Variables, config: ModelConfig) -> N
 
     def save(temporary: Path) -> None:
         if path.suffix == ".safetensors":
+            from safetensors import SafetensorError
             from safetensors.torch import save_file
 
-            save_file(state_dict, temporary)
+            try:
+                save_file(state_dict, temporary)
+            except SafetensorError as error:
+                raise OSError(reason(error)) from error
         else:
             import torch
 

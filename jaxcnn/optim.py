@@ -90,12 +90,12 @@ def stop_reason(losses: Sequence[float], accuracies: Sequence[float], config: Tr
 
     The target is looked at first; a loss equal to the best so far counts as an improvement.
     """
-    if not losses:
-        return None
+    best, stalled = math.inf, 0
+    for loss in losses:
+        best, stalled = (loss, 0) if loss <= best else (best, stalled + 1)
     target, patience = config.early_stopping_target, config.early_stopping_patience
-    if target is not None and accuracies[-1] >= target:
+    if target is not None and accuracies and accuracies[-1] >= target:
         return f"validation accuracy {accuracies[-1]:.2f} % reached the target of {target:g} %"
-    stalled = len(losses) - 1 - max(i for i, loss in enumerate(losses) if loss <= min(losses[: i + 1]))
     if patience is not None and stalled >= patience:
         return f"no lower validation loss for {stalled} epochs"
     return None

@@ -117,7 +117,7 @@ def evaluate(
     results = [step(variables, batch, jnp.asarray(key)) for batch, key in parts]
     total = _total([jax.tree.map(np.asarray, metrics) for metrics, _ in results])
     predictions = np.concatenate([np.asarray(p) for _, p in results])[: len(split.labels)]
-    return total.loss / total.count, 100 * total.correct / total.count, predictions
+    return float(total.loss / total.count), float(100 * total.correct / total.count), predictions
 
 
 def compute_features(
@@ -200,6 +200,11 @@ def fit(
             val_loss, val_accuracy, _ = evaluate(
                 phase.eval_step, variables, phase.validation, batch_size, seed=(config.seed, epoch)
             )
+            if not math.isfinite(val_loss):
+                raise InputError(
+                    f"the validation loss is {val_loss} after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
+                    "training diverged; lower optim.learning_rate or set optim.clip_norm"
+                )
         record = EpochRecord(
             epoch=epoch + 1,
             train_loss=math.fsum(metrics.loss) / n,

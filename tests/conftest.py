@@ -1,6 +1,15 @@
 """What every test file may use."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
-# The tests compare programs on the CPU, whatever else the machine has; before JAX starts, and for child processes too.
+# Set before JAX starts, and so that child processes have it too. The tests compare programs on the CPU, whatever else
+# the machine has; caches live and die with the session; a program that several tests use is compiled once.
+_cache = tempfile.mkdtemp(prefix="jaxcnn-tests-")
+atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XDG_CACHE_HOME"] = _cache
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_cache, "jaxcnn", "compiled")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"

@@ -172,7 +172,7 @@ def test_every_tensor_that_does_not_fit_is_listed() -> None:
     for part in (
         "fc2.bias is missing",
         "blocks.0.1.running_var is missing",
-        "fc4.weight is not part of the network",
+        "'fc4.weight' is not part of the network",
         "blocks.0.0.weight has shape (2, 1, 5, 5), not (2, 1, 3, 3)",
         "fc1.weight has shape (48, 4), not (4, 48)",
     ):

@@ -57,7 +57,7 @@ def compare_weights(
 def test_logits_equal_the_originals(name: str) -> None:
     config, weights, trace = load(name)
     images = standardise(trace["images"][0], trace["mean"], trace["std"])
-    logits = CNN(config).apply(from_torch(weights, config), images)
+    logits = jax.jit(CNN(config).apply)(from_torch(weights, config), images)
     np.testing.assert_allclose(logits, trace["logits"], rtol=0, atol=1e-5)
 
 
@@ -84,7 +84,7 @@ def test_five_steps_of_the_baseline_equal_the_originals(name: str) -> None:
         np.testing.assert_allclose(metrics.loss / 16, trace["baseline/losses"][i], rtol=0, atol=1e-5)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     compare_weights(variables, config, trace, "baseline")
-    logits = CNN(config).apply(variables, standardise(trace["images"][5], trace["mean"], trace["std"]))
+    logits = jax.jit(CNN(config).apply)(variables, standardise(trace["images"][5], trace["mean"], trace["std"]))
     np.testing.assert_allclose(logits, trace["baseline/logits"], rtol=0, atol=1e-5)
 
 
