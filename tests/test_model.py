@@ -18,7 +18,7 @@ from jaxcnn.step import cross_entropy
 
 @st.composite
 def configs(draw: Any) -> ModelConfig:
-    blocks = draw(st.integers(1, 4))
+    blocks = draw(st.integers(1, 3))
     size = draw(st.integers(4, 13))
     flags = st.lists(st.booleans(), min_size=blocks, max_size=blocks)
     pools = draw(flags.filter(lambda p: size // 2 ** sum(p) >= 1))
@@ -42,7 +42,7 @@ def torch_gradients(network: TorchCNN) -> dict[str, np.ndarray]:
     return zeros | {name: p.grad.numpy() for name, p in network.named_parameters()}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(config=configs(), seed=st.integers(0, 2**31 - 1), padding=st.integers(0, 3))
 def test_logits_gradients_and_statistics_equal_pytorch_in_float64(config: ModelConfig, seed: int, padding: int) -> None:
     """Padding is added to the Flax batch alone: it must change nothing."""
@@ -63,10 +63,12 @@ def test_logits_gradients_and_statistics_equal_pytorch_in_float64(config: ModelC
                 {**variables, "params": params}, images, True, mask=mask, mutable=["batch_stats"]
             )
             losses = cross_entropy(logits, jnp.asarray(labels))
-            return jnp.sum(jnp.where(mask, losses, 0)) / n, (logits[:n], updated)
+            evaluated = CNN(config).apply({**variables, **updated}, images[:n])
+            return jnp.sum(jnp.where(mask, losses, 0)) / n, (logits[:n], evaluated, updated)
 
-        gradient, (logits, updated) = jax.jit(jax.grad(objective, has_aux=True))(variables["params"])
-        evaluated = jax.jit(CNN(config).apply)({**variables, **updated}, images[:n])
+        # Compiled once and run once: optimising the code would take longer than it saves.
+        program = jax.jit(jax.grad(objective, has_aux=True), compiler_options={"xla_backend_optimization_level": 0})
+        gradient, (logits, evaluated, updated) = program(variables["params"])
 
         torch_logits = network(torch_images)
         torch.nn.functional.cross_entropy(torch_logits, torch.from_numpy(labels[:n])).backward()
