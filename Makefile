@@ -3,12 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart test test-slow check clean
+.PHONY: help quickstart test check clean
 
 help:
 	@echo 'make quickstart  install, then train on a small data set that needs no download'
 	@echo 'make test        install what the tests need, then run the default suite'
-	@echo 'make test-slow   the tests that take minutes'
 	@echo 'make check       lint, formatting and types'
 	@echo 'make clean       remove .venv and what tools leave behind'
 	@echo 'PYTHON=python3.12 on any of them chooses the interpreter that .venv is made from'
@@ -18,9 +17,6 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
-
-test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check

@@ -112,6 +112,7 @@ def select_device(device: Device) -> None:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))  # type: ignore[no-untyped-call]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn" / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(cache))  # type: ignore[no-untyped-call]
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # type: ignore[no-untyped-call]
     try:
         found = jax.devices()[0].platform
     except (RuntimeError, AssertionError) as error:  # the latter where JAX has no support for the device installed

@@ -153,6 +153,13 @@ SOURCES: Mapping[str, Source] = {
 """The data sets that can be prepared here, by tfds name."""
 
 
+class _Info(tfds.core.DatasetInfo):  # type: ignore[misc]  # tfds has no types
+    """Does not ask Google's bucket for what is about to be computed, as tfds would, leaving a folder in /tmp."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing."""
+
+
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, call-arg]
     """Prepares a `Source` from a folder of archives, whose checksums tfds compares with those given."""
 
@@ -172,7 +179,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
     def _info(self) -> Any:
         labels = {feature: tfds.features.ClassLabel(num_classes=n) for feature, n in self.source.classes.items()}
         image = tfds.features.Image(shape=(32, 32, 3))
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             features=tfds.features.FeaturesDict({"id": tfds.features.Text(), "image": image, **labels}),
             supervised_keys=("image", "label"),

@@ -62,13 +62,16 @@ def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequen
 
 
 def plot_comparison(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
-    """Writes validation accuracy (percent) by epoch as PNG: a colour for each name, a line for each of its runs."""
+    """Writes validation accuracy (percent) by epoch as PNG: each name's runs as thin lines, their mean as a thick one."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     for i, (name, runs) in enumerate(curves.items()):
-        for j, values in enumerate(runs):
-            label = name if j == 0 else None
-            axes.plot(range(1, len(values) + 1), values, color=f"C{i}", label=label, alpha=1 if len(runs) == 1 else 0.7)
+        epochs = max(len(values) for values in runs)
+        for values in runs if len(runs) > 1 else ():
+            axes.plot(range(1, len(values) + 1), values, color=f"C{i}", linewidth=0.7, alpha=0.35)
+        means = [float(np.mean([v[k] for v in runs if k < len(v)])) for k in range(epochs)]
+        label = f"{name}, mean of {len(runs)}" if len(runs) > 1 else name
+        axes.plot(range(1, epochs + 1), means, color=f"C{i}", linewidth=2, label=label)
     axes.set(xlabel="epoch", ylabel="validation accuracy (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

@@ -34,8 +34,8 @@ def test_continuous_integration_runs_what_the_makefile_offers() -> None:
     assert os.access(script, os.X_OK)
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     used = re.findall(r"^make (\S+)", script.read_text(), re.MULTILINE)
-    assert used == ["check", "test"]
-    assert {*used, "quickstart", "test-slow"} <= set(targets)
+    assert used == ["check", "quickstart", "test"]
+    assert set(used) <= set(targets)
 
 
 def test_the_version_is_in_the_changelog() -> None:

@@ -1,0 +1,70 @@
+"""Every command of the README is one that the programs accept; those on embedded data are run."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import cli, convert, transfer
+from experiments.cli import baseline
+from jaxcnn.config import ExperimentConfig
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.startswith("python -m")
+]
+EXPERIMENTS = [shlex.split(command, comments=True) for command in COMMANDS]
+
+
+def parses(words: list[str]) -> bool:
+    module, flags = words[2], words[3:]
+    if module == "experiments.transfer":
+        return bool(transfer.parse(flags)[0])
+    if module == "experiments.convert":
+        return bool(convert.tyro.cli(convert.Flags, args=flags))
+    default = baseline(module.rpartition(".")[2]) if module != "experiments.train" else ExperimentConfig()
+    return bool(cli.parse(default, "", flags)[0])
+
+
+def test_the_readme_has_commands_to_check() -> None:
+    assert len(COMMANDS) >= 8
+    assert {"make quickstart", "make test"} <= {line for block in BLOCKS for line in block.splitlines()}
+
+
+TRAINERS = ("experiments.train", "experiments.cifar10", "experiments.cifar100", "experiments.svhn")
+PARSED = [words for words in EXPERIMENTS if words[2] in (*TRAINERS, "experiments.transfer", "experiments.convert")]
+
+
+@pytest.mark.parametrize("words", PARSED, ids=" ".join)
+def test_a_command_of_the_readme_has_flags_that_exist(words: list[str]) -> None:
+    assert parses(words)
+
+
+def test_the_commands_on_embedded_data_run_one_after_the_other(tmp_path: Path) -> None:
+    ran = 0
+    for words in EXPERIMENTS:
+        embedded = "digits" in words or words[2] == "experiments.convert"
+        if embedded and words[2] in (*TRAINERS, "experiments.transfer", "experiments.convert"):
+            done = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            ran += 1
+    assert ran >= 4
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import jax
+
+    from jaxcnn import SHALLOW, init_variables
+    from jaxcnn.convert import write_state_dict
+
+    monkeypatch.chdir(tmp_path)
+    write_state_dict(Path("runs/cifar10/model.pth"), init_variables(SHALLOW, jax.random.key(0)), SHALLOW)
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["logits"].shape == (1, 100)  # type: ignore[attr-defined]
