@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli, convert, transfer
+from experiments import cli, convert, train, transfer
 from experiments.cli import baseline
-from jaxcnn.config import ExperimentConfig
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -27,13 +26,15 @@ def parses(words: list[str]) -> bool:
         return bool(transfer.parse(flags)[0])
     if module == "experiments.convert":
         return bool(convert.tyro.cli(convert.Flags, args=flags))
-    default = baseline(module.rpartition(".")[2]) if module != "experiments.train" else ExperimentConfig()
+    default = baseline(module.rpartition(".")[2]) if module != "experiments.train" else train.DEFAULT
     return bool(cli.parse(default, "", flags)[0])
 
 
 def test_the_readme_has_commands_to_check() -> None:
     assert len(COMMANDS) >= 8
-    assert {"make quickstart", "make test"} <= {line for block in BLOCKS for line in block.splitlines()}
+    assert {"make quickstart", "make test"} <= {
+        line.partition(" #")[0].strip() for line in "".join(BLOCKS).splitlines()
+    }
 
 
 TRAINERS = ("experiments.train", "experiments.cifar10", "experiments.cifar100", "experiments.svhn")

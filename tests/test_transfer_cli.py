@@ -1,0 +1,173 @@
+"""`python -m experiments.transfer`: settings, comparison, resumption, and what it refuses."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+import torch
+
+from experiments import cli
+from experiments.comparison import rows
+from experiments.transfer import parse, transfer
+from jaxcnn import ModelConfig, init_variables
+from jaxcnn.convert import read_state_dict, write_state_dict
+
+REFERENCE = Path(__file__).parent / "reference" / "small" / "model.pth"
+TINY = ModelConfig(
+    input_size=8, hidden_dims=(4, 8, 16, 8), layers_per_block=(1, 1), apply_pooling=(1, 0), apply_bn=(1, 1),
+    num_blocks=2, num_classes=4,
+)  # fmt: skip
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "given" / "model.pth"
+    write_state_dict(path, init_variables(TINY, jax.random.key(0)), TINY)
+    return path
+
+
+def flags(source: Path, runs: Path, *more: str) -> list[str]:
+    return [
+        "--source", str(source), "--input-size", "8", "--target", "digits", "--data.augment", "none",
+        "--runs-dir", str(runs), "--train.epochs", "3", *more,
+    ]  # fmt: skip
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "summary.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("target", "mask", "epochs", "rate", "patience", "accuracy"),
+    [
+        ("cifar100", "frozen", 100, 1e-3, 10, 95),
+        ("cifar100", "partial", 150, 1e-3, 15, 95),
+        ("cifar100", "full", 200, 5e-4, 15, 95),
+        ("svhn", "frozen", 100, 1e-3, 10, 98),
+        ("svhn", "partial", 150, 1e-3, 15, 98),
+        ("svhn", "full", 200, 5e-4, 15, 98),
+        ("digits", "full", 200, 5e-4, 15, None),
+    ],
+)
+def test_the_seed_documents_settings_are_the_defaults(
+    target: str, mask: str, epochs: int, rate: float, patience: int, accuracy: float | None
+) -> None:
+    (config,), _ = parse(["--target", target, "--mask", mask])
+    assert config.data.name == target
+    assert (config.train.epochs, config.optim.learning_rate) == (epochs, rate)
+    assert (config.train.early_stopping_patience, config.train.early_stopping_target) == (patience, accuracy)
+    assert config.optim.schedule == "constant"
+    assert config.source == Path("runs/cifar10")
+    assert config.name == f"transfer_cifar10_to_{target}_{mask}"
+
+
+def test_all_masks_are_compared_under_one_budget(source: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    transfer(flags(source, runs, "--mask", "all", "--seeds", "0", "1"))
+    folder = runs / "transfer_given_to_digits_comparison"
+    with (folder / "comparison.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["mask"] for row in table] == ["scratch", "frozen", "partial", "full"]
+    assert all(row["runs"] == "2" for row in table)
+    fc = sum(p.numel() for n, p in read_state_dict(source).items() if n.startswith("fc")) + (10 - 4) * 9
+    assert table[1]["trained parameters"] == f"{fc:,}"
+    assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "comparison.md").read_text().count("\n") == 6
+    with (runs / "transfer_learning_logs.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 8
+    name = "transfer_given_to_digits_frozen_seed1"
+    tuned, given = read_state_dict(runs / name / "model.pth"), read_state_dict(source)
+    for key in tuned:
+        if key.startswith("blocks."):
+            assert torch.equal(tuned[key], given[key]), key
+        else:
+            assert tuned[key].shape != given[key].shape or not torch.equal(tuned[key], given[key]), key
+    config = json.loads((runs / name / "config.json").read_text())
+    (again,), _ = parse(["--config", str(runs / name / "config.json")])
+    assert again.freeze.mask == "frozen"
+    assert again.seed == config["seed"] == 1
+
+
+def test_the_comparison_pairs_runs_of_the_same_seed() -> None:
+    def run(mask: str, seed: int, accuracy: float) -> dict[str, Any]:
+        numbers = {"test_accuracy": accuracy, "best_epoch": 2 + seed, "seconds": 1.0, "trainable_parameters": 1234}
+        return {"mask": mask, "seed": seed, **numbers}
+
+    made = rows([run("scratch", 0, 50), run("scratch", 1, 60), run("full", 1, 63), run("full", 0, 52)])
+    assert made[0][:4] == ("scratch", "2", "55.00 ± 7.07", "")
+    assert made[1][:4] == ("full", "2", "57.50 ± 7.78", "+2.50 ± 0.50")
+    assert made[1][4:] == ("2.5", "1.0", "1,234")
+
+
+def test_a_model_of_the_original_is_a_source_with_no_other_flag(tmp_path: Path) -> None:
+    words = ["--source", str(REFERENCE), "--target", "digits", "--mask", "frozen", "--train.epochs", "1"]
+    transfer([*words, "--data.augment", "none", "--data.fraction", "0.2", "--runs-dir", str(tmp_path)])
+    tuned = read_state_dict(tmp_path / "transfer_small_to_digits_frozen" / "model.pth")
+    for name, value in read_state_dict(REFERENCE).items():
+        if name.startswith("blocks."):
+            assert torch.equal(tuned[name], value), name
+
+
+def test_the_originals_protocol_steers_by_the_test_split_and_keeps_the_last_weights(
+    source: Path, tmp_path: Path
+) -> None:
+    transfer(flags(source, tmp_path, "--mask", "frozen", "--protocol", "original", "--name", "original"))
+    result = summary(tmp_path / "original")
+    config = json.loads((tmp_path / "original" / "config.json").read_text())
+    assert result["best_epoch"] == result["epochs"] == 3
+    assert config["resolved"]["images"] == {"train": 1438, "validation": 359, "test": 359}
+    assert config["resolved"]["mean"] == [0.4914, 0.4822, 0.4465]
+    assert result["val_accuracy"] == pytest.approx(result["test_accuracy"], abs=1e-9)  # nothing is augmented here
+    tuned, given = read_state_dict(tmp_path / "original" / "model.pth"), read_state_dict(source)
+    assert torch.equal(tuned["blocks.0.0.weight"], given["blocks.0.0.weight"])
+    assert not torch.equal(tuned["blocks.0.1.running_mean"], given["blocks.0.1.running_mean"])
+
+
+class Hostile:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.canary,)
+
+
+def refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(lambda: transfer(words))
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--mask", "partial", "--freeze-until-block", "9"], "freeze_until_block=9 is not usable"),
+        (["--mask", "some"], "--mask"),
+        (["--seeds", "0", "1"], "--mask all"),
+        (["--mask", "full", "--layer-decay", "0"], "layer_decay=0"),
+        (["--mask", "full", "--probe-epochs", "2", "--unfreeze-every", "1"], "drop probe_epochs"),
+        (["--mask", "full", "--head", "all", "--probe-epochs", "2"], "head='all'"),
+        (["--mask", "full", "--apply-pooling", "1", "1"], "fc1.weight"),
+        (["--mask", "full", "--apply-pooling", "1"], "apply_pooling"),
+        (["--mask", "full", "--dropout-rate", "1"], "dropout_rate=1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_transferred_is_refused(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+) -> None:
+    assert said in " ".join(refused(capsys, flags(source, tmp_path / "runs", *more)).replace("│", " ").split())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_sources_that_are_missing_or_hostile_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "does not exist" in refused(capsys, flags(tmp_path / "nowhere", tmp_path / "runs"))
+    hostile, canary = tmp_path / "model.pth", tmp_path / "canary"
+    torch.save({"fc3.weight": Hostile(canary)}, hostile)
+    assert "was not read" in refused(capsys, flags(hostile, tmp_path / "runs"))
+    assert not canary.exists()
+    assert not (tmp_path / "runs").exists()
