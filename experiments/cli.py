@@ -1,22 +1,19 @@
 """Flags from the typed configuration, and one way for every program to end."""
 
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
+from experiments.config_file import read_config
+from jaxcnn.config import PRESETS, DataConfig, ExperimentConfig, FreezeConfig, ModelConfig
+from jaxcnn.errors import InputError
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-from jaxcnn.config import PRESETS, DataConfig, ExperimentConfig, FreezeConfig, ModelConfig, from_dict
-from jaxcnn.errors import InputError, reason
-
-# What a run adds to its config.json; of no meaning when the file is given back.
-RESOLVED = "resolved"
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
@@ -78,30 +75,6 @@ def value_of(flag: str, argv: list[str]) -> str | None:
         elif word == flag and i + 1 < len(argv):
             value = argv[i + 1]
     return value
-
-
-def read_config(path: Path, kind: type[Config]) -> Config:
-    """The experiment of some kind in a config.json.
-
-    Raises:
-        InputError: when the file is missing, is no JSON, or holds what no experiment has.
-    """
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read the configuration {path}: {reason(error)}") from error
-    if isinstance(values, dict):
-        values = {name: value for name, value in values.items() if name != RESOLVED}
-    try:
-        config: Config = from_dict(kind, values)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return config
-
-
-def to_json(config: ExperimentConfig) -> dict[str, Any]:
-    """A configuration as JSON values; `read_config` reads them back."""
-    return dict(json.loads(json.dumps(asdict(config), default=str)))
 
 
 def main(program: Callable[[], object]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from tensorboardX import SummaryWriter
 
-from experiments.cli import RESOLVED, to_json
+from experiments.config_file import RESOLVED, to_json
 from jaxcnn.config import ExperimentConfig
 from jaxcnn.data import Dataset
 from jaxcnn.errors import InputError, reason

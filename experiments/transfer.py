@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import tyro
 
-from experiments.cli import main, narrow, read_config, shallow, value_of
+from experiments.cli import main, narrow, shallow, value_of
+from experiments.config_file import read_config
 from jaxcnn.config import (
     DataConfig,
     ExperimentConfig,

@@ -1,12 +1,18 @@
 """Typed, frozen configuration, validated on construction. Imports neither JAX nor anything slow."""
 
-import os
-import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from jaxcnn.errors import InputError
+from jaxcnn.validate import (
+    require,
+    require_choice,
+    require_int,
+    require_number,
+    require_text,
+    set_path,
+    set_sequence,
+)
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "leaky_relu", "elu"]
 WeightInit = Literal["default", "xavier", "kaiming", "normal"]
@@ -17,62 +23,6 @@ Device = Literal["auto", "cpu", "gpu", "tpu"]
 Mask = Literal["scratch", "full", "partial", "frozen"]
 Head = Literal["fc3", "all"]
 Protocol = Literal["sound", "original"]
-
-
-def _require(ok: bool, name: str, value: object, wanted: str) -> None:
-    if not ok:
-        raise InputError(f"{name}={value!r} is not usable: {wanted}")
-
-
-def _require_choice(name: str, value: object, literal: Any) -> None:
-    choices = get_args(literal)
-    _require(value in choices, name, value, f"choose one of {', '.join(choices)}")
-
-
-def _require_int(name: str, value: object, *, least: int) -> None:
-    ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    _require(ok, name, value, f"give a whole number of at least {least}")
-
-
-def _require_number(name: str, value: object, *, least: float, most: float = float("inf"), open_ends: str = "") -> None:
-    """Refuses what is no finite number in [least, most]; `open_ends` "(" or ")" leaves that end out."""
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if ok:
-        number: Any = value  # compared as it is: a whole number may be too large for a float
-        ok = abs(number) <= sys.float_info.max and least <= number <= most
-        ok = ok and not ("(" in open_ends and number == least) and not (")" in open_ends and number == most)
-    above = f"{'above' if '(' in open_ends else 'at least'} {least:g}"
-    below = "" if most == float("inf") else f" and {'below' if ')' in open_ends else 'at most'} {most:g}"
-    _require(ok, name, value, f"give a number {above}{below}")
-
-
-def _require_text(name: str, value: object, wanted: str) -> None:
-    _require(isinstance(value, str) and value.isprintable(), name, value, wanted)
-
-
-def _set_path(config: object, name: str, label: str) -> None:
-    """Stores a path as a `Path`: text from JSON is welcome."""
-    value = getattr(config, name)
-    try:
-        usable = b"\0" not in os.fsencode(value)
-    except (TypeError, UnicodeEncodeError):
-        usable = False
-    _require(usable, label, value, "give a path")
-    object.__setattr__(config, name, Path(value))
-
-
-def _set_sequence(config: object, name: str, *, flags: bool = False) -> None:
-    """Stores a sequence of whole numbers, or of 0/1 flags, as a tuple: lists from JSON and booleans are welcome."""
-    value = getattr(config, name)
-    section = "model." if isinstance(config, ModelConfig) else "data." if isinstance(config, DataConfig) else ""
-    label = section + name
-    _require(isinstance(value, (list, tuple)), label, value, "give a sequence")
-    if flags:
-        _require(all(v in (0, 1) for v in value), label, value, "every entry must be 0 or 1")
-    else:
-        whole = all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-        _require(whole, label, value, "every entry must be a whole number")
-    object.__setattr__(config, name, tuple(int(v) for v in value))
 
 
 @dataclass(frozen=True)
@@ -108,13 +58,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("hidden_dims", "layers_per_block"):
-            _set_sequence(self, name)
+            set_sequence(self, name, "model.")
         for name in ("apply_pooling", "apply_bn"):
-            _set_sequence(self, name, flags=True)
-        _require_int("model.input_size", self.input_size, least=1)
-        _require_int("model.in_channels", self.in_channels, least=1)
-        _require_int("model.num_classes", self.num_classes, least=1)
-        _require_int("model.num_blocks", self.num_blocks, least=1)
+            set_sequence(self, name, "model.", flags=True)
+        require_int("model.input_size", self.input_size, least=1)
+        require_int("model.in_channels", self.in_channels, least=1)
+        require_int("model.num_classes", self.num_classes, least=1)
+        require_int("model.num_blocks", self.num_blocks, least=1)
         n = self.num_blocks
         for name, length, why in (
             ("hidden_dims", n + 2, "one for each block, then fc1 and fc2"),
@@ -123,20 +73,20 @@ class ModelConfig:
             ("apply_bn", n, "one for each block"),
         ):
             value = getattr(self, name)
-            _require(len(value) == length, f"model.{name}", value, f"num_blocks={n} needs {length} entries, {why}")
+            require(len(value) == length, f"model.{name}", value, f"num_blocks={n} needs {length} entries, {why}")
         for name in ("hidden_dims", "layers_per_block"):
             value = getattr(self, name)
-            _require(all(v >= 1 for v in value), f"model.{name}", value, "every entry must be at least 1")
+            require(all(v >= 1 for v in value), f"model.{name}", value, "every entry must be at least 1")
         pools = sum(self.apply_pooling)
-        _require(
+        require(
             self.final_size >= 1,
             "model.apply_pooling",
             self.apply_pooling,
             f"{pools} poolings leave nothing of input_size={self.input_size}; at least {2**pools} pixels are needed",
         )
-        _require_choice("model.activation_function", self.activation_function, Activation)
-        _require_choice("model.weight_init", self.weight_init, WeightInit)
-        _require_number("model.dropout_rate", self.dropout_rate, least=0, most=1, open_ends=")")
+        require_choice("model.activation_function", self.activation_function, Activation)
+        require_choice("model.weight_init", self.weight_init, WeightInit)
+        require_number("model.dropout_rate", self.dropout_rate, least=0, most=1, open_ends=")")
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -189,18 +139,18 @@ class DataConfig:
     """Share of the training images held out to steer training; 0 trains on all of them and steers by nothing."""
 
     def __post_init__(self) -> None:
-        _set_sequence(self, "classes")
-        _require_text("data.name", self.name, "name a data set")
-        _require(bool(self.name), "data.name", self.name, "name a data set")
-        _require_choice("data.augment", self.augment, Augment)
+        set_sequence(self, "classes", "data.")
+        require_text("data.name", self.name, "name a data set")
+        require(bool(self.name), "data.name", self.name, "name a data set")
+        require_choice("data.augment", self.augment, Augment)
         for name in ("dir", "archives"):
             if getattr(self, name) is not None:
-                _set_path(self, name, f"data.{name}")
+                set_path(self, name, "data.")
         distinct = len(set(self.classes)) == len(self.classes) and all(c >= 0 for c in self.classes)
-        _require(distinct, "data.classes", self.classes, "give distinct labels, each at least 0")
-        _require(len(self.classes) != 1, "data.classes", self.classes, "give at least two labels, or none for all")
-        _require_number("data.fraction", self.fraction, least=0, most=1, open_ends="(")
-        _require_number("data.validation", self.validation, least=0, most=1, open_ends=")")
+        require(distinct, "data.classes", self.classes, "give distinct labels, each at least 0")
+        require(len(self.classes) != 1, "data.classes", self.classes, "give at least two labels, or none for all")
+        require_number("data.fraction", self.fraction, least=0, most=1, open_ends="(")
+        require_number("data.validation", self.validation, least=0, most=1, open_ends=")")
 
 
 @dataclass(frozen=True)
@@ -229,17 +179,17 @@ class OptimConfig:
     """Share of the target probability spread over all classes; validation and test loss are never smoothed."""
 
     def __post_init__(self) -> None:
-        _require_choice("optim.optimizer", self.optimizer, Optimizer)
-        _require_choice("optim.schedule", self.schedule, Schedule)
-        _require_number("optim.learning_rate", self.learning_rate, least=0, open_ends="(")
-        _require_number("optim.weight_decay", self.weight_decay, least=0)
-        _require_number("optim.momentum", self.momentum, least=0, most=1, open_ends=")")
+        require_choice("optim.optimizer", self.optimizer, Optimizer)
+        require_choice("optim.schedule", self.schedule, Schedule)
+        require_number("optim.learning_rate", self.learning_rate, least=0, open_ends="(")
+        require_number("optim.weight_decay", self.weight_decay, least=0)
+        require_number("optim.momentum", self.momentum, least=0, most=1, open_ends=")")
         if self.clip_norm is not None:
-            _require_number("optim.clip_norm", self.clip_norm, least=0, open_ends="(")
-        _require_number("optim.plateau_factor", self.plateau_factor, least=0, most=1, open_ends="()")
-        _require_int("optim.plateau_patience", self.plateau_patience, least=0)
-        _require_number("optim.warmup_epochs", self.warmup_epochs, least=0)
-        _require_number("optim.label_smoothing", self.label_smoothing, least=0, most=1, open_ends=")")
+            require_number("optim.clip_norm", self.clip_norm, least=0, open_ends="(")
+        require_number("optim.plateau_factor", self.plateau_factor, least=0, most=1, open_ends="()")
+        require_int("optim.plateau_patience", self.plateau_patience, least=0)
+        require_number("optim.warmup_epochs", self.warmup_epochs, least=0)
+        require_number("optim.label_smoothing", self.label_smoothing, least=0, most=1, open_ends=")")
 
 
 @dataclass(frozen=True)
@@ -256,13 +206,13 @@ class TrainConfig:
     """Stop once the validation accuracy reaches this many percent; None never stops for that."""
 
     def __post_init__(self) -> None:
-        _require_int("train.epochs", self.epochs, least=1)
-        _require_int("train.batch_size", self.batch_size, least=1)
+        require_int("train.epochs", self.epochs, least=1)
+        require_int("train.batch_size", self.batch_size, least=1)
         if self.early_stopping_patience is not None:
-            _require_int("train.early_stopping_patience", self.early_stopping_patience, least=1)
+            require_int("train.early_stopping_patience", self.early_stopping_patience, least=1)
         if self.early_stopping_target is not None:
             target = self.early_stopping_target
-            _require_number("train.early_stopping_target", target, least=0, most=100, open_ends="(")
+            require_number("train.early_stopping_target", target, least=0, most=100, open_ends="(")
 
 
 @dataclass(frozen=True)
@@ -283,15 +233,15 @@ class FreezeConfig:
     """Without augmentation, compute the output of the frozen stages once instead of in every epoch."""
 
     def __post_init__(self) -> None:
-        _require_choice("freeze.mask", self.mask, Mask)
-        _require_int("freeze.freeze_until_block", self.freeze_until_block, least=0)
-        _require_int("freeze.probe_epochs", self.probe_epochs, least=0)
-        _require_int("freeze.unfreeze_every", self.unfreeze_every, least=0)
-        _require_number("freeze.layer_decay", self.layer_decay, least=0, most=1, open_ends="(")
+        require_choice("freeze.mask", self.mask, Mask)
+        require_int("freeze.freeze_until_block", self.freeze_until_block, least=0)
+        require_int("freeze.probe_epochs", self.probe_epochs, least=0)
+        require_int("freeze.unfreeze_every", self.unfreeze_every, least=0)
+        require_number("freeze.layer_decay", self.layer_decay, least=0, most=1, open_ends="(")
         flag = isinstance(self.cache_features, bool)
-        _require(flag, "freeze.cache_features", self.cache_features, "give true or false")
+        require(flag, "freeze.cache_features", self.cache_features, "give true or false")
         both = self.probe_epochs > 0 and self.unfreeze_every > 0
-        _require(
+        require(
             not both, "freeze.unfreeze_every", self.unfreeze_every, "it already begins with probing; drop probe_epochs"
         )
 
@@ -322,14 +272,14 @@ class ExperimentConfig:
     """What is frozen; nothing unless weights are transferred."""
 
     def __post_init__(self) -> None:
-        _set_path(self, "runs_dir", "runs_dir")
-        _require_choice("protocol", self.protocol, Protocol)
-        _require_text("name", self.name, "give a plain folder name")
+        set_path(self, "runs_dir")
+        require_choice("protocol", self.protocol, Protocol)
+        require_text("name", self.name, "give a plain folder name")
         bad_name = self.name in (".", "..") or "/" in self.name or "\\" in self.name or len(self.name.encode()) > 200
-        _require(not bad_name, "name", self.name, "give a plain folder name")
-        _require_int("seed", self.seed, least=0)
-        _require(self.seed < 2**32, "seed", self.seed, "give a number below 2**32")
-        _require_choice("device", self.device, Device)
+        require(not bad_name, "name", self.name, "give a plain folder name")
+        require_int("seed", self.seed, least=0)
+        require(self.seed < 2**32, "seed", self.seed, "give a number below 2**32")
+        require_choice("device", self.device, Device)
 
     @property
     def run_name(self) -> str:
@@ -356,32 +306,32 @@ class TransferConfig(ExperimentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _set_path(self, "source", "source")
-        _require_choice("head", self.head, Head)
+        set_path(self, "source")
+        require_choice("head", self.head, Head)
         if self.input_size is not None:
-            _require_int("input_size", self.input_size, least=1)
+            require_int("input_size", self.input_size, least=1)
         if self.apply_pooling is not None:
-            _set_sequence(self, "apply_pooling", flags=True)
+            set_sequence(self, "apply_pooling", flags=True)
         if self.activation_function is not None:
-            _require_choice("activation_function", self.activation_function, Activation)
+            require_choice("activation_function", self.activation_function, Activation)
         if self.dropout_rate is not None:
-            _require_number("dropout_rate", self.dropout_rate, least=0, most=1, open_ends=")")
+            require_number("dropout_rate", self.dropout_rate, least=0, most=1, open_ends=")")
         if self.head == "all" and self.freeze.mask != "scratch":
             self_frozen = self.freeze.probe_epochs or self.freeze.unfreeze_every
-            _require(
+            require(
                 not self_frozen, "head", self.head, "probing and gradual unfreezing train fc3 alone at first; give fc3"
             )
 
 
 def from_dict(kind: type[Any], values: object, where: str = "") -> Any:
     """Builds a configuration (`kind`) from parsed JSON; unknown names and wrong types are refused by name."""
-    _require(
+    require(
         isinstance(values, dict), where.rstrip(".") or "the configuration", values, "give an object of named values"
     )
     assert isinstance(values, dict)
     known = {f.name: f for f in fields(kind)}
     for name in values:
-        _require(name in known, f"{where}{name}", values[name], f"known names here are {', '.join(known)}")
+        require(name in known, f"{where}{name}", values[name], f"known names here are {', '.join(known)}")
     made = {
         name: from_dict(_SECTIONS[name], value, f"{name}.") if name in _SECTIONS else value
         for name, value in values.items()

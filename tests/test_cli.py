@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.cli import RESOLVED, baseline, main, parse, read_config, to_json, train_main
+from experiments.cli import baseline, main, parse, train_main
+from experiments.config_file import RESOLVED, read_config, to_json
 from jaxcnn.config import (
     DEEP,
     SHALLOW,

@@ -20,7 +20,8 @@ from torch_network import TorchCNN
 
 from experiments import baselines, run
 from experiments.baselines import run_baselines, run_experiments
-from experiments.cli import baseline, main, read_config, to_json, train_main
+from experiments.cli import baseline, main, train_main
+from experiments.config_file import read_config, to_json
 from experiments.convert import Flags, convert
 from experiments.display import Progress
 from experiments.run import run_experiment

@@ -1,0 +1,38 @@
+"""A run's configuration as a file."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxcnn.config import ExperimentConfig, from_dict
+from jaxcnn.errors import InputError, reason
+
+# What a run adds to its config.json; of no meaning when the file is given back.
+RESOLVED = "resolved"
+
+Config = TypeVar("Config")
+
+
+def read_config(path: Path, kind: type[Config]) -> Config:
+    """The experiment of some kind in a config.json.
+
+    Raises:
+        InputError: when the file is missing, is no JSON, or holds what no experiment has.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read the configuration {path}: {reason(error)}") from error
+    if isinstance(values, dict):
+        values = {name: value for name, value in values.items() if name != RESOLVED}
+    try:
+        config: Config = from_dict(kind, values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return config
+
+
+def to_json(config: ExperimentConfig) -> dict[str, Any]:
+    """A configuration as JSON values; `read_config` reads them back."""
+    return dict(json.loads(json.dumps(asdict(config), default=str)))

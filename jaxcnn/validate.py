@@ -1,0 +1,67 @@
+"""Checks that configurations make on construction; each message names the field, the value, and what would be right."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+from jaxcnn.errors import InputError
+
+
+def require(ok: bool, name: str, value: object, wanted: str) -> None:
+    """Refuses a value, by its name, unless it is fine; `wanted` says what would be."""
+    if not ok:
+        raise InputError(f"{name}={value!r} is not usable: {wanted}")
+
+
+def require_choice(name: str, value: object, literal: Any) -> None:
+    """Refuses what is not among a Literal's choices."""
+    choices = get_args(literal)
+    require(value in choices, name, value, f"choose one of {', '.join(choices)}")
+
+
+def require_int(name: str, value: object, *, least: int) -> None:
+    """Refuses what is no whole number of at least `least`."""
+    ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    require(ok, name, value, f"give a whole number of at least {least}")
+
+
+def require_number(name: str, value: object, *, least: float, most: float = float("inf"), open_ends: str = "") -> None:
+    """Refuses what is no finite number in [least, most]; `open_ends` "(" or ")" leaves that end out."""
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if ok:
+        number: Any = value  # compared as it is: a whole number may be too large for a float
+        ok = abs(number) <= sys.float_info.max and least <= number <= most
+        ok = ok and not ("(" in open_ends and number == least) and not (")" in open_ends and number == most)
+    above = f"{'above' if '(' in open_ends else 'at least'} {least:g}"
+    below = "" if most == float("inf") else f" and {'below' if ')' in open_ends else 'at most'} {most:g}"
+    require(ok, name, value, f"give a number {above}{below}")
+
+
+def require_text(name: str, value: object, wanted: str) -> None:
+    """Refuses what is no text, or would not print."""
+    require(isinstance(value, str) and value.isprintable(), name, value, wanted)
+
+
+def set_path(config: object, name: str, section: str = "") -> None:
+    """Stores a path as a `Path`: text from JSON is welcome."""
+    value = getattr(config, name)
+    try:
+        usable = b"\0" not in os.fsencode(value)
+    except (TypeError, UnicodeEncodeError):
+        usable = False
+    require(usable, section + name, value, "give a path")
+    object.__setattr__(config, name, Path(value))
+
+
+def set_sequence(config: object, name: str, section: str = "", *, flags: bool = False) -> None:
+    """Stores a sequence of whole numbers, or of 0/1 flags, as a tuple: lists from JSON and booleans are welcome."""
+    value = getattr(config, name)
+    label = section + name
+    require(isinstance(value, (list, tuple)), label, value, "give a sequence")
+    if flags:
+        require(all(v in (0, 1) for v in value), label, value, "every entry must be 0 or 1")
+    else:
+        whole = all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+        require(whole, label, value, "every entry must be a whole number")
+    object.__setattr__(config, name, tuple(int(v) for v in value))
