@@ -165,6 +165,19 @@ def test_first_of_equal_maxima_takes_the_gradient_whatever_the_pattern() -> None
     np.testing.assert_array_equal(back.sum((1, 2, 3)), 1)
 
 
+@pytest.mark.parametrize("channels", [3, 12])
+@pytest.mark.parametrize("act", [jnp.tanh, jax.nn.sigmoid, jax.nn.relu])
+def test_conv_activation_pool_is_right_when_fused(act: Callable[[Array], Array], channels: int) -> None:
+    """XLA lets tanh's gradient overwrite the pool's input too early if the pool reads it through a reshape."""
+    x, kernel, bias, _ = arrays((2, 4, 6, channels, 16))
+    g = arrays((2, 2, 3, 16, 1))[0]
+    with jax.enable_x64(True):
+        for conv in (ops.conv3x3, plain_conv):
+            ours = with_gradients(lambda *a, conv=conv: ops.max_pool2x2(act(conv(*a))), g, x, kernel, bias)
+            plain = with_gradients(lambda *a: plain_pool(act(plain_conv(*a))), g, x, kernel, bias)
+            assert distance(ours, plain) < 1e-12
+
+
 def torch_norm(keep: np.ndarray) -> Callable[..., Any]:
     """Batch norm by the kept images' statistics, of the kept images."""
     return lambda x, scale, shift: F.batch_norm(x[keep], None, None, scale, shift, training=True, eps=1e-5)
