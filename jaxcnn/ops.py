@@ -1,9 +1,8 @@
 """3x3 convolution, 2x2 max pool and batch normalisation whose gradients are fast on a CPU too.
 
 On an accelerator the convolution is XLA's own. On a CPU XLA's filter gradient is slow, and so is the scatter behind
-its max pool; here they are dots and comparisons. One step of the shallow network (batch 256, float32, 2 cores; median
-of 9 rounds beside PyTorch eager) runs at 1.17x PyTorch's rate, with XLA's own forms at 0.54x; with two blocks frozen
-at 1.42x and 0.83x.
+its max pool; here they are dots and comparisons. A step of the shallow network (batch 256, float32, 2 cores, an earlier
+form of the pool) ran at 1.17x PyTorch eager's rate, and with XLA's own forms at 0.54x (medians of 9 rounds in turn).
 
 A convolution of wide inputs is Winograd's F(2x2, 3x3) (Lavin & Gray 2016, arXiv:1509.09308): tiles of 4x4 inputs
 become 2x2 outputs through 16 products per channel pair instead of 36. It rounds like the direct sum (rms 3.2e-7
