@@ -109,10 +109,10 @@ def select_device(device: Device) -> None:
         InputError: when the machine has no such device, or JAX no support for it installed.
     """
     if device != "auto":
-        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))  # type: ignore[no-untyped-call]
+        _configure("jax_platforms", {"gpu": "cuda"}.get(device, device))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn" / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(cache))  # type: ignore[no-untyped-call]
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # type: ignore[no-untyped-call]
+    _configure("jax_compilation_cache_dir", str(cache))
+    _configure("jax_persistent_cache_min_compile_time_secs", 0.1)
     try:
         found = jax.devices()[0].platform
     except (RuntimeError, AssertionError) as error:  # the latter where JAX has no support for the device installed
@@ -122,6 +122,10 @@ def select_device(device: Device) -> None:
         ) from error
     if device not in ("auto", found):
         raise InputError(f"device={device!r} cannot be had: JAX already computes on {found} in this process")
+
+
+def _configure(name: str, value: str | float) -> None:
+    jax.config.update(name, value)  # type: ignore[no-untyped-call]  # JAX leaves this one function untyped
 
 
 def _train(

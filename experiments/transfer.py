@@ -31,7 +31,7 @@ TARGET_ACCURACY = {"cifar100": 95.0, "svhn": 98.0}
 
 @dataclass(frozen=True)
 class _FreezeFlags(FreezeConfig):
-    mask: Literal["scratch", "full", "partial", "frozen", "all"] = "full"  # type: ignore[assignment]
+    mask: Literal["scratch", "full", "partial", "frozen", "all"] = "full"  # type: ignore[assignment]  # a choice more
     """frozen: all blocks; partial: blocks 0 to freeze_until_block; full: nothing; scratch: nothing, and new weights;
     all: each of them under one budget, compared."""
 
@@ -66,7 +66,7 @@ def settings(target: str, mask: str) -> TransferConfig:
             early_stopping_patience=patience,
             early_stopping_target=TARGET_ACCURACY.get(target),
         ),
-        freeze=FreezeConfig(mask="scratch" if mask == "all" else mask),  # type: ignore[arg-type]
+        freeze=FreezeConfig(mask="scratch" if mask == "all" else mask),  # type: ignore[arg-type]  # a Mask now
     )
 
 

@@ -160,7 +160,7 @@ class _Info(tfds.core.DatasetInfo):  # type: ignore[misc]  # tfds has no types
         """Does nothing."""
 
 
-class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, call-arg]
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, call-arg]  # as above
     """Prepares a `Source` from a folder of archives, whose checksums tfds compares with those given."""
 
     def __init__(self, source: Source, data_dir: Path, archives: Path, checksums: Mapping[str, Checksum]) -> None:

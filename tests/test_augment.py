@@ -25,13 +25,14 @@ POLICY = """
     AutoContrast 0.8 - Solarize 0.2 8      |  Brightness 0.1 3  Color 0.7 0        |  Solarize 0.4 5   AutoContrast 0.9 -
     TranslateY 0.9 9   TranslateY 0.7 9    |  AutoContrast 0.9 - Solarize 0.8 3    |  Equalize 0.8 -   Invert 0.1 -
     TranslateY 0.7 9   AutoContrast 0.9 -
-"""  # noqa: E501
+"""  # noqa: E501 - a table is read by its columns
 WORDS = POLICY.replace("|", " ").split()
 PAIRS = [(WORDS[i : i + 3], WORDS[i + 3 : i + 6]) for i in range(0, len(WORDS), 6)]
-NAMES = """
+OPERATIONS = """
     ShearX ShearY TranslateX TranslateY Rotate Brightness Color
     Contrast Sharpness Posterize Solarize AutoContrast Equalize Invert
-""".split()  # noqa: SIM905
+"""
+NAMES = OPERATIONS.split()
 
 batched = jax.jit(augment, static_argnames=("kind", "vectorized"))
 

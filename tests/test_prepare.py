@@ -314,7 +314,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
         home = f"http://127.0.0.1:{server.server_port}/"
-        monkeypatch.setitem(module.SOURCES, "cifar10", SOURCES["cifar10"]._replace(home=home))  # type: ignore
+        monkeypatch.setitem(module.SOURCES, "cifar10", SOURCES["cifar10"]._replace(home=home))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield folder
         server.shutdown()

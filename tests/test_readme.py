@@ -68,4 +68,4 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
     exec(example, names)
-    assert names["logits"].shape == (1, 100)  # type: ignore[attr-defined]
+    assert names["logits"].shape == (1, 100)

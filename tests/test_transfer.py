@@ -163,9 +163,9 @@ def tiny_run(freeze: FreezeConfig, epochs: int, **optim: Any) -> list[Any]:
     frozen = frozen_stages(freeze, TINY, 0)
     state = init_state(variables, TINY, config.optim, seed=0, frozen_stages=frozen)
     seen = [jax.device_get(variables["params"])]
-    for state, _ in fit(state, config, tiny_data()):  # noqa: B020
-        seen.append(jax.device_get(state.params))
-    return [*seen, jax.device_get(state)]
+    for trained, _ in fit(state, config, tiny_data()):
+        seen.append(jax.device_get(trained.params))
+    return [*seen, jax.device_get(trained)]
 
 
 def moved(before: Any, after: Any) -> set[str]:
