@@ -76,7 +76,7 @@ def standardise(
         images: uint8 (..., C).
         mean: C means of pixels in [0, 1].
         std: C standard deviations of pixels in [0, 1].
-        dtype: of the result; the arithmetic is in float32.
+        dtype: of the result; the arithmetic is in float32 at least.
 
     Returns:
         `dtype` (..., C).
@@ -90,5 +90,6 @@ def standardise(
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != channels:
             raise InputError(f"{name}={values!r} is not usable: give {channels} numbers, one a channel")
-    scaled = images.astype(jnp.float32) / 255
-    return ((scaled - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)).astype(dtype)
+    wide = jnp.promote_types(dtype, jnp.float32)
+    scaled = images.astype(wide) / 255
+    return ((scaled - jnp.array(mean, wide)) / jnp.array(std, wide)).astype(dtype)

@@ -23,6 +23,7 @@ Device = Literal["auto", "cpu", "gpu", "tpu"]
 Mask = Literal["scratch", "full", "partial", "frozen"]
 Head = Literal["fc3", "all"]
 Protocol = Literal["sound", "original"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,8 @@ class TrainConfig:
     """Most epochs to train."""
     batch_size: int = 256
     """Images a step; a short last batch is trained on too."""
+    precision: Precision = "float32"
+    """What the network computes in. With bfloat16 weights, statistics, loss and optimiser stay in float32."""
     early_stopping_patience: int | None = 10
     """Stop after this many epochs without a lower validation loss; None never stops for that."""
     early_stopping_target: float | None = 98.5
@@ -208,6 +211,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require_int("train.epochs", self.epochs, least=1)
         require_int("train.batch_size", self.batch_size, least=1)
+        require_choice("train.precision", self.precision, Precision)
         if self.early_stopping_patience is not None:
             require_int("train.early_stopping_patience", self.early_stopping_patience, least=1)
         if self.early_stopping_target is not None:

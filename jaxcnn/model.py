@@ -48,21 +48,34 @@ def bias_init(weight_init: str, fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
+def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+    """Sets each element to 0 with probability `rate`, to the nearest 1/65536, and scales the others to keep the mean.
+
+    XLA's own threefry generator and 16 bits an element take a sixth of the time of `jax.random.bernoulli` on a CPU,
+    where that is a third of a step on cached features.
+    """
+    dropped = min(round(rate * 2**16), 2**16 - 1)
+    state = jnp.concatenate([jax.random.key_data(key), jnp.zeros(2, jnp.uint32)])
+    _, words = jax.lax.rng_bit_generator(state, (-(-x.size // 2),), algorithm=jax.lax.RandomAlgorithm.RNG_THREE_FRY)
+    draws = jnp.concatenate([words & 0xFFFF, words >> 16])[: x.size].reshape(x.shape)
+    return jnp.where(draws >= dropped, x * (2**16 / (2**16 - dropped)), 0)
+
+
 class Conv(nn.Module):
-    """3x3 convolution with padding 1 and a bias: (B, H, W, C) -> (B, H, W, features)."""
+    """3x3 convolution with padding 1: (B, H, W, C) -> (B, H, W, features), and the bias that is to be added."""
 
     features: int
     weight_init: str
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Convolves; kernel (3, 3, C, features), bias (features,)."""
         shape = (3, 3, x.shape[-1], self.features)
         kernel = self.param("kernel", KERNEL_INITS[self.weight_init], shape)
         bias = self.param("bias", bias_init(self.weight_init, 9 * x.shape[-1]), shape[-1:])
         if self.is_initializing():  # the shape is all that matters, and compiling the convolution takes seconds
-            return jnp.zeros((*x.shape[:-1], self.features), x.dtype)
-        return ops.conv3x3(x, kernel.astype(x.dtype), bias.astype(x.dtype))
+            return jnp.zeros((*x.shape[:-1], self.features), x.dtype), bias
+        return ops.conv3x3(x, kernel.astype(x.dtype)), bias
 
 
 class BatchNorm(nn.Module):
@@ -73,8 +86,12 @@ class BatchNorm(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
-        """Normalises x (B, H, W, C) by its own statistics if `train`, else by the running ones; mask is (B,)."""
+    def __call__(self, x: jax.Array, offset: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
+        """Normalises x + offset by its own statistics if `train`, else by the running ones.
+
+        x is (B, H, W, C), offset (C,), mask (B,). A batch's own statistics cancel the offset, so nothing but the
+        running mean ever sees it: a pass over x less, and a gradient of exactly zero where PyTorch has rounding noise.
+        """
         channels = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
@@ -83,10 +100,11 @@ class BatchNorm(nn.Module):
         count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
         if not train:
             gain = scale * jax.lax.rsqrt(running_var.value + BN_EPSILON)
-            return x * gain.astype(x.dtype) + (bias - running_mean.value * gain).astype(x.dtype)
+            return x * gain.astype(x.dtype) + (bias + (offset - running_mean.value) * gain).astype(x.dtype)
         y, mean, var, n = ops.batch_norm(x, scale, bias, mask, epsilon=BN_EPSILON)
         if not self.is_initializing():
             unbiased = var * (n / jnp.maximum(n - 1, 1))
+            mean = mean + jax.lax.stop_gradient(offset)
             running_mean.value = (1 - BN_MOMENTUM) * running_mean.value + BN_MOMENTUM * mean
             running_var.value = (1 - BN_MOMENTUM) * running_var.value + BN_MOMENTUM * unbiased
             count.value = count.value + 1
@@ -104,9 +122,11 @@ class Block(nn.Module):
         """(B, H, W, C) -> (B, H', W', hidden_dims[index]); H' is H or H // 2."""
         config, i = self.config, self.index
         for j in range(config.layers_per_block[i]):
-            x = Conv(config.channels[i], config.weight_init, name=f"conv_{j}")(x)
+            x, bias = Conv(config.channels[i], config.weight_init, name=f"conv_{j}")(x)
             if config.apply_bn[i]:
-                x = BatchNorm(name=f"bn_{j}")(x, train=train, mask=mask)
+                x = BatchNorm(name=f"bn_{j}")(x, bias, train=train, mask=mask)
+            else:
+                x = x + bias.astype(x.dtype)
             x = ACTIVATIONS[config.activation_function](x)
         return ops.max_pool2x2(x) if config.apply_pooling[i] else x
 
@@ -152,7 +172,7 @@ class CNN(nn.Module):
                 x = x.reshape(len(x), -1)
                 name = f"fc{stage - config.num_blocks + 1}"
                 if training and config.dropout_rate > 0:
-                    x = nn.Dropout(config.dropout_rate, deterministic=False, name=f"{name}_dropout")(x)
+                    x = dropout(self.make_rng("dropout"), x, config.dropout_rate)
                 x = act(self._dense(config.hidden_dims[stage], x, name))
         return x if end_stage is not None else self._dense(config.num_classes, x, "fc3")
 

@@ -25,22 +25,22 @@ _KERNEL: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 _OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
 
 _THIN = 8  # channels up to which tiles are not worth their transforms
+_SMALL = 2**22  # values of all 3x3 patches up to which they are written down: 16 MB, and a program quick to compile
 _RUN = 4  # neighbouring outputs that share one row of inputs when the input is thin
 _CHUNK = 2**17  # tiles x channels at a time: 8 MB of products, reused from chunk to chunk instead of page faults
 
 
-def conv3x3(x: Array, kernel: Array, bias: Array | None = None) -> Array:
+def conv3x3(x: Array, kernel: Array) -> Array:
     """3x3 convolution (cross-correlation) with stride 1 and padding 1.
 
-    x (B, H, W, C), kernel (3, 3, C, O), bias (O,) -> (B, H, W, O), all of one floating dtype. Reverse mode only.
+    x (B, H, W, C), kernel (3, 3, C, O) -> (B, H, W, O), all of one floating dtype. Reverse mode only.
     """
     if x.shape[1:3] == (1, 1):
-        y = x @ kernel[1, 1]  # a single pixel meets nothing but the kernel's centre
-    elif x.dtype in (jnp.float32, jnp.float64):
-        y = _conv(x, kernel)
-    else:
-        y = _plain_forward(x, kernel)
-    return y if bias is None else y + bias
+        return x @ kernel[1, 1]  # a single pixel meets nothing but the kernel's centre
+    if x.dtype in (jnp.float32, jnp.float64):
+        y: Array = _conv(x, kernel)
+        return y
+    return _plain_forward(x, kernel)
 
 
 def max_pool2x2(x: Array) -> Array:
@@ -89,9 +89,8 @@ def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 
 def _conv_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    to_x = _on_cpu(_input_gradient, _plain_input_gradient, g, kernel)
-    return to_x, _on_cpu(_kernel_gradient, _plain_kernel_gradient, x, g)
+    to_x, to_kernel = _on_cpu(_gradients, _plain_gradients, *saved, g)
+    return to_x, to_kernel
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
@@ -102,66 +101,66 @@ def _plain_forward(x: Array, kernel: Array) -> Array:
     return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=layout)
 
 
-def _plain_input_gradient(g: Array, kernel: Array) -> Array:
-    return _plain_forward(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-
-
-def _plain_kernel_gradient(x: Array, g: Array) -> Array:
-    kernel = jnp.zeros((3, 3, x.shape[-1], g.shape[-1]), x.dtype)
-    to_kernel: Array = jax.vjp(lambda k: _plain_forward(x, k), kernel)[1](g)[0]
-    return to_kernel
+def _plain_gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+    to_x, to_kernel = jax.vjp(_plain_forward, x, kernel)[1](g)
+    return to_x, to_kernel
 
 
 def _forward(x: Array, kernel: Array) -> Array:
     if x.shape[-1] <= _THIN:
         return _thin_forward(x, kernel)
-    return _tiled(x, _transform(_KERNEL, [list(row) for row in kernel]))
+    if _is_small(x, kernel):
+        return (_patches(x) @ kernel.reshape(-1, kernel.shape[-1])).reshape(*x.shape[:3], -1)
+    u, features = _transform(_KERNEL, [list(row) for row in kernel]), kernel.shape[-1]
+
+    def some(x: Array) -> Array:
+        products = [[v @ k for v, k in zip(*rows, strict=True)] for rows in zip(_tiles(x), u, strict=True)]
+        return _untiled(_transform(_OUTPUT, products), (*x.shape[:3], features))
+
+    return _in_chunks(some, x, _images_at_once(x, features))
 
 
-def _input_gradient(g: Array, kernel: Array) -> Array:
-    if min(kernel.shape[2:]) <= _THIN:
-        return _plain_input_gradient(g, kernel)
-    u = _transform(_KERNEL, [list(row) for row in kernel])
-    turn = (3, 1, 2, 0)  # the transform of a flipped kernel is the kernel's own with its ends exchanged
-    return _tiled(g, [[u[i][j].T for j in turn] for i in turn])
-
-
-def _kernel_gradient(x: Array, g: Array) -> Array:
+def _gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+    """Of the input and of the kernel: what `_forward` does, backwards, so that both share the products' gradient."""
+    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     if x.shape[-1] <= _THIN:
-        return _thin_kernel_gradient(x, g)
+        return _forward(g, turned), _thin_kernel_gradient(x, g)
+    if _is_small(x, kernel):
+        return _forward(g, turned), _dot_rows(_patches(x), g.reshape(-1, g.shape[-1])).reshape(kernel.shape)
     b, n = len(x), _images_at_once(x, g.shape[-1])
+    u = _transform(_KERNEL, [list(row) for row in kernel])
 
-    def add_chunk(i: Array, total: Grid) -> Grid:
+    def some(i: Array, carry: tuple[Array, Grid]) -> tuple[Array, Grid]:
+        to_x, total = carry
         start = jnp.minimum(i * n, b - n)
         some_x, some_g = (lax.dynamic_slice_in_dim(a, start, n) for a in (x, g))
-        if b % n:  # the last chunk overlaps the one before
-            some_g = jnp.where((start + jnp.arange(n) >= i * n)[:, None, None, None], some_g, 0)
-        added: Grid = jax.tree.map(jnp.add, total, _tile_products(some_x, some_g))
-        return added
+        if b % n:  # the last chunk overlaps the one before, and may count in the sum but once
+            some_x = jnp.where((start + jnp.arange(n) >= i * n)[:, None, None, None], some_x, 0)
+        products = _tile_gradients(some_g)
+        added: Grid = jax.tree.map(_dot_rows, _tiles(some_x), products)
+        done = _gather_tiles(jax.tree.map(_dot_columns, products, u), some_x.shape)
+        return lax.dynamic_update_slice_in_dim(to_x, done, start, 0), jax.tree.map(jnp.add, total, added)
 
-    zeros = [[jnp.zeros((x.shape[-1], g.shape[-1]), x.dtype)] * 4] * 4
-    total: Grid = lax.fori_loop(0, -(-b // n), add_chunk, zeros)
-    return jnp.stack([jnp.stack(row) for row in _transform(_transposed(_KERNEL), total)])
+    zeros = [[jnp.zeros_like(u[0][0])] * 4] * 4
+    to_x, total = lax.fori_loop(0, -(-b // n), some, (jnp.zeros_like(x), zeros))
+    return to_x, jnp.stack([jnp.stack(row) for row in _transform(_transposed(_KERNEL), total)])
+
+
+def _is_small(x: Array, kernel: Array) -> bool:
+    return 9 * x.shape[0] * x.shape[1] * x.shape[2] * max(kernel.shape[2:]) <= _SMALL
+
+
+def _patches(x: Array) -> Array:
+    """The 3x3 pixels around each one: (B * H * W, 9 * C)."""
+    b, h, w, c = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return jnp.concatenate([x[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], -1).reshape(-1, 9 * c)
 
 
 def _images_at_once(x: Array, features: int) -> int:
     b, h, w, c = x.shape
     tiles = ((h + 1) // 2) * ((w + 1) // 2)
     return min(b, max(1, _CHUNK // (tiles * max(c, features))))
-
-
-def _tiled(x: Array, u: Grid) -> Array:
-    """The convolution by tiles; u is the 4x4 grid of transformed kernels (C, O)."""
-    _, h, w, _ = x.shape
-    features = u[0][0].shape[-1]
-
-    def some(x: Array) -> Array:
-        products = [[v @ k for v, k in zip(*rows, strict=True)] for rows in zip(_tiles(x), u, strict=True)]
-        y = _transform(_OUTPUT, products)
-        y = [[a.reshape(len(x), (h + 1) // 2, (w + 1) // 2, features) for a in row] for row in y]
-        return _interleave(y)[:, :h, :w]
-
-    return _in_chunks(some, x, _images_at_once(x, features))
 
 
 def _tiles(x: Array) -> Grid:
@@ -173,13 +172,42 @@ def _tiles(x: Array) -> Grid:
     return [[v.reshape(-1, c) for v in row] for row in _transform(_INPUT, taps)]
 
 
-def _tile_products(x: Array, g: Array) -> Grid:
-    """The transformed kernel's gradient, a 4x4 grid of (C, O)."""
+def _untiled(y: Grid, shape: tuple[int, ...]) -> Array:
+    """The array (B, H, W, C) whose tiles of 2x2 pixels, or of more that are cut off, are y: each (tiles, C)."""
+    b, h, w, c = shape
+    y = [[a.reshape(b, (h + 1) // 2, (w + 1) // 2, c) for a in row] for row in y]
+    return _interleave(y)[:, :h, :w]
+
+
+def _tile_gradients(g: Array) -> Grid:
+    """The gradient of the products, a 4x4 grid of (tiles, O), from that of the output (B, H, W, O)."""
     h, w = g.shape[1:3]
     g = jnp.pad(g, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)))
-    q = _transform(_transposed(_OUTPUT), _phases(g))
-    products: Grid = jax.tree.map(lambda v, d: _dot_rows(v, d.reshape(-1, d.shape[-1])), _tiles(x), q)
-    return products
+    return [[a.reshape(-1, a.shape[-1]) for a in row] for row in _transform(_transposed(_OUTPUT), _phases(g))]
+
+
+def _gather_tiles(tiles: Grid, shape: tuple[int, ...]) -> Array:
+    """The gradient of the input (B, H, W, C) from that of its transformed tiles, which overlap by two pixels."""
+    b, h, w, c = shape
+    taps = [
+        [a.reshape(b, (h + 1) // 2, (w + 1) // 2, c) for a in row] for row in _transform(_transposed(_INPUT), tiles)
+    ]
+    rows = [_overlap(column, 1) for column in zip(*taps, strict=True)]
+    return _interleave([_overlap(row, 2) for row in zip(*rows, strict=True)])[:, :h, :w]
+
+
+def _overlap(taps: Sequence[Array], axis: int) -> list[Array]:
+    """Sums the four taps of all tiles along an axis into its even and its odd pixels; the padding's are lost."""
+    first, second, third, fourth = taps
+    return [second + _moved(fourth, 1, axis), third + _moved(first, -1, axis)]
+
+
+def _moved(x: Array, by: int, axis: int) -> Array:
+    """x moved one place up or down an axis, with a zero for what comes in."""
+    pads = [(0, 0)] * x.ndim
+    pads[axis] = (max(by, 0), max(-by, 0))
+    n = x.shape[axis]
+    return lax.slice_in_dim(jnp.pad(x, pads), max(-by, 0), n + max(-by, 0), axis=axis)
 
 
 def _phases(x: Array) -> Grid:
@@ -218,6 +246,11 @@ def _combine(weights: Sequence[float], arrays: Sequence[Array]) -> Array:
 def _dot_rows(a: Array, b: Array) -> Array:
     """a.T @ b, without writing a.T down."""
     return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
+
+
+def _dot_columns(a: Array, b: Array) -> Array:
+    """a @ b.T, without writing b.T down."""
+    return lax.dot_general(a, b, (((1,), (1,)), ((), ())))
 
 
 def _thin_forward(x: Array, kernel: Array) -> Array:

@@ -9,7 +9,7 @@ import optax
 
 from jaxcnn import ops
 from jaxcnn.augment import augment, standardise
-from jaxcnn.config import Augment, ModelConfig, OptimConfig
+from jaxcnn.config import Augment, ModelConfig, OptimConfig, Precision
 from jaxcnn.masks import partition
 from jaxcnn.model import CNN, stage_of
 from jaxcnn.optim import Schedule, make_optimizer
@@ -84,6 +84,10 @@ def unfreeze(state: TrainState, model: ModelConfig, optim: OptimConfig, frozen_s
     return state._replace(opt_state=opt_state)
 
 
+def _network(model: ModelConfig, precision: Precision) -> CNN:
+    return CNN(model, dtype=jnp.bfloat16 if precision == "bfloat16" else None)
+
+
 def make_train_step(
     *,
     model: ModelConfig,
@@ -97,6 +101,7 @@ def make_train_step(
     drifting_stats: bool = False,
     first_stage: int = 0,
     vectorized: bool = False,
+    precision: Precision = "float32",
 ) -> TrainStep:
     """A pure step `(state, batch, scale) -> (state, metrics)`; `scale` multiplies the scheduled learning rate.
 
@@ -116,9 +121,10 @@ def make_train_step(
             PyTorch program does.
         first_stage: the batches hold what this stage reads instead of images.
         vectorized: the form of augmentation that suits accelerators.
+        precision: what the network computes in; float32 stands for the parameters' own type.
     """
     eval_stages = 0 if drifting_stats else frozen_stages
-    network = CNN(model)
+    network = _network(model, precision)
     optimizer = make_optimizer(optim)
     clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
 
@@ -127,7 +133,8 @@ def make_train_step(
         augment_key, dropout_key = jax.random.split(key)
         inputs = batch.images
         if first_stage == 0:
-            inputs = standardise(augment(augment_key, inputs, augmentation, vectorized=vectorized), mean, std)
+            inputs = augment(augment_key, inputs, augmentation, vectorized=vectorized)
+            inputs = standardise(inputs, mean, std, dtype=jax.tree.leaves(state.params)[0].dtype)
         count = jnp.sum(batch.mask)
         frozen, trained = partition(state.params, model, frozen_stages)
 
@@ -172,18 +179,19 @@ def make_eval_step(
     augmentation: Augment = "none",
     first_stage: int = 0,
     vectorized: bool = False,
+    precision: Precision = "float32",
 ) -> EvalStep:
     """A pure `(variables, batch, key) -> (metrics, predictions int32 (B,))` in evaluation mode.
 
     The arguments are those of `make_train_step`; only the original's protocol augments what it evaluates on.
     """
-    network = CNN(model)
+    network = _network(model, precision)
 
     def step(variables: Any, batch: Batch, key: jax.Array) -> tuple[Metrics, jax.Array]:
         inputs = batch.images
         if first_stage == 0:
             inputs = augment(jax.random.wrap_key_data(key), inputs, augmentation, vectorized=vectorized)
-            inputs = standardise(inputs, mean, std)
+            inputs = standardise(inputs, mean, std, dtype=jax.tree.leaves(variables["params"])[0].dtype)
 
         def forward(x: jax.Array) -> jax.Array:
             logits: Any = network.apply(variables, x, first_stage=first_stage)

@@ -110,7 +110,8 @@ def test_dropout_keeps_the_mean_and_drops_the_share_it_should() -> None:
         {"params": params}, jnp.zeros((200, 2, 2, 1)), True, end_stage=2, rngs={"dropout": jax.random.key(1)}
     )[:, :256]
     values, counts = np.unique(np.asarray(fc1), return_counts=True)
-    np.testing.assert_allclose(values, [0, 1 / 0.7], rtol=1e-6)
+    dropped = round(0.3 * 2**16)  # the rate, to the nearest 1/65536
+    np.testing.assert_allclose(values, [0, 2**16 / (2**16 - dropped)], rtol=1e-7)
     n = 200 * 256
     assert abs(counts[0] / n - 0.3) < 4 * (0.3 * 0.7 / n) ** 0.5
 
