@@ -1,0 +1,106 @@
+"""Programs timed in turn, and rows of what came of it."""
+
+import fnmatch
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+Program = Callable[[], object]
+"""Does a fixed amount of work and returns when it is done."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was measured, round by round, in one unit.
+
+    `values` holds a list for each column; "jaxcnn" and "pytorch" make the ratio, which is above 1 where jaxcnn is
+    better. A column that could not be measured is an empty list, and `note` says why.
+    """
+
+    name: str
+    what: str
+    unit: str
+    values: Mapping[str, Sequence[float]]
+    more_is_better: bool = True
+    note: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What goes into the JSON file besides."""
+
+    def median(self, column: str) -> float | None:
+        """Median over the rounds; None for a column without values."""
+        values = self.values.get(column)
+        return statistics.median(values) if values else None
+
+    def versus(self, column: str) -> float | None:
+        """How many times better the median of jaxcnn is than that of `column`."""
+        ours, theirs = self.median("jaxcnn"), self.median(column)
+        if ours is None or theirs is None:
+            return None
+        return ours / theirs if self.more_is_better else theirs / ours
+
+    @property
+    def ratio(self) -> float | None:
+        """Of jaxcnn to PyTorch, from the medians."""
+        return self.versus("pytorch")
+
+    @property
+    def ratio_spread(self) -> tuple[float, float] | None:
+        """Smallest and largest ratio of one round."""
+        pairs = list(zip(self.values.get("jaxcnn", ()), self.values.get("pytorch", ()), strict=False))
+        ratios = [ours / theirs if self.more_is_better else theirs / ours for ours, theirs in pairs]
+        return (min(ratios), max(ratios)) if ratios else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is kept of the row: medians by column, the spread (smallest, largest) and the rounds (n)."""
+        medians = {column: self.median(column) for column in self.values}
+        return {
+            "name": self.name,
+            "what": self.what,
+            "unit": self.unit,
+            "better": "more" if self.more_is_better else "less",
+            "jaxcnn": None,
+            "pytorch": None,
+            **medians,
+            "ratio": self.ratio,
+            "ratio_spread": self.ratio_spread,
+            "spread": {column: [min(values), max(values)] for column, values in self.values.items() if values},
+            "n": max((len(values) for values in self.values.values()), default=0),
+            "note": self.note,
+            **self.extra,
+        }
+
+
+def take_turns(programs: Mapping[str, Program], rounds: int) -> dict[str, list[float]]:
+    """Seconds that each program takes, round by round: every round runs each of them once.
+
+    All run once before, which compiles them. Each round begins with the next program, so that none always follows
+    the same one. On two cores neither side's idle threads slow the other: see `experiments.bench`'s README section.
+    """
+    for program in programs.values():
+        program()
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    names = list(programs)
+    for i in range(rounds):
+        first = i % len(names)
+        for name in names[first:] + names[:first]:
+            began = time.perf_counter()
+            programs[name]()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def rates(seconds: Mapping[str, Sequence[float]], amount: float) -> dict[str, list[float]]:
+    """Work a second, from the seconds that `amount` of it took."""
+    return {name: [amount / each for each in values] for name, values in seconds.items()}
+
+
+def chosen(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a row's name matches one of the patterns."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def with_prefix(row: Row, prefix: str) -> Row:
+    """The row under a longer name."""
+    return replace(row, name=prefix + row.name)
