@@ -4,7 +4,7 @@ import fnmatch
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 Program = Callable[[], object]
@@ -25,8 +25,6 @@ class Row:
     values: Mapping[str, Sequence[float]]
     more_is_better: bool = True
     note: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """What goes into the JSON file besides."""
 
     def median(self, column: str) -> float | None:
         """Median over the rounds; None for a column without values."""
@@ -68,7 +66,6 @@ class Row:
             "spread": {column: [min(values), max(values)] for column, values in self.values.items() if values},
             "n": max((len(values) for values in self.values.values()), default=0),
             "note": self.note,
-            **self.extra,
         }
 
 
@@ -99,8 +96,3 @@ def rates(seconds: Mapping[str, Sequence[float]], amount: float) -> dict[str, li
 def chosen(name: str, patterns: Sequence[str]) -> bool:
     """Whether a row's name matches one of the patterns."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def with_prefix(row: Row, prefix: str) -> Row:
-    """The row under a longer name."""
-    return replace(row, name=prefix + row.name)

@@ -1,0 +1,127 @@
+"""Rows as a table on the terminal, in Markdown, as a chart and as JSON."""
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from experiments.bench.flops import H100, floors, forward_flops, step_bytes, step_flops
+from experiments.bench.measure import Row
+from experiments.bench.setting import Setting
+
+HEADER = ("row", "unit", "jaxcnn", "PyTorch", "ratio", "its range", "n", "also")
+
+
+def number(value: float | None) -> str:
+    """Three digits or so, as a reader wants them."""
+    if value is None:
+        return ""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row of the table, under `HEADER`."""
+    spread = row.ratio_spread
+    others = [c for c in row.values if c not in ("jaxcnn", "pytorch") and row.values[c]]
+    also = [f"{column.replace('_', ' ')} {number(row.median(column))}" for column in others]
+    return (
+        row.name,
+        row.unit,
+        number(row.median("jaxcnn")),
+        number(row.median("pytorch")),
+        number(row.ratio),
+        f"{number(spread[0])} to {number(spread[1])}" if spread else "",
+        str(max((len(values) for values in row.values.values()), default=0)),
+        "; ".join([*also, *([row.note] if row.note else [])]),
+    )
+
+
+def rich_table(rows: Sequence[Row]) -> Table:
+    """The table for a terminal."""
+    table = Table(title="medians over n rounds in turn; ratio above 1: jaxcnn is better")
+    for name in HEADER:
+        table.add_column(name, justify="left" if name in ("row", "unit", "also") else "right")
+    for row in rows:
+        bold = row.ratio is not None and row.ratio >= 1
+        values = list(cells(row))
+        values[4] = f"[bold]{values[4]}[/]" if bold else values[4]
+        table.add_row(*values)
+    return table
+
+
+def markdown(rows: Sequence[Row], machine: dict[str, Any], command: str) -> str:
+    """The table for a README, with what each row is and where it was measured."""
+    lines = ["| " + " | ".join(HEADER) + " |", "|" + " --- |" * len(HEADER)]
+    for row in rows:
+        name, *rest = cells(row)
+        lines.append("| " + " | ".join([f"`{name}`", *rest]) + " |")
+    lines += ["", *(f"- `{row.name}`: {row.what}" for row in rows)]
+    versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())
+    lines += ["", f"`{command}`, on {machine['hardware']}; {versions}."]
+    return "\n".join(lines) + "\n"
+
+
+def paper(setting: Setting) -> str:
+    """What an accelerator would reach by its data sheet, in Markdown: computed, not measured."""
+    model, batch = setting.model, setting.batch_size
+    lines = [
+        "| arithmetic | peak | arithmetic alone | bytes alone | images/s at the larger |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for floor in floors(model, batch):
+        peak = f"{H100.flops[floor.arithmetic] / 1e12:,.0f} TFLOP/s"
+        times = f"{1e3 * floor.compute:.2f} ms | {1e3 * floor.memory:.2f} ms"
+        lines.append(f"| {floor.arithmetic} | {peak} | {times} | {floor.images_per_second:,.0f} |")
+    megabytes = ", ".join(f"{step_bytes(model, batch, width) / 1e6:,.0f} MB" for width in (4, 2))
+    lines += [
+        "",
+        f"On paper, {setting.preset}, batch {batch}, {H100.name} ({H100.bandwidth / 1e12:.2f} TB/s, dense peaks of its "
+        f"data sheet): {forward_flops(model) / 1e6:.0f} MFLOP an image forward and {step_flops(model) / 1e6:.0f} in a "
+        f"full step; at least {megabytes} a step with activations of 4 and 2 bytes.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def machine_facts() -> dict[str, Any]:
+    """Where this runs and with what."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    packages = {name: version(name) for name in ("jax", "flax", "torch", "pillow", "numpy")}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"hardware": f"{cores} cores of {name}", "versions": {"python": platform.python_version(), **packages}}
+
+
+def chart(path: Path, rows: Sequence[Row]) -> None:
+    """Writes the ratios as bars, on a logarithmic axis with a line at 1, as PNG.
+
+    Raises:
+        InputError: when the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    from jaxcnn.files import write_whole
+
+    bars = [(row.name, row.ratio, row.ratio_spread) for row in reversed(rows) if row.ratio is not None]
+    figure = Figure(figsize=(8, 1.2 + 0.32 * len(bars)), layout="constrained")
+    axes = figure.add_subplot()
+    ratios = [ratio for _, ratio, _ in bars]
+    colours = ["tab:blue" if ratio >= 1 else "tab:orange" for ratio in ratios]
+    axes.barh([name for name, _, _ in bars], ratios, color=colours)
+    for i, (_, ratio, spread) in enumerate(bars):
+        if spread:
+            axes.plot(spread, (i, i), color="black", linewidth=1)
+        axes.annotate(f" {ratio:.2f}", (max(ratio, *(spread or (ratio,))), i), va="center")
+    axes.axvline(1, color="black", linestyle=":")
+    axes.set_xscale("log")
+    axes.margins(x=0.12)
+    axes.set(xlabel="PyTorch's time, memory or 1/speed over jaxcnn's; above 1 jaxcnn is better (line: range of rounds)")
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
