@@ -37,7 +37,7 @@ class Flags:
 
     rows: tuple[str, ...] = ()
     """Names or patterns such as 'step_*'; all but scale_* if none are given."""
-    rounds: int = 7
+    rounds: int = 5
     """How often each program has its turn; processes of their own run at most 3 times."""
     batch_size: int = 256
     """Images a step."""
@@ -66,7 +66,7 @@ def bench(flags: Flags) -> None:
     from rich.console import Console
 
     from experiments.bench import rows, show
-    from experiments.bench.setting import Setting
+    from experiments.bench.setting import Setting, load_images
     from jaxcnn.files import write_whole
 
     console = Console(soft_wrap=True, highlight=False)
@@ -75,6 +75,7 @@ def bench(flags: Flags) -> None:
         Setting(preset, flags.batch_size, flags.rounds, flags.steps, flags.images, data_dir)
         for preset in flags.model.preset
     ]
+    load_images(settings[0], 1)  # refuses a folder without the set before anything is measured
     machine, command = show.machine_facts(), " ".join(["python -m experiments.bench", *sys.argv[1:]])
     console.print(f"{machine['hardware']}; {machine['versions']}", markup=False)
     measured = []
@@ -91,7 +92,9 @@ def bench(flags: Flags) -> None:
                 ]
                 text = json.dumps(kept, indent=2) + "\n"
                 write_whole(flags.json, lambda temporary, text=text: temporary.write_text(text))  # type: ignore[misc]
-    Console().print(show.rich_table(measured))
+    console.print(show.rich_table(measured))
+    for remark in show.remarks(measured):
+        console.print(remark, markup=False)
     if flags.markdown is not None:
         floors = "\n".join(show.paper(setting) for setting in settings)
         table = show.markdown(measured, machine, command)

@@ -111,8 +111,8 @@ def conversion(setting: Setting, folder: Path) -> Program:
     return run
 
 
-def matmul(size: int) -> Program:
-    """A float32 product of square matrices."""
+def matmul(size: int, times: int) -> Program:
+    """So many float32 products of square matrices."""
     a = jax.random.normal(jax.random.key(0), (size, size))
     product: Callable[[jax.Array], jax.Array] = jax.jit(lambda a: a @ a)
-    return lambda: settled(product(a))
+    return lambda: [settled(product(a)) for _ in range(times)]

@@ -8,6 +8,8 @@ import numpy as np
 
 from jaxcnn.config import PRESETS, DataConfig, FreezeConfig, Mask, ModelConfig, OptimConfig
 from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD, Dataset, Split, load_dataset
+from jaxcnn.errors import InputError
+from jaxcnn.reader import find_prepared
 from jaxcnn.validate import require_int
 
 OPTIM = OptimConfig(schedule="constant")
@@ -27,7 +29,7 @@ class Setting:
 
     preset: str = "shallow"
     batch_size: int = 256
-    rounds: int = 7
+    rounds: int = 5
     steps: int = 4
     """Steps that are timed together."""
     images: int = 2560
@@ -56,8 +58,7 @@ def load_images(setting: Setting, count: int) -> Split:
         InputError: when the prepared set cannot be read.
     """
     if setting.data_dir is not None:
-        config = DataConfig(dir=Path(setting.data_dir), validation=0)
-        images, labels = load_dataset(config, input_size=32, in_channels=3, seed=0).train
+        images, labels = open_prepared(setting.data_dir, validation=0).train
         if len(labels) >= count:
             return Split(images[:count], labels[:count])
         picked = np.arange(count) % len(labels)
@@ -65,6 +66,18 @@ def load_images(setting: Setting, count: int) -> Split:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, 32, 32, 3), np.uint8)
     return Split(images, random.integers(0, setting.model.num_classes, count, np.int32))
+
+
+def open_prepared(folder: str, *, validation: float) -> Dataset:
+    """CIFAR-10 as it is prepared in a folder; never downloads it.
+
+    Raises:
+        InputError: when it is not there or cannot be read.
+    """
+    if find_prepared("cifar10", Path(folder)) is None:
+        raise InputError(f"data.dir={folder!r} holds no prepared CIFAR-10; drop the flag to measure on noise")
+    config = DataConfig(dir=Path(folder), validation=validation)
+    return load_dataset(config, input_size=32, in_channels=3, seed=0)
 
 
 def as_dataset(split: Split, num_classes: int) -> Dataset:

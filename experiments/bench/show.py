@@ -45,14 +45,18 @@ def cells(row: Row) -> tuple[str, ...]:
 def rich_table(rows: Sequence[Row]) -> Table:
     """The table for a terminal."""
     table = Table(title="medians over n rounds in turn; ratio above 1: jaxcnn is better")
-    for name in HEADER:
-        table.add_column(name, justify="left" if name in ("row", "unit", "also") else "right")
+    for name in HEADER[:-1]:
+        table.add_column(name, justify="left" if name in ("row", "unit") else "right", no_wrap=True)
     for row in rows:
-        bold = row.ratio is not None and row.ratio >= 1
-        values = list(cells(row))
-        values[4] = f"[bold]{values[4]}[/]" if bold else values[4]
+        *values, _ = cells(row)
+        values[4] = f"[bold]{values[4]}[/]" if row.ratio is not None and row.ratio >= 1 else values[4]
         table.add_row(*values)
     return table
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """What the table for a terminal has no room for: further columns and notes."""
+    return [f"{row.name}: {cells(row)[-1]}" for row in rows if cells(row)[-1]]
 
 
 def markdown(rows: Sequence[Row], machine: dict[str, Any], command: str) -> str:
