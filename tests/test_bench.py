@@ -128,7 +128,7 @@ def test_a_process_of_its_own_answers_with_time_and_memory(tmp_path: Path) -> No
     assert answer["images_per_second"] is None  # one step
     assert answer["seconds"] > 0
     assert answer["peak_mib"] > 50
-    with pytest.raises(InputError, match="the process that measures open of jaxcnn failed: .*no prepared CIFAR-10"):
+    with pytest.raises(InputError, match=r"the process that measures open of jaxcnn failed: .*no prepared CIFAR-10"):
         processes.run_child("open", replace(TINY, data_dir=str(tmp_path)), tmp_path)
 
 
