@@ -184,5 +184,14 @@ def test_bad_flags_end_in_one_message(flags: program.Flags, message: str, capsys
     assert message in capsys.readouterr().err
 
 
+def test_a_page_keeps_what_is_outside_the_markers() -> None:
+    begin, end = show.MARKERS
+    page = f"above\n{begin}\nold\n{end}\nbelow\n"
+    assert show.put("new", page) == f"above\n{begin}\nnew\n{end}\nbelow\n"
+    assert show.put("new", "old") == "new"
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    assert all(readme.count(marker) == 1 for marker in show.MARKERS)
+
+
 def test_numbers_are_short() -> None:
     assert [show.number(value) for value in (None, 0.123, 12.34, 1234.5)] == ["", "0.12", "12.3", "1,234"]

@@ -5,6 +5,7 @@ Without --rows everything runs but the scale_* rows (epochs of 5,000, 20,000 and
 """
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,19 +39,19 @@ class Flags:
     rows: tuple[str, ...] = ()
     """Names or patterns such as 'step_*'; all but scale_* if none are given."""
     rounds: int = 5
-    """How often each program has its turn; processes of their own run at most 3 times."""
+    """How often each program has its turn; processes of their own run half as often."""
     batch_size: int = 256
     """Images a step."""
-    steps: int = 4
+    steps: int = 3
     """Steps that are timed together."""
-    images: int = 2560
+    images: int = 1024
     """Images of an epoch."""
     json: Path | None = None
     """Write the rows to this file."""
     chart: Path | None = None
     """Draw the ratios as PNG."""
     markdown: Path | None = None
-    """Write the table and the floors of an accelerator in Markdown."""
+    """Write the table and the floors of an accelerator in Markdown: between the markers of a page that has them."""
     data: DataFlags = field(default_factory=DataFlags)
     """Images."""
     model: ModelFlags = field(default_factory=ModelFlags)
@@ -76,7 +77,7 @@ def bench(flags: Flags) -> None:
         for preset in flags.model.preset
     ]
     load_images(settings[0], 1)  # refuses a folder without the set before anything is measured
-    machine, command = show.machine_facts(), " ".join(["python -m experiments.bench", *sys.argv[1:]])
+    machine, command = show.machine_facts(), shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
     console.print(f"{machine['hardware']}; {machine['versions']}", markup=False)
     measured = []
     for setting in settings:
@@ -97,8 +98,9 @@ def bench(flags: Flags) -> None:
         console.print(remark, markup=False)
     if flags.markdown is not None:
         floors = "\n".join(show.paper(setting) for setting in settings)
-        table = show.markdown(measured, machine, command)
-        write_whole(flags.markdown, lambda temporary: temporary.write_text(f"{table}\n{floors}"))
+        page = flags.markdown.read_text() if flags.markdown.is_file() else ""
+        text = show.put(f"{show.markdown(measured, machine, command)}\n{floors}", page)
+        write_whole(flags.markdown, lambda temporary: temporary.write_text(text))
     if flags.chart is not None:
         show.chart(flags.chart, measured)
 

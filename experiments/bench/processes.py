@@ -56,7 +56,7 @@ def first_step(setting: Setting, *, warm: bool) -> Row:
     with temporary() as filled:
         if warm:
             run_child("first_step", setting, filled)
-        for _ in range(min(setting.rounds, 3)):
+        for _ in range(setting.processes):
             for program in PROGRAMS:
                 with temporary() as empty:
                     answer = run_child("first_step", setting, filled if warm else empty, program)
@@ -69,7 +69,7 @@ def first_step(setting: Setting, *, warm: bool) -> Row:
 def peak_memory(setting: Setting) -> Row:
     """The most memory of each program over an epoch with AutoAugment, its compilation included."""
     values: dict[str, list[float]] = {program: [] for program in PROGRAMS}
-    for _ in range(min(setting.rounds, 3)):
+    for _ in range(setting.processes):
         for program in PROGRAMS:
             with temporary() as empty:
                 values[program].append(run_child("epoch", setting, empty, program)["peak_mib"])
@@ -108,8 +108,7 @@ def open_dataset(setting: Setting) -> Row:
         if setting.data_dir is None:
             setting = replace(setting, data_dir=str(prepare_noise(folder, setting)))
         run_child("open", setting, folder / "cache")  # fills the cache
-        rounds = range(min(setting.rounds, 5))
-        seconds = [run_child("open", setting, folder / "cache")["seconds"] for _ in rounds]
+        seconds = [run_child("open", setting, folder / "cache")["seconds"] for _ in range(setting.rounds)]
     what = "opening a prepared and cached CIFAR-10, imports aside"
     return Row("open_dataset", what, "s", {"jaxcnn": seconds}, more_is_better=False, note="nothing equal in PyTorch")
 

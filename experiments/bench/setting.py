@@ -30,9 +30,9 @@ class Setting:
     preset: str = "shallow"
     batch_size: int = 256
     rounds: int = 5
-    steps: int = 4
+    steps: int = 3
     """Steps that are timed together."""
-    images: int = 2560
+    images: int = 1024
     """Of an epoch."""
     data_dir: str | None = None
     """Folder with a prepared CIFAR-10; noise of its shape if None."""
@@ -45,6 +45,11 @@ class Setting:
     def model(self) -> ModelConfig:
         """The network."""
         return PRESETS[self.preset]
+
+    @property
+    def processes(self) -> int:
+        """How often a program is measured in a process of its own, which takes long and varies less."""
+        return max(1, self.rounds // 2)
 
     def to_dict(self) -> dict[str, Any]:
         """What `Setting(**values)` takes back, in another process."""

@@ -13,6 +13,7 @@ from experiments.bench.flops import H100, floors, forward_flops, step_bytes, ste
 from experiments.bench.measure import Row
 from experiments.bench.setting import Setting
 
+MARKERS = ("<!-- experiments.bench writes from here -->", "<!-- to here -->")
 HEADER = ("row", "unit", "jaxcnn", "PyTorch", "ratio", "its range", "n", "also")
 
 
@@ -65,10 +66,18 @@ def markdown(rows: Sequence[Row], machine: dict[str, Any], command: str) -> str:
     for row in rows:
         name, *rest = cells(row)
         lines.append("| " + " | ".join([f"`{name}`", *rest]) + " |")
-    lines += ["", *(f"- `{row.name}`: {row.what}" for row in rows)]
+    meanings = [f"- `{row.name}`: {row.what}" for row in rows]
+    lines += ["", "<details><summary>What the rows are</summary>", "", *meanings, "", "</details>"]
     versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())
     lines += ["", f"`{command}`, on {machine['hardware']}; {versions}."]
     return "\n".join(lines) + "\n"
+
+
+def put(text: str, page: str) -> str:
+    """`page` with `text` between its two markers, or `text` alone where it has none."""
+    before, begin, rest = page.partition(MARKERS[0])
+    _, end, after = rest.partition(MARKERS[1])
+    return f"{before}{begin}\n{text}\n{end}{after}" if begin and end else text
 
 
 def paper(setting: Setting) -> str:
