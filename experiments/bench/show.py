@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from experiments.bench.flops import H100, floors, forward_flops, step_bytes, step_flops
@@ -45,7 +46,9 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def rich_table(rows: Sequence[Row]) -> Table:
     """The table for a terminal."""
-    table = Table(title="medians over n rounds in turn; ratio above 1: jaxcnn is better")
+    table = Table(
+        title="medians over n rounds in turn; ratio above 1: jaxcnn is better", box=box.SIMPLE, pad_edge=False
+    )
     for name in HEADER[:-1]:
         table.add_column(name, justify="left" if name in ("row", "unit") else "right", no_wrap=True)
     for row in rows:
