@@ -184,6 +184,11 @@ def test_bad_flags_end_in_one_message(flags: program.Flags, message: str, capsys
     assert message in capsys.readouterr().err
 
 
+def test_a_chart_of_nothing_to_compare_is_empty(tmp_path: Path) -> None:
+    show.chart(tmp_path / "chart.png", [Row("alone", "", "s", {"jaxcnn": [1.0]})])
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_page_keeps_what_is_outside_the_markers() -> None:
     begin, end = show.MARKERS
     page = f"above\n{begin}\nold\n{end}\nbelow\n"

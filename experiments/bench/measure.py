@@ -25,6 +25,8 @@ class Row:
     values: Mapping[str, Sequence[float]]
     more_is_better: bool = True
     note: str = ""
+    compares: bool = True
+    """Whether the two columns are the two programs doing the same, and the ratio is a result."""
 
     def median(self, column: str) -> float | None:
         """Median over the rounds; None for a column without values."""
@@ -75,8 +77,8 @@ def take_turns(programs: Mapping[str, Program], rounds: int) -> dict[str, list[f
     All run once before, which compiles them. Each round begins with the next program, so that none always follows
     the same one. Sharing a process costs neither side anything: full training steps of this project ran at 577 and 586
     images/s alone and at 579 and 586 in turn with PyTorch's; PyTorch's at 471 and 507 alone and at 494 and 508 in
-    turn (medians of 7, two cores). PyTorch's evaluation gains: 1,100 to 1,180 images/s
-    alone, 1,250 to 1,760 in turn. So no setting of OpenMP's waiting threads is needed.
+    turn (medians of 7, two cores). PyTorch's evaluation gains: 1,100 to 1,170 images/s alone, 1,250 to 1,760 in turn.
+    So no setting of OpenMP's waiting threads is needed.
     """
     for program in programs.values():
         program()

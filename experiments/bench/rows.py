@@ -82,7 +82,7 @@ def step_rows(mask: Mask, setting: Setting, skipped: Skipped) -> list[Row]:
     if "stock" in speed:
         both = {"jaxcnn": speed["stock"], "pytorch": speed["pytorch"], "product": speed["jaxcnn"]}
         what = "the same step from flax's own Conv, BatchNorm and max_pool"
-        rows.append(Row("stock_step_full", what, "images/s", both, note="not this project's path"))
+        rows.append(Row("stock_step_full", what, "images/s", both, note="not this project's path", compares=False))
     if "jax_matmul" in seconds:
         rows += matmul_rows(setting, seconds, columns)
     return rows
@@ -95,7 +95,7 @@ def matmul_rows(setting: Setting, seconds: Mapping[str, list[float]], speed: Map
     """The machine's own float32 rate, and the share of it that the full steps reach in nominal operations."""
     both = {"jaxcnn": seconds["jax_matmul"], "pytorch": seconds["torch_matmul"]}
     gflops = rates(both, PRODUCTS * 2 * MATMUL**3 / 1e9)
-    machine = Row("machine_matmul", f"float32 product of {MATMUL}x{MATMUL} matrices", "GFLOP/s", gflops)
+    machine = Row("machine_matmul", f"float32 product of {MATMUL}x{MATMUL} matrices", "GFLOP/s", gflops, compares=False)
     xla, torch_rate = machine.median("jaxcnn"), machine.median("pytorch")
     assert xla is not None
     assert torch_rate is not None

@@ -117,7 +117,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def chart(path: Path, rows: Sequence[Row]) -> None:
-    """Writes the ratios as bars, on a logarithmic axis with a line at 1, as PNG.
+    """Writes the ratios as bars from a line at 1, on a logarithmic axis, as PNG.
 
     Raises:
         InputError: when the file cannot be written.
@@ -126,18 +126,18 @@ def chart(path: Path, rows: Sequence[Row]) -> None:
 
     from jaxcnn.files import write_whole
 
-    bars = [(row.name, row.ratio, row.ratio_spread) for row in reversed(rows) if row.ratio is not None]
+    bars = [(row.name, row.ratio, row.ratio_spread) for row in reversed(rows) if row.compares and row.ratio is not None]
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(bars)), layout="constrained")
     axes = figure.add_subplot()
-    ratios = [ratio for _, ratio, _ in bars]
-    colours = ["tab:blue" if ratio >= 1 else "tab:orange" for ratio in ratios]
-    axes.barh([name for name, _, _ in bars], ratios, color=colours)
-    for i, (_, ratio, spread) in enumerate(bars):
-        if spread:
-            axes.plot(spread, (i, i), color="black", linewidth=1)
-        axes.annotate(f" {ratio:.2f}", (max(ratio, *(spread or (ratio,))), i), va="center")
-    axes.axvline(1, color="black", linestyle=":")
     axes.set_xscale("log")
+    for i, (_, ratio, spread) in enumerate(bars):
+        axes.barh(i, ratio - 1, left=1, color="tab:blue" if ratio >= 1 else "tab:orange")
+        ends = spread or (ratio, ratio)
+        axes.plot(ends, (i, i), color="black", linewidth=1)
+        axes.annotate(f" {number(ratio)} ", (max(1, ratio, *ends), i), va="center")
+    axes.set_yticks(range(len(bars)), [name for name, _, _ in bars])
+    axes.axvline(1, color="black", linestyle=":")
     axes.margins(x=0.12)
-    axes.set(xlabel="PyTorch's time, memory or 1/speed over jaxcnn's; above 1 jaxcnn is better (line: range of rounds)")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="PyTorch = 1; to the right jaxcnn is better (black: range of the rounds)")
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
