@@ -78,7 +78,7 @@ def bench(flags: Flags) -> None:
     ]
     load_images(settings[0], 1)  # refuses a folder without the set before anything is measured
     machine, command = show.machine_facts(), shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
-    console.print(f"{machine['hardware']}; {machine['versions']}", markup=False)
+    console.print(show.where(machine), markup=False)
     measured = []
     for setting in settings:
         for row in rows.measure(setting, flags.rows):
@@ -106,4 +106,4 @@ def bench(flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: bench(tyro.cli(Flags, description=__doc__)))
+    main(lambda: bench(tyro.cli(Flags, prog="python -m experiments.bench", description=__doc__)))

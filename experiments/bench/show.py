@@ -71,8 +71,7 @@ def markdown(rows: Sequence[Row], machine: dict[str, Any], command: str) -> str:
         lines.append("| " + " | ".join([f"`{name}`", *rest]) + " |")
     meanings = [f"- `{row.name}`: {row.what}" for row in rows]
     lines += ["", "<details><summary>What the rows are</summary>", "", *meanings, "", "</details>"]
-    versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())
-    lines += ["", f"`{command}`, on {machine['hardware']}; {versions}."]
+    lines += ["", f"`{command}`, on {where(machine)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -114,6 +113,12 @@ def machine_facts() -> dict[str, Any]:
     packages = {name: version(name) for name in ("jax", "flax", "torch", "pillow", "numpy")}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"hardware": f"{cores} cores of {name}", "versions": {"python": platform.python_version(), **packages}}
+
+
+def where(machine: dict[str, Any]) -> str:
+    """The facts in a line."""
+    versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())
+    return f"{machine['hardware']}; {versions}"
 
 
 def chart(path: Path, rows: Sequence[Row]) -> None:
