@@ -81,12 +81,12 @@ def growing(setting: Setting, name: str) -> list[Row]:
     """Two rows, speed and memory, for an epoch in a process of its own."""
     rates: dict[str, list[float]] = {program: [] for program in PROGRAMS}
     peaks: dict[str, list[float]] = {program: [] for program in PROGRAMS}
-    with temporary() as cache:
-        for program in PROGRAMS:
-            answer = run_child("epoch", setting, cache, program)
-            if answer["images_per_second"] is not None:
-                rates[program].append(answer["images_per_second"])
-            peaks[program].append(answer["peak_mib"])
+    for program in PROGRAMS * setting.processes:
+        with temporary() as empty:
+            answer = run_child("epoch", setting, empty, program)
+        if answer["images_per_second"] is not None:
+            rates[program].append(answer["images_per_second"])
+        peaks[program].append(answer["peak_mib"])
     what = f"epoch of {setting.images:,} images, batch {setting.batch_size}, AutoAugment, all trained"
     memory = Row(f"{name}_memory", f"peak memory, {what}", "MiB", peaks, more_is_better=False)
     return [Row(name, what, "images/s", rates), memory]
