@@ -93,7 +93,7 @@ def bench(flags: Flags) -> None:
                 ]
                 text = json.dumps(kept, indent=2) + "\n"
                 write_whole(flags.json, lambda temporary, text=text: temporary.write_text(text))  # type: ignore[misc]
-    console.print(show.rich_table(measured))
+    console.print(show.rich_table(measured), width=max(console.width, 110), crop=False)  # pipes count as 80 columns
     for remark in show.remarks(measured):
         console.print(remark, markup=False)
     if flags.markdown is not None:
