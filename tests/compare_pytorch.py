@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,9 +20,7 @@ import jax
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # found however this is started, as the tests find it
-from torch_network import TorchCNN
-
+from experiments.pytorch_network import torch_network
 from jaxcnn import SHALLOW, DataConfig, Dataset, InputError, OptimConfig, init_variables, load_dataset
 from jaxcnn.convert import to_torch
 from jaxcnn.data import Split, epoch_order
@@ -90,8 +87,7 @@ def train_torch(variables: Any, dataset: Dataset, seed: int, epochs: int, batch_
             labels = torch.from_numpy(split.labels[indices]).to(device).long()
             yield ((images.float() / 255 - mean) / std).contiguous(), labels
 
-    network = TorchCNN(MODEL)
-    network.load_state_dict(to_torch(variables, MODEL), strict=True)
+    network = torch_network(to_torch(variables, MODEL), MODEL)
     network.to(device)
     optimizer = torch.optim.Adam(network.parameters(), OPTIM.learning_rate, weight_decay=OPTIM.weight_decay)
     n = len(dataset.train.labels)

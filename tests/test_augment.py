@@ -1,4 +1,4 @@
-"""Augmentation against torchvision's own path through Pillow, written out here, byte for byte."""
+"""Augmentation against torchvision's own path through Pillow, byte for byte."""
 
 import math
 from functools import partial
@@ -7,27 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 
+from experiments.bench.pillow import POLICY, apply_steps, magnitude
 from jaxcnn.augment import augment, autoaugment, flipcrop, standardise
 from jaxcnn.autoaugment import Draw, _blend, apply_operation, apply_policy, draw
 from jaxcnn.errors import InputError
 
-# The CIFAR-10 policy of torchvision's AutoAugment: name, probability and bin of the magnitude, two by two.
-POLICY = """
-    Invert 0.1 -       Contrast 0.2 6      |  Rotate 0.7 2      TranslateX 0.3 9   |  Sharpness 0.8 1  Sharpness 0.9 3
-    ShearY 0.5 8       TranslateY 0.7 9    |  AutoContrast 0.5 - Equalize 0.9 -    |  ShearY 0.2 7     Posterize 0.3 7
-    Color 0.4 3        Brightness 0.6 7    |  Sharpness 0.3 9   Brightness 0.7 9   |  Equalize 0.6 -   Equalize 0.5 -
-    Contrast 0.6 7     Sharpness 0.6 5     |  Color 0.7 7       TranslateX 0.5 8   |  Equalize 0.3 -   AutoContrast 0.4 -
-    TranslateY 0.4 3   Sharpness 0.2 6     |  Brightness 0.9 6  Color 0.2 8        |  Solarize 0.5 2   Invert 0.0 -
-    Equalize 0.2 -     AutoContrast 0.6 -  |  Equalize 0.2 -    Equalize 0.6 -     |  Color 0.9 9      Equalize 0.6 -
-    AutoContrast 0.8 - Solarize 0.2 8      |  Brightness 0.1 3  Color 0.7 0        |  Solarize 0.4 5   AutoContrast 0.9 -
-    TranslateY 0.9 9   TranslateY 0.7 9    |  AutoContrast 0.9 - Solarize 0.8 3    |  Equalize 0.8 -   Invert 0.1 -
-    TranslateY 0.7 9   AutoContrast 0.9 -
-"""  # noqa: E501 - a table is read by its columns
-WORDS = POLICY.replace("|", " ").split()
-PAIRS = [(WORDS[i : i + 3], WORDS[i + 3 : i + 6]) for i in range(0, len(WORDS), 6)]
 OPERATIONS = """
     ShearX ShearY TranslateX TranslateY Rotate Brightness Color
     Contrast Sharpness Posterize Solarize AutoContrast Equalize Invert
@@ -35,67 +21,6 @@ OPERATIONS = """
 NAMES = OPERATIONS.split()
 
 batched = jax.jit(augment, static_argnames=("kind", "vectorized"))
-
-
-def magnitude(name: str, level: int, negative: bool, height: int, width: int) -> float:
-    """torchvision's `_augmentation_space(10, (height, width))`, and the sign of `forward`."""
-    if name == "Posterize":
-        return float((8 - (torch.arange(10) / ((10 - 1) / 4)).round().int())[level])
-    if name == "Solarize":
-        return float(torch.linspace(255.0, 0.0, 10)[level])
-    last = {
-        "Shear": 0.3,
-        "Rotate": 30.0,
-        "TranslateX": 150.0 / 331.0 * width,
-        "TranslateY": 150.0 / 331.0 * height,
-    }
-    last |= dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), 0.9)
-    end = last.get(name, last.get(name[:5], 0.0))
-    return float(torch.linspace(0.0, end, 10)[level]) * (-1 if negative else 1)
-
-
-def affine(img: Image.Image, translate=(0, 0), shear=(0.0, 0.0), center=None) -> Image.Image:
-    """torchvision's `F.affine` on a PIL image, with angle 0 and scale 1."""
-    cx, cy = center if center is not None else (img.width * 0.5, img.height * 0.5)
-    sx, sy = math.radians(shear[0]), math.radians(shear[1])
-    a = math.cos(-sy) / math.cos(sy)
-    b = -math.cos(-sy) * math.tan(sx) / math.cos(sy) - math.sin(0.0)
-    c = math.sin(-sy) / math.cos(sy)
-    d = -math.sin(-sy) * math.tan(sx) / math.cos(sy) + math.cos(0.0)
-    matrix = [d, -b, 0.0, -c, a, 0.0]
-    matrix[2] += matrix[0] * (-cx - translate[0]) + matrix[1] * (-cy - translate[1]) + cx
-    matrix[5] += matrix[3] * (-cx - translate[0]) + matrix[4] * (-cy - translate[1]) + cy
-    return img.transform(img.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=None)
-
-
-def torchvision_op(img: Image.Image, name: str, m: float) -> Image.Image:
-    """torchvision's `_apply_op` and the functions of its `_functional_pil` that it reaches."""
-    degrees = math.degrees(math.atan(m))
-    match name:
-        case "ShearX":
-            return affine(img, shear=(degrees, 0.0), center=(0, 0))
-        case "ShearY":
-            return affine(img, shear=(0.0, degrees), center=(0, 0))
-        case "TranslateX":
-            return affine(img, translate=(int(m), 0))
-        case "TranslateY":
-            return affine(img, translate=(0, int(m)))
-        case "Rotate":
-            return img.rotate(m, Image.Resampling.NEAREST, False, None, fillcolor=None)
-        case "Posterize":
-            return ImageOps.posterize(img, int(m))
-        case "Solarize":
-            return ImageOps.solarize(img, m)
-        case "Brightness" | "Color" | "Contrast" | "Sharpness":
-            return getattr(ImageEnhance, name)(img).enhance(1.0 + m)
-    return getattr(ImageOps, name.lower())(img)
-
-
-def apply_reference(image: np.ndarray, steps) -> np.ndarray:
-    img = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
-    for name, level, negative in steps:
-        img = torchvision_op(img, name, magnitude(name, level, negative, *image.shape[:2]))
-    return np.asarray(img).reshape(image.shape)
 
 
 def pictures(count: int, height=32, width=32, channels=3, seed=0) -> np.ndarray:
@@ -141,7 +66,7 @@ def test_each_operation_at_every_magnitude_equals_pillow(name):
         return jax.lax.map(lambda one: over_images(images, one[0], one[1]), jnp.asarray(levels))
 
     for (level, negative), got in zip(levels, every(images), strict=True):
-        want = np.stack([apply_reference(image, [(name, int(level), bool(negative))]) for image in images])
+        want = np.stack([apply_steps(image, [(name, int(level), bool(negative))]) for image in images])
         assert_same(got, want, f"{name} {level} {negative}")
 
 
@@ -158,7 +83,7 @@ def test_operations_on_other_shapes_equal_pillow(name, height, width, channels):
         images, (jnp.array([c[0] for c in cases]), jnp.array([c[1] for c in cases]))
     )
     for one, got_one in zip(cases, got, strict=True):
-        assert_same(got_one, np.stack([apply_reference(i, [(name, *one)]) for i in images]), f"{name} {one}")
+        assert_same(got_one, np.stack([apply_steps(i, [(name, *one)]) for i in images]), f"{name} {one}")
 
 
 def test_blend_equals_pillow_for_every_pair_of_bytes():
@@ -179,14 +104,14 @@ def test_autocontrast_equals_pillow_for_every_lowest_and_highest_value():
     want = np.where((high > low)[:, None], stretched, values).reshape(images.shape)
     assert_same(got, want)
     some = np.random.default_rng(0).integers(0, len(images), 200)
-    assert_same(want[some], np.stack([apply_reference(image, [("AutoContrast", 0, False)]) for image in images[some]]))
+    assert_same(want[some], np.stack([apply_steps(image, [("AutoContrast", 0, False)]) for image in images[some]]))
 
 
 def steps_of(drawn, i: int):
-    """The operations that `drawn` asks for on image i, by this file's table."""
-    for slot, (name, _, level) in enumerate(PAIRS[int(drawn.policy[i])]):
+    """The operations that `drawn` asks for on image i, by Pillow's side's table."""
+    for slot, (name, _, level) in enumerate(POLICY[int(drawn.policy[i])]):
         if drawn.applied[i, slot]:
-            yield name, 0 if level == "-" else int(level), bool(drawn.negative[i, slot])
+            yield name, level, bool(drawn.negative[i, slot])
 
 
 def keys_of(key: jax.Array, count: int) -> jax.Array:
@@ -199,7 +124,7 @@ def keys_of(key: jax.Array, count: int) -> jax.Array:
 def test_the_policy_equals_pillow_in_both_forms(count, height, width, channels):
     images, key = pictures(count, height, width, channels, seed=1), jax.random.key(count)
     drawn = jax.tree.map(np.asarray, jax.jit(jax.vmap(draw))(keys_of(key, count)))
-    want = np.stack([apply_reference(image, steps_of(drawn, i)) for i, image in enumerate(images)])
+    want = np.stack([apply_steps(image, steps_of(drawn, i)) for i, image in enumerate(images)])
     for vectorized in (False, True):
         got = batched(key, images, "autoaugment", vectorized=vectorized)
         assert got.dtype == jnp.uint8
@@ -212,7 +137,7 @@ def test_every_sub_policy_equals_pillow_with_both_operations_applied():
     policy, negative = np.divmod(np.arange(100), 4)
     drawn = Draw(policy, np.ones((100, 2), bool), (negative[:, None] >> np.arange(2)) & 1 == 1)
     images = pictures(100, seed=2)
-    want = np.stack([apply_reference(image, steps_of(drawn, i)) for i, image in enumerate(images)])
+    want = np.stack([apply_steps(image, steps_of(drawn, i)) for i, image in enumerate(images)])
     got = jax.jit(lambda drawn, images: jax.lax.map(lambda one: apply_policy(*one), (drawn, images)))(
         jax.tree.map(jnp.asarray, drawn), images
     )
@@ -238,17 +163,17 @@ def assert_frequency(hits, trials, probability):
 def test_frequencies_are_those_of_the_definition():
     count = 100_000
     drawn = jax.tree.map(np.asarray, jax.jit(jax.vmap(draw))(keys_of(jax.random.key(0), count)))
-    assert len(PAIRS) == 25
-    for policy, pair in enumerate(PAIRS):
+    assert len(POLICY) == 25
+    for policy, pair in enumerate(POLICY):
         chosen = drawn.policy == policy
         assert_frequency(chosen.sum(), count, 1 / 25)
         for slot, (_, probability, _) in enumerate(pair):
-            assert_frequency(drawn.applied[chosen, slot].sum(), chosen.sum(), float(probability))
+            assert_frequency(drawn.applied[chosen, slot].sum(), chosen.sum(), probability)
             assert_frequency(drawn.negative[chosen, slot].sum(), chosen.sum(), 1 / 2)
     # Independent of each other: the two signs differ half of the time.
     assert_frequency((drawn.negative[:, 0] != drawn.negative[:, 1]).sum(), count, 1 / 2)
     both = drawn.applied.all(axis=1).sum()
-    assert_frequency(both, count, np.mean([float(a[1]) * float(b[1]) for a, b in PAIRS]))
+    assert_frequency(both, count, np.mean([a.probability * b.probability for a, b in POLICY]))
 
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(32, 32, 3), (6, 9, 1)])

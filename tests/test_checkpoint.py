@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 import torch
-from torch_network import TorchCNN
 
+from experiments.pytorch_network import TorchCNN
 from jaxcnn import InputError, ModelConfig, OptimConfig
 from jaxcnn.checkpoint import load_weights, open_checkpoints, save_weights
 from jaxcnn.convert import from_torch

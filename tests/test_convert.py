@@ -15,8 +15,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from torch_network import TorchCNN
 
+from experiments.pytorch_network import TorchCNN
 from jaxcnn import InputError, ModelConfig
 from jaxcnn.checkpoint import save_weights
 from jaxcnn.config import DataConfig, ExperimentConfig

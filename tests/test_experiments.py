@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
-from torch_network import TorchCNN
 
 from experiments import baselines, run
 from experiments.baselines import run_baselines, run_experiments
@@ -24,6 +23,7 @@ from experiments.cli import baseline, main, train_main
 from experiments.config_file import read_config, to_json
 from experiments.convert import Flags, convert
 from experiments.display import Progress
+from experiments.pytorch_network import TorchCNN
 from experiments.run import run_experiment
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig

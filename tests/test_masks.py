@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_network import TorchCNN
 
+from experiments.pytorch_network import TorchCNN
 from jaxcnn import DEEP, SHALLOW, ModelConfig, OptimConfig, init_variables
 from jaxcnn.masks import count_parameters, partition
 from jaxcnn.step import init_state

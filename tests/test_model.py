@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch_network import TorchCNN, state_arrays
 
+from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN, DEEP, SHALLOW, InputError, ModelConfig, init_variables
 from jaxcnn.convert import entries, from_torch, to_torch
 from jaxcnn.step import cross_entropy
@@ -38,7 +38,7 @@ def configs(draw: Any) -> ModelConfig:
 
 def torch_gradients(network: TorchCNN) -> dict[str, np.ndarray]:
     """Gradients under the names of a state_dict whose statistics are zero, so that `from_torch` can read them."""
-    zeros = {name: np.zeros_like(value) for name, value in state_arrays(network).items()}
+    zeros = {name: np.zeros_like(value) for name, value in network.state_dict().items()}
     return zeros | {name: p.grad.numpy() for name, p in network.named_parameters()}
 
 

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 import torch
-from torch_network import TorchCNN
 
+from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN, ModelConfig, OptimConfig
 from jaxcnn.augment import standardise
 from jaxcnn.convert import entries, from_torch, infer_config, read_state_dict, to_torch, write_state_dict

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import cli, convert, train, transfer
+from experiments.bench import __main__ as bench
 from experiments.cli import baseline
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +27,8 @@ def parses(words: list[str]) -> bool:
         return bool(transfer.parse(flags)[0])
     if module == "experiments.convert":
         return bool(convert.tyro.cli(convert.Flags, args=flags))
+    if module == "experiments.bench":
+        return bool(bench.tyro.cli(bench.Flags, args=flags))
     default = baseline(module.rpartition(".")[2]) if module != "experiments.train" else train.DEFAULT
     return bool(cli.parse(default, "", flags)[0])
 
@@ -38,7 +41,8 @@ def test_the_readme_has_commands_to_check() -> None:
 
 
 TRAINERS = ("experiments.train", "experiments.cifar10", "experiments.cifar100", "experiments.svhn")
-PARSED = [words for words in EXPERIMENTS if words[2] in (*TRAINERS, "experiments.transfer", "experiments.convert")]
+PARSERS = (*TRAINERS, "experiments.transfer", "experiments.convert", "experiments.bench")
+PARSED = [words for words in EXPERIMENTS if words[2] in PARSERS]
 
 
 @pytest.mark.parametrize("words", PARSED, ids=" ".join)

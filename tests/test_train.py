@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from jax.experimental.compilation_cache import compilation_cache
-from torch_network import TorchCNN
 
+from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN, InputError, ModelConfig
 from jaxcnn import train as train_module
 from jaxcnn.augment import standardise

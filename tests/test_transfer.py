@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from test_parity import NETWORKS, REFERENCE, compare_weights, load
-from torch_network import TorchCNN, state_arrays
 
+from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN, DataConfig, ExperimentConfig, InputError, ModelConfig, OptimConfig, TrainConfig
 from jaxcnn.augment import standardise
 from jaxcnn.config import FreezeConfig
@@ -69,7 +69,7 @@ def recorded_rounding(
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(logits, torch.from_numpy(trace["labels"][i])).backward()
         optimizer.step()
-    exact = state_arrays(network)
+    exact = {name: value.numpy() for name, value in network.state_dict().items()}
     return {name: np.abs(exact[name] - trace[f"{mask}/after/{name}"]) for name in exact}
 
 

@@ -1,0 +1,109 @@
+"""Measure this project against an equivalent PyTorch program, in turn, on this machine.
+
+Without --rows everything runs but the scale_* rows (epochs of 5,000, 20,000 and 50,000 images; batches of 64, 256 and
+1,024). The images are noise in CIFAR-10's shape, so that nothing need be downloaded, unless --data.dir is given.
+"""
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from experiments.cli import main
+
+
+@dataclass(frozen=True)
+class DataFlags:
+    """Images."""
+
+    dir: Path | None = None
+    """Folder of prepared tfds data sets with CIFAR-10 in it; noise if not given."""
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """Network."""
+
+    preset: tuple[Literal["shallow", "deep"], ...] = ("shallow",)
+    """Networks of the seed document; the rows of the deep one are named deep/..."""
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What to measure, how often, and what to keep."""
+
+    rows: tuple[str, ...] = ()
+    """Names or patterns such as 'step_*'; all but scale_* if none are given."""
+    rounds: int = 5
+    """How often each program has its turn; processes of their own run half as often."""
+    batch_size: int = 256
+    """Images a step."""
+    steps: int = 3
+    """Steps that are timed together."""
+    images: int = 1024
+    """Images of an epoch."""
+    json: Path | None = None
+    """Write the rows to this file."""
+    chart: Path | None = None
+    """Draw the ratios as PNG."""
+    markdown: Path | None = None
+    """Write the table and the floors of an accelerator in Markdown: between the markers of a page that has them."""
+    data: DataFlags = field(default_factory=DataFlags)
+    """Images."""
+    model: ModelFlags = field(default_factory=ModelFlags)
+    """Network."""
+
+
+def bench(flags: Flags) -> None:
+    """Measures, and shows and keeps what came of it.
+
+    Raises:
+        InputError: when a flag cannot be used, or a file cannot be written.
+    """
+    from rich.console import Console
+
+    from experiments.bench import rows, show
+    from experiments.bench.setting import Setting, load_images
+    from jaxcnn.files import write_whole
+
+    console = Console(soft_wrap=True, highlight=False)
+    data_dir = None if flags.data.dir is None else str(flags.data.dir)
+    settings = [
+        Setting(preset, flags.batch_size, flags.rounds, flags.steps, flags.images, data_dir)
+        for preset in flags.model.preset
+    ]
+    load_images(settings[0], 1)  # refuses a folder without the set before anything is measured
+    machine, command = show.machine_facts(), shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
+    console.print(show.where(machine), markup=False)
+    measured = []
+    for setting in settings:
+        for row in rows.measure(setting, flags.rows):
+            measured.append(row)
+            name, unit, ours, theirs, ratio, *_ = show.cells(row)
+            console.print(f"{name}: {ours} {unit}, PyTorch {theirs or 'none'}, ratio {ratio or 'none'}", markup=False)
+            if flags.json is not None:  # after each row: a run that is cut short keeps what it has
+                kept = [
+                    {**row.to_dict(), "preset": "deep" if row.name.startswith("deep/") else "shallow"}
+                    | {"batch_size": flags.batch_size, "command": command, **machine}
+                    for row in measured
+                ]
+                text = json.dumps(kept, indent=2) + "\n"
+                write_whole(flags.json, lambda temporary, text=text: temporary.write_text(text))  # type: ignore[misc]
+    console.print(show.rich_table(measured), width=max(console.width, 110), crop=False)  # pipes count as 80 columns
+    for remark in show.remarks(measured):
+        console.print(remark, markup=False)
+    if flags.markdown is not None:
+        floors = "\n".join(show.paper(setting) for setting in settings)
+        page = flags.markdown.read_text() if flags.markdown.is_file() else ""
+        text = show.put(f"{show.markdown(measured, machine, command)}\n{floors}", page)
+        write_whole(flags.markdown, lambda temporary: temporary.write_text(text))
+    if flags.chart is not None:
+        show.chart(flags.chart, measured)
+
+
+if __name__ == "__main__":
+    main(lambda: bench(tyro.cli(Flags, prog="python -m experiments.bench", description=__doc__)))

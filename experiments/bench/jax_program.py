@@ -1,0 +1,118 @@
+"""This project's own functions as programs to time: what a run calls, through the interfaces that a run calls."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.bench.measure import Program
+from experiments.bench.setting import OPTIM, Setting, as_dataset, freeze, load_images
+from jaxcnn.augment import augment, standardise
+from jaxcnn.config import Augment, DataConfig, ExperimentConfig, Mask, TrainConfig
+from jaxcnn.convert import from_torch, read_state_dict, write_state_dict
+from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.masks import frozen_stages
+from jaxcnn.model import init_variables
+from jaxcnn.optim import make_schedule
+from jaxcnn.step import init_state, make_eval_step, make_train_step
+from jaxcnn.train import OnStep, evaluate, fit, make_train_epoch
+
+STANDARDISED: dict[str, Any] = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
+
+
+def settled(tree: Any) -> Any:
+    """The same arrays, once they are computed."""
+    return jax.block_until_ready(tree)  # type: ignore[no-untyped-call]  # JAX leaves this one function untyped
+
+
+def has_bfloat16() -> bool:
+    """Whether training steps come in bfloat16."""
+    return "precision" in inspect.signature(make_train_step).parameters
+
+
+def train_steps(setting: Setting, mask: Mask, **options: Any) -> Program:
+    """`setting.steps` training steps on stored images, without augmentation, as an epoch runs them.
+
+    `options` go to `make_train_step`.
+    """
+    model, count = setting.model, setting.steps * setting.batch_size
+    frozen = frozen_stages(freeze(mask), model, 0)
+    resident = jax.default_backend() != "cpu"
+    arguments = {"frozen_stages": frozen, "vectorized": resident, "augmentation": "none", **STANDARDISED, **options}
+    schedule = make_schedule(OPTIM, steps_per_epoch=setting.steps, epochs=1)
+    step = make_train_step(model=model, optim=OPTIM, schedule=schedule, **arguments)
+    train_epoch = make_train_epoch(step, load_images(setting, count), setting.batch_size, resident=resident)
+    states = [init_state(init_variables(model, jax.random.key(0)), model, OPTIM, seed=0, frozen_stages=frozen)]
+
+    def run() -> None:
+        state, _ = train_epoch(states.pop(), np.arange(count, dtype=np.int32), 1.0, lambda seen, metrics: None)
+        states.append(settled(state))
+
+    return run
+
+
+def evaluation(setting: Setting) -> Program:
+    """Evaluation of `setting.steps` batches of stored images."""
+    split = load_images(setting, setting.steps * setting.batch_size)
+    variables = init_variables(setting.model, jax.random.key(0))
+    step = jax.jit(make_eval_step(model=setting.model, **STANDARDISED))
+    return lambda: evaluate(step, variables, split, setting.batch_size)
+
+
+def augmentation(setting: Setting, count: int) -> Program:
+    """Stored images to augmented, standardised ones, batch by batch."""
+    images = load_images(setting, count).images
+    vectorized = jax.default_backend() != "cpu"
+
+    @jax.jit
+    def transform(key: jax.Array, images: jax.Array) -> jax.Array:
+        return standardise(augment(key, images, "autoaugment", vectorized=vectorized), CIFAR10_MEAN, CIFAR10_STD)
+
+    def run() -> None:
+        for start in range(0, count, setting.batch_size):
+            part = jnp.asarray(images[start : start + setting.batch_size])
+            settled(transform(jax.random.key(start), part))
+
+    return run
+
+
+def epochs(
+    setting: Setting, mask: Mask, kind: Augment, on_step: OnStep = lambda seen, metrics: None, **train: Any
+) -> Program:
+    """The next epoch of a run, each time it is called: stored images to updated weights. `train` goes to the config."""
+    config = ExperimentConfig(
+        data=DataConfig(augment=kind, validation=0),
+        model=setting.model,
+        optim=OPTIM,
+        train=TrainConfig(epochs=1_000_000, batch_size=setting.batch_size, **train),
+        freeze=freeze(mask),
+    )
+    frozen = frozen_stages(config.freeze, config.model, 0)
+    variables = init_variables(setting.model, jax.random.key(0))
+    state = init_state(variables, setting.model, OPTIM, seed=0, frozen_stages=frozen)
+    dataset = as_dataset(load_images(setting, setting.images), setting.model.num_classes)
+    run = fit(state, config, dataset, on_step=on_step)
+    return lambda: settled(next(run)[0])
+
+
+def conversion(setting: Setting, folder: Path) -> Program:
+    """A model.pth read as variables, and those written as a model.pth."""
+    source, copy = folder / "model.pth", folder / "copy.pth"
+    write_state_dict(source, init_variables(setting.model, jax.random.key(0)), setting.model)
+
+    def run() -> None:
+        variables = from_torch(read_state_dict(source), setting.model)
+        write_state_dict(copy, variables, setting.model)
+
+    return run
+
+
+def matmul(size: int, times: int) -> Program:
+    """So many float32 products of square matrices."""
+    a = jax.random.normal(jax.random.key(0), (size, size))
+    product: Callable[[jax.Array], jax.Array] = jax.jit(lambda a: a @ a)
+    return lambda: [settled(product(a)) for _ in range(times)]

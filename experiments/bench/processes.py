@@ -1,0 +1,141 @@
+"""Rows that need processes of their own: the first step, peak memory, opening a data set, and cost as work grows."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.bench.measure import Row
+from experiments.bench.setting import Setting, load_images
+from jaxcnn.errors import InputError
+
+PROGRAMS = ("jaxcnn", "pytorch")
+IMAGE_COUNTS = (5_000, 20_000, 50_000)
+BATCH_SIZES = (64, 256, 1_024)
+
+
+def run_child(do: str, setting: Setting, cache: Path, program: str = "jaxcnn") -> dict[str, Any]:
+    """What a process answers that does this; its caches are in the folder `cache`.
+
+    Raises:
+        InputError: when it fails; the message ends with its last line.
+    """
+    task = {"do": do, "program": program, "setting": setting.to_dict(), "began": time.time()}
+    command = [sys.executable, "-m", "experiments.bench.child", json.dumps(task)]
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    done = subprocess.run(
+        command, env=environment | {"XDG_CACHE_HOME": str(cache)}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise InputError(f"the process that measures {do} of {program} failed: {last}")
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+@contextmanager
+def temporary() -> Iterator[Path]:
+    """A folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="jaxcnn-bench-") as folder:
+        yield Path(folder)
+
+
+def first_step(setting: Setting, *, warm: bool) -> Row:
+    """From the start of the process to the first updated weights, with an empty or a filled compilation cache."""
+    seconds: dict[str, list[float]] = {program: [] for program in PROGRAMS}
+    with temporary() as filled:
+        if warm:
+            run_child("first_step", setting, filled)
+        for _ in range(setting.processes):
+            for program in PROGRAMS:
+                with temporary() as empty:
+                    answer = run_child("first_step", setting, filled if warm else empty, program)
+                seconds[program].append(answer["seconds"])
+    name, cache = ("first_step_warm", "filled") if warm else ("first_step_cold", "empty")
+    what = f"start of the process to the first updated weights, compilation cache {cache}"
+    return Row(name, what, "s", seconds, more_is_better=False)
+
+
+def peak_memory(setting: Setting) -> Row:
+    """The most memory of each program over an epoch with AutoAugment, its compilation included."""
+    values: dict[str, list[float]] = {program: [] for program in PROGRAMS}
+    for _ in range(setting.processes):
+        for program in PROGRAMS:
+            with temporary() as empty:
+                values[program].append(run_child("epoch", setting, empty, program)["peak_mib"])
+    what = f"peak memory of the process, an epoch of {setting.images:,} images, with compilation"
+    return Row("peak_memory", what, "MiB", values, more_is_better=False)
+
+
+def growing(setting: Setting, name: str) -> list[Row]:
+    """Two rows, speed and memory, for an epoch in a process of its own."""
+    rates: dict[str, list[float]] = {program: [] for program in PROGRAMS}
+    peaks: dict[str, list[float]] = {program: [] for program in PROGRAMS}
+    for program in PROGRAMS * setting.processes:
+        with temporary() as empty:
+            answer = run_child("epoch", setting, empty, program)
+        if answer["images_per_second"] is not None:
+            rates[program].append(answer["images_per_second"])
+        peaks[program].append(answer["peak_mib"])
+    what = f"epoch of {setting.images:,} images, batch {setting.batch_size}, AutoAugment, all trained"
+    memory = Row(f"{name}_memory", f"peak memory, {what}", "MiB", peaks, more_is_better=False)
+    return [Row(name, what, "images/s", rates), memory]
+
+
+def scale_images(setting: Setting, count: int) -> list[Row]:
+    """Cost of an epoch of so many images."""
+    return growing(replace(setting, images=count), f"scale_images_{count}")
+
+
+def scale_batch(setting: Setting, batch_size: int) -> list[Row]:
+    """Cost of 5,120 images in batches of this size."""
+    return growing(replace(setting, images=5_120, batch_size=batch_size), f"scale_batch_{batch_size}")
+
+
+def open_dataset(setting: Setting) -> Row:
+    """Opening 50,000 training images that are prepared and cached, in a new process each time."""
+    with temporary() as folder:
+        if setting.data_dir is None:
+            setting = replace(setting, data_dir=str(prepare_noise(folder, setting)))
+        run_child("open", setting, folder / "cache")  # fills the cache
+        seconds = [run_child("open", setting, folder / "cache")["seconds"] for _ in range(setting.rounds)]
+    what = "opening a prepared and cached CIFAR-10, imports aside"
+    return Row("open_dataset", what, "s", {"jaxcnn": seconds}, more_is_better=False, note="nothing equal in PyTorch")
+
+
+def prepare_noise(folder: Path, setting: Setting) -> Path:
+    """Noise in the layout of CIFAR-10's archive, prepared under `folder` as the archive would be; returns the set's."""
+    from jaxcnn.prepare import Checksum, prepare
+
+    split = load_images(setting, 60_000)
+    planes = split.images.transpose(0, 3, 1, 2).reshape(len(split.labels), -1)
+    parts = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    archive = folder / "archives" / "cifar-10-binary.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz", compresslevel=0) as tar:
+
+        def add(name: str, data: bytes) -> None:
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+        for i, part in enumerate(parts):
+            records = (
+                bytes([label % 10]) + row.tobytes() for label, row in zip(split.labels[i::6], planes[i::6], strict=True)
+            )
+            add(f"{part}.bin", b"".join(records))
+        add("batches.meta.txt", "\n".join(f"class_{i}" for i in range(10)).encode() + b"\n\n")
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    checksums = {archive.name: Checksum(digest, archive.stat().st_size)}
+    prepare("cifar10", folder / "data", archive.parent, checksums)
+    return folder / "data"

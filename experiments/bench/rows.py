@@ -1,0 +1,245 @@
+"""Every row of the benchmark, and what measures it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from experiments.bench import jax_program, pytorch_program, stock
+from experiments.bench import processes as own
+from experiments.bench.flops import step_flops
+from experiments.bench.measure import Program, Row, chosen, rates, take_turns
+from experiments.bench.pillow import Transform
+from experiments.bench.setting import MASKS, Setting, freeze, load_images
+from jaxcnn.config import Augment, Mask
+from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.errors import InputError
+
+Skipped = Callable[[str], bool]
+"""Whether a row is not asked for, so that a group need not measure what only that row shows."""
+
+MATMUL, PRODUCTS = 2048, 4
+MATMUL_ROWS = ("machine_matmul", "matmul_share", "matmul_share_xla")
+
+
+class Group(NamedTuple):
+    """Rows that come of one measurement."""
+
+    names: tuple[str, ...]
+    measure: Callable[[Setting, Skipped], Sequence[Row]]
+    default: bool = True
+    """Whether it runs when no rows are asked for by name."""
+
+
+def torch_steps(setting: Setting, frozen_blocks: int, **form: Any) -> Program:
+    """PyTorch's counterpart of `jax_program.train_steps`, on images that are standardised already."""
+    trainer = pytorch_program.make_trainer(setting.model, frozen_blocks=frozen_blocks, **form)
+    split = load_images(setting, setting.steps * setting.batch_size)
+    batches = pytorch_program.in_memory(split, setting.batch_size)
+    return lambda: pytorch_program.train(trainer, batches)
+
+
+def compiled_steps(setting: Setting, frozen_blocks: int) -> tuple[Program | None, str]:
+    """The same under torch.compile; None and the reason where that does not work, as without a C++ compiler."""
+    program = torch_steps(setting, frozen_blocks, compiled=True)
+    try:
+        program()
+    except Exception as error:  # dynamo, inductor and the compiler they call each raise their own kinds
+        return None, f"torch.compile failed: {type(error).__name__}"
+    return program, ""
+
+
+def step_rows(mask: Mask, setting: Setting, skipped: Skipped) -> list[Row]:
+    """A training step with this mask, in all of PyTorch's forms; with the full mask also what is derived from it."""
+    name, full = f"step_{mask}", mask == "full"
+    frozen_blocks = {"full": 0, "partial": freeze(mask).freeze_until_block + 1}.get(mask, setting.model.num_blocks)
+    programs = {
+        "jaxcnn": jax_program.train_steps(setting, mask),
+        "pytorch": torch_steps(setting, frozen_blocks),
+    }
+    note = ""
+    if not skipped(name):
+        if jax_program.has_bfloat16():
+            programs["jaxcnn_bf16"] = jax_program.train_steps(setting, mask, precision="bfloat16")
+        programs["pytorch_bf16"] = torch_steps(setting, frozen_blocks, bfloat16=True)
+        compiled, note = compiled_steps(setting, frozen_blocks)
+        if compiled is not None:
+            programs["pytorch_compiled"] = compiled
+    if full and not skipped("stock_step_full"):
+        programs["stock"] = stock.train_steps(setting)
+    if full and not all(map(skipped, MATMUL_ROWS)):
+        programs["jax_matmul"] = jax_program.matmul(MATMUL, PRODUCTS)
+        programs["torch_matmul"] = torch_matmul(MATMUL, PRODUCTS)
+    seconds = take_turns(programs, setting.rounds)
+    speed = rates(seconds, setting.steps * setting.batch_size)
+    columns = {column: speed[column] for column in speed if column.startswith(("jaxcnn", "pytorch"))}
+    if note:
+        columns["pytorch_compiled"] = []
+    rows = [Row(name, f"training step, {WHAT[mask]}, batch {setting.batch_size}", "images/s", columns, note=note)]
+    if "stock" in speed:
+        both = {"jaxcnn": speed["stock"], "pytorch": speed["pytorch"], "product": speed["jaxcnn"]}
+        what = "the same step from flax's own Conv, BatchNorm and max_pool"
+        rows.append(Row("stock_step_full", what, "images/s", both, note="not this project's path", compares=False))
+    if "jax_matmul" in seconds:
+        rows += matmul_rows(setting, seconds, columns)
+    return rows
+
+
+WHAT = {"full": "all trained", "partial": "blocks 0 and 1 frozen", "frozen": "all blocks frozen"}
+
+
+def matmul_rows(setting: Setting, seconds: Mapping[str, list[float]], speed: Mapping[str, list[float]]) -> list[Row]:
+    """The machine's own float32 rate, and the share of it that the full steps reach in nominal operations."""
+    both = {"jaxcnn": seconds["jax_matmul"], "pytorch": seconds["torch_matmul"]}
+    gflops = rates(both, PRODUCTS * 2 * MATMUL**3 / 1e9)
+    machine = Row("machine_matmul", f"float32 product of {MATMUL}x{MATMUL} matrices", "GFLOP/s", gflops, compares=False)
+    xla, torch_rate = machine.median("jaxcnn"), machine.median("pytorch")
+    assert xla is not None
+    assert torch_rate is not None
+    nominal = step_flops(setting.model) / 1e9
+
+    def share(name: str, of: str, peak: float) -> Row:
+        values = {column: [each * nominal / peak for each in speed[column]] for column in ("jaxcnn", "pytorch")}
+        return Row(
+            name, f"nominal operations of the full step ({1e3 * nominal:.0f} MFLOP an image) over {of}", "", values
+        )
+
+    return [
+        machine,
+        share("matmul_share", "the machine's rate: the faster of both products", max(xla, torch_rate)),
+        share("matmul_share_xla", "the rate of XLA's product", xla),
+    ]
+
+
+def torch_matmul(size: int, times: int) -> Program:
+    """So many float32 products of square matrices."""
+    a = torch.randn(size, size)
+    return lambda: [a @ a for _ in range(times)]
+
+
+def evaluate_rows(setting: Setting, _: Skipped) -> list[Row]:
+    """Evaluation."""
+    network = pytorch_program.make_trainer(setting.model, frozen_blocks=0).network.eval()
+    split = load_images(setting, setting.steps * setting.batch_size)
+    batches = pytorch_program.in_memory(split, setting.batch_size)
+    programs: dict[str, Program] = {
+        "jaxcnn": jax_program.evaluation(setting),
+        "pytorch": lambda: pytorch_program.evaluate(network, batches),
+    }
+    speed = rates(take_turns(programs, setting.rounds), len(split.labels))
+    return [Row("evaluate", f"evaluation, batch {setting.batch_size}", "images/s", speed)]
+
+
+def augment_rows(setting: Setting, _: Skipped) -> list[Row]:
+    """Stored images to augmented and standardised ones; PyTorch's side is one process of Pillow."""
+    count = setting.steps * setting.batch_size
+    images = load_images(setting, count).images
+
+    def transforms(lean: bool) -> Program:
+        transform = Transform(CIFAR10_MEAN, CIFAR10_STD, augment=True, lean=lean)
+        return lambda: [transform(image) for image in images]
+
+    passes = 16  # over the same images: a turn of a few milliseconds would measure the turn before it
+    once = jax_program.augmentation(setting, count)
+    programs: dict[str, Program] = {
+        "jaxcnn": lambda: [once() for _ in range(passes)],
+        "pytorch": transforms(lean=False),
+        "pytorch_lean": transforms(lean=True),
+    }
+    seconds = take_turns(programs, setting.rounds)
+    speed = {**rates(seconds, count), "jaxcnn": rates(seconds, passes * count)["jaxcnn"]}
+    what = "AutoAugment and standardising, against one process of Pillow"
+    note = "lean: without what torchvision computes anew for each image"
+    return [Row("augment", what, "images/s", speed, note=note)]
+
+
+def epoch_rows(name: str, mask: Mask, kind: Augment, setting: Setting, _: Skipped) -> list[Row]:
+    """Epochs from stored images to updated weights; PyTorch's with the loader in its process, and with 2 workers."""
+    split = load_images(setting, setting.images)
+    frozen_blocks = 0 if mask == "full" else setting.model.num_blocks
+
+    def torch_epoch(workers: int) -> Program:
+        trainer = pytorch_program.make_trainer(setting.model, frozen_blocks=frozen_blocks)
+        loader = pytorch_program.make_loader(split, setting.batch_size, augment=kind != "none", workers=workers)
+        return lambda: pytorch_program.train(trainer, loader)
+
+    programs: dict[str, Program] = {
+        "jaxcnn": jax_program.epochs(setting, mask, kind),
+        "pytorch": torch_epoch(0),
+        "pytorch_2_workers": torch_epoch(2),
+    }
+    speed = rates(take_turns(programs, setting.rounds), setting.images)
+    augmented = "AutoAugment" if kind == "autoaugment" else "no augmentation, after the first epoch"
+    what = f"epoch of {setting.images:,} stored images, {augmented}, {WHAT[mask]}"
+    return [Row(name, what, "images/s", speed)]
+
+
+def convert_rows(setting: Setting, _: Skipped) -> list[Row]:
+    """Conversion of weights."""
+    with own.temporary() as folder:
+        programs = {"jaxcnn": jax_program.conversion(setting, Path(folder))}
+        seconds = take_turns(programs, setting.rounds)
+        size = (folder / "model.pth").stat().st_size / 1e6
+    what = f"model.pth of {size:.0f} MB to variables, and back to a model.pth"
+    return [Row("convert_model", what, "s", seconds, more_is_better=False, note="nothing equal in PyTorch")]
+
+
+def _alone(measure: Callable[[Setting], Row]) -> Callable[[Setting, Skipped], Sequence[Row]]:
+    return lambda setting, _: [measure(setting)]
+
+
+def _grown(measure: Callable[[Setting, int], list[Row]], amount: int) -> Callable[[Setting, Skipped], Sequence[Row]]:
+    return lambda setting, _: measure(setting, amount)
+
+
+def groups() -> list[Group]:
+    """All there is, in the order of the table."""
+    derived = {"full": ("stock_step_full", *MATMUL_ROWS)}
+    found = [
+        *(Group((f"step_{mask}", *derived.get(mask, ())), partial(step_rows, mask)) for mask in MASKS.values()),
+        Group(("evaluate",), evaluate_rows),
+        Group(("augment",), augment_rows),
+        Group(("epoch_full",), partial(epoch_rows, "epoch_full", "full", "autoaugment")),
+        Group(("epoch_frozen",), partial(epoch_rows, "epoch_frozen", "frozen", "autoaugment")),
+        Group(("epoch_frozen_cached",), partial(epoch_rows, "epoch_frozen_cached", "frozen", "none")),
+        Group(("first_step_cold",), _alone(partial(own.first_step, warm=False))),
+        Group(("first_step_warm",), _alone(partial(own.first_step, warm=True))),
+        Group(("peak_memory",), _alone(own.peak_memory)),
+        Group(("open_dataset",), _alone(own.open_dataset)),
+        Group(("convert_model",), convert_rows),
+    ]
+    for prefix, measure, amounts in (
+        ("scale_images", own.scale_images, own.IMAGE_COUNTS),
+        ("scale_batch", own.scale_batch, own.BATCH_SIZES),
+    ):
+        for amount in amounts:
+            names = (f"{prefix}_{amount}", f"{prefix}_{amount}_memory")
+            found.append(Group(names, _grown(measure, amount), default=False))
+    return found
+
+
+def measure(setting: Setting, patterns: Sequence[str]) -> Iterator[Row]:
+    """Measures the rows whose names match a pattern (all but `scale_*` if there are none), one group at a time.
+
+    Raises:
+        InputError: when a pattern matches no row.
+    """
+    every = groups()
+    names = [name for group in every for name in group.names]
+    for pattern in patterns:
+        if not any(chosen(name, [pattern]) for name in names):
+            raise InputError(f"rows={pattern!r} names no row; there are {', '.join(names)}")
+    wanted = patterns or [name for group in every if group.default for name in group.names]
+
+    def skipped(name: str) -> bool:
+        return not chosen(name, wanted)
+
+    for group in every:
+        if not all(map(skipped, group.names)):
+            prefix = "" if setting.preset == "shallow" else f"{setting.preset}/"
+            for row in group.measure(setting, skipped):
+                if not skipped(row.name):
+                    yield replace(row, name=prefix + row.name)

@@ -1,0 +1,202 @@
+"""The benchmark measures what it says: the same work on both sides, counted and compared. No time is asserted."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments import cli
+from experiments.bench import __main__ as program
+from experiments.bench import processes, rows, show
+from experiments.bench.child import Clock
+from experiments.bench.flops import forward_flops, layers, step_flops
+from experiments.bench.measure import Row, take_turns
+from experiments.bench.pillow import Transform
+from experiments.bench.pytorch_program import evaluate, in_memory, make_loader, make_trainer, train
+from experiments.bench.setting import Setting, load_images
+from experiments.bench.stock import StockCNN, stock_variables
+from experiments.pytorch_network import TorchCNN, torch_network
+from jaxcnn import CNN, DEEP, SHALLOW, InputError, ModelConfig, init_variables
+from jaxcnn.augment import standardise
+from jaxcnn.convert import to_torch
+from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD
+
+SMALL = ModelConfig(
+    hidden_dims=(8, 16, 24, 12),
+    layers_per_block=(2, 1),
+    apply_pooling=(1, 1),
+    apply_bn=(1, 0),
+    num_blocks=2,
+    dropout_rate=0.0,
+)
+TINY = Setting(batch_size=4, rounds=1, steps=1, images=8)
+
+
+def counted(config: ModelConfig, frozen_blocks: int, backward: bool) -> int:
+    network = make_trainer(config, frozen_blocks=frozen_blocks).network
+    with FlopCounterMode(display=False) as counter:
+        logits = network(torch.zeros(2, 3, 32, 32))
+        if backward:
+            logits.sum().backward()
+    return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("config", [SHALLOW, DEEP, SMALL], ids=["shallow", "deep", "small"])
+def test_nominal_operations_are_those_that_torch_counts(config: ModelConfig) -> None:
+    assert forward_flops(config) == counted(config, 0, backward=False)
+    for frozen in (0, 2, config.num_blocks):
+        assert step_flops(config, frozen) == counted(config, frozen, backward=True)
+    norms = sum(
+        p.numel() for m in TorchCNN(config).modules() if isinstance(m, torch.nn.BatchNorm2d) for p in [m.weight]
+    )
+    total = sum(p.numel() for p in TorchCNN(config).parameters())
+    assert sum(layer.weights for layer in layers(config)) == total - 2 * norms
+
+
+def test_stock_and_pytorch_networks_compute_the_products_logits() -> None:
+    variables = init_variables(SMALL, jax.random.key(0))
+    random = np.random.default_rng(0)
+    stats = jax.tree.map(lambda a: (a + random.uniform(0, 1, a.shape)).astype(a.dtype), variables["batch_stats"])
+    variables = {"params": variables["params"], "batch_stats": stats}
+    images = random.standard_normal((6, 32, 32, 3), np.float32)
+    ours = np.asarray(jax.jit(CNN(SMALL).apply)(variables, images))
+    stock = np.asarray(jax.jit(StockCNN(SMALL).apply)(stock_variables(variables), images))
+    network = torch_network(to_torch(variables, SMALL), SMALL).eval()
+    with torch.inference_mode():
+        theirs = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    np.testing.assert_allclose(stock, ours, atol=2e-6)
+    np.testing.assert_allclose(theirs, ours, atol=2e-6)
+
+
+def test_frozen_blocks_of_the_pytorch_program_do_not_move_and_the_rest_does() -> None:
+    trainer = make_trainer(SMALL, frozen_blocks=1)
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    batches = in_memory(load_images(TINY, 8), 4)
+    losses = [train(trainer, batches)[0] for _ in range(5)]
+    assert losses[-1] < losses[0]
+    for name, value in trainer.network.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith("blocks.0."), name
+    total, hits = evaluate(trainer.network.eval(), batches)
+    assert total > 0
+    assert 0 <= hits <= 8
+
+
+def test_the_pillow_transform_standardises_as_the_product_and_lean_draws_the_same_images() -> None:
+    images = load_images(TINY, 40).images
+    plain = Transform(CIFAR10_MEAN, CIFAR10_STD, augment=False)
+    got = torch.stack([plain(image) for image in images]).numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(got, standardise(images, CIFAR10_MEAN, CIFAR10_STD), atol=1e-6)
+    drawn = []
+    for lean in (False, True):
+        torch.manual_seed(3)
+        transform = Transform(CIFAR10_MEAN, CIFAR10_STD, augment=True, lean=lean)
+        drawn.append(torch.stack([transform(image) for image in images]).numpy())
+    np.testing.assert_array_equal(*drawn)
+    assert (drawn[0] != got.transpose(0, 3, 1, 2)).any()
+    seen = sum(len(labels) for _, labels in make_loader(load_images(TINY, 10), 4, augment=True))
+    assert seen == 10
+
+
+def test_a_ratio_above_one_means_that_jaxcnn_is_better() -> None:
+    faster = Row("a", "", "images/s", {"jaxcnn": [30, 10, 20], "pytorch": [10, 10, 10]})
+    assert (faster.ratio, faster.ratio_spread) == (2, (1, 3))
+    quicker = Row("b", "", "s", {"jaxcnn": [1.0], "pytorch": [4.0], "other": []}, more_is_better=False)
+    assert (quicker.ratio, quicker.ratio_spread, quicker.versus("other")) == (4, (4, 4), None)
+    alone = Row("c", "", "s", {"jaxcnn": [1.0]}, more_is_better=False)
+    assert (alone.ratio, alone.ratio_spread, alone.to_dict()["pytorch"]) == (None, None, None)
+    order: list[str] = []
+    seconds = take_turns({name: lambda name=name: order.append(name) for name in "abc"}, 2)
+    assert "".join(order) == "abc" + "abc" + "bca"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2, "c": 2}
+
+
+def test_the_clock_leaves_out_the_first_step() -> None:
+    clock = Clock()
+    assert clock.rate() is None
+    clock.marks = [(10, 5.0), (20, 6.0), (40, 8.0)]
+    assert clock.rate() == 10
+
+
+def test_a_process_of_its_own_answers_with_time_and_memory(tmp_path: Path) -> None:
+    answer = processes.run_child("first_step", TINY, tmp_path, "pytorch")
+    assert answer["images_per_second"] is None  # one step
+    assert answer["seconds"] > 0
+    assert answer["peak_mib"] > 50
+    with pytest.raises(InputError, match=r"the process that measures open of jaxcnn failed: .*no prepared CIFAR-10"):
+        processes.run_child("open", replace(TINY, data_dir=str(tmp_path)), tmp_path)
+
+
+ROWS = {"evaluate", "convert_model"}
+
+
+def test_a_run_keeps_its_rows_a_table_and_a_chart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = {kind: tmp_path / f"out.{kind}" for kind in ("json", "chart.png", "markdown")}
+    small: dict[str, Any] = {"rounds": 2, "batch_size": 4, "steps": 1, "images": 8}
+    flags = program.Flags(
+        rows=("eval*", "convert_model"),
+        json=paths["json"],
+        chart=paths["chart.png"],
+        markdown=paths["markdown"],
+        **small,
+    )
+    program.bench(flags)
+    kept = json.loads(paths["json"].read_text())
+    assert {row["name"] for row in kept} == ROWS
+    for row in kept:
+        assert {"jaxcnn", "pytorch", "ratio", "unit", "spread", "n", "preset", "hardware", "versions"} <= set(row)
+        assert row["n"] == 2
+        assert row["jaxcnn"] > 0
+    ratios = {row["name"]: row["ratio"] for row in kept}
+    assert ratios["evaluate"] > 0
+    assert ratios["convert_model"] is None
+    assert paths["chart.png"].read_bytes().startswith(b"\x89PNG")
+    text = paths["markdown"].read_text()
+    assert "| `evaluate` |" in text
+    assert "| bfloat16 | 989 TFLOP/s |" in text
+    assert "evaluate" in capsys.readouterr().out
+
+
+def test_every_promised_row_is_there() -> None:
+    names = [name for group in rows.groups() for name in group.names]
+    assert len(names) == len(set(names))
+    assert ROWS | {"step_full", "step_partial", "step_frozen", "augment", "epoch_full", "epoch_frozen"} <= set(names)
+    assert {"epoch_frozen_cached", "first_step_cold", "peak_memory", "matmul_share", "scale_batch_64"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (program.Flags(rows=("step_ful",)), "rows='step_ful' names no row; there are step_full, "),
+        (program.Flags(rounds=0), "rounds=0"),
+        (program.Flags(data=program.DataFlags(Path("nowhere"))), "data.dir='nowhere' holds no prepared CIFAR-10"),
+    ],
+)
+def test_bad_flags_end_in_one_message(flags: program.Flags, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(lambda: program.bench(flags))
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_chart_of_nothing_to_compare_is_empty(tmp_path: Path) -> None:
+    show.chart(tmp_path / "chart.png", [Row("alone", "", "s", {"jaxcnn": [1.0]})])
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_page_keeps_what_is_outside_the_markers() -> None:
+    begin, end = show.MARKERS
+    page = f"above\n{begin}\nold\n{end}\nbelow\n"
+    assert show.put("new", page) == f"above\n{begin}\nnew\n{end}\nbelow\n"
+    assert show.put("new", "old") == "new"
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    assert all(readme.count(marker) == 1 for marker in show.MARKERS)
+
+
+def test_numbers_are_short() -> None:
+    assert [show.number(value) for value in (None, 0.123, 12.34, 1234.5)] == ["", "0.12", "12.3", "1,234"]
