@@ -56,7 +56,8 @@ def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     """
     dropped = min(round(rate * 2**16), 2**16 - 1)
     state = jnp.concatenate([jax.random.key_data(key), jnp.zeros(2, jnp.uint32)])
-    _, words = jax.lax.rng_bit_generator(state, (-(-x.size // 2),), algorithm=jax.lax.RandomAlgorithm.RNG_THREE_FRY)
+    threefry = jax.lax.RandomAlgorithm.RNG_THREE_FRY
+    _, words = jax.lax.rng_bit_generator(state, (-(-x.size // 2),), algorithm=threefry)  # type: ignore[no-untyped-call]
     draws = jnp.concatenate([words & 0xFFFF, words >> 16])[: x.size].reshape(x.shape)
     return jnp.where(draws >= dropped, x * (2**16 / (2**16 - dropped)), 0)
 

@@ -152,7 +152,7 @@ def _is_small(x: Array, kernel: Array) -> bool:
 
 def _patches(x: Array) -> Array:
     """The 3x3 pixels around each one: (B * H * W, 9 * C)."""
-    b, h, w, c = x.shape
+    _, h, w, c = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return jnp.concatenate([x[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], -1).reshape(-1, 9 * c)
 

@@ -46,6 +46,25 @@ OnStep = Callable[[int, Metrics], None]
 """Called with the images seen this epoch and the metrics summed over them."""
 
 
+class Form(NamedTuple):
+    """How to compute, where there is a choice that changes no result."""
+
+    steps_per_call: int | None
+    """Training steps in one compiled call; None is an epoch."""
+    vectorized: bool
+    """Whether augmentation takes a batch at once instead of image by image."""
+
+
+def backend_form() -> Form:
+    """The form that suits JAX's default backend.
+
+    On a CPU four steps a call are a tenth faster than one, since the later ones find their buffers in place; more
+    gain little, and a signal would wait longer. An accelerator gets an epoch in one call.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    return Form(steps_per_call=4 if on_cpu else None, vectorized=not on_cpu)
+
+
 def padded_order(order: np.ndarray[Any, Any], batch_size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Indices and mask, both (steps, batch_size): one shape for every step, the last one padded."""
     steps = -(-len(order) // batch_size)
@@ -80,7 +99,8 @@ def make_train_epoch(step: TrainStep, split: Split, batch_size: int, *, steps_pe
             state, metrics = step(state, Batch(take(images), take(labels), mask[i]), scale)
             return state, jax.tree.map(lambda all, value: all.at[i].set(value), seen, metrics)
 
-        return jax.lax.fori_loop(0, steps, one, (state, Metrics(*jnp.zeros((3, most)))))
+        done: tuple[TrainState, Metrics] = jax.lax.fori_loop(0, steps, one, (state, Metrics(*jnp.zeros((3, most)))))
+        return done
 
     def train(state: TrainState, order: Any, scale: float, on_step: OnStep) -> tuple[TrainState, Metrics]:
         indices, mask = padded_order(order, batch_size)
@@ -214,8 +234,6 @@ def fit(
         yield state, record
 
 
-STEPS_PER_CALL = 4
-"""On a CPU: buffers that later steps find in place spare a tenth of the time, and a signal waits for no more steps."""
 FEATURE_CACHE_BYTES = 4 * 2**30
 """Features of frozen stages beyond this are computed anew in every epoch."""
 
@@ -231,7 +249,7 @@ class _Phase(NamedTuple):
 
 def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, frozen: int) -> _Phase:
     model, optim, batch_size = config.model, config.optim, config.train.batch_size
-    on_cpu = jax.default_backend() == "cpu"
+    form = backend_form()
     original = config.protocol == "original"
     train, validation, first_stage = dataset.train, dataset.validation, 0
     images = len(train.labels) + (0 if validation is None else len(validation.labels))
@@ -265,7 +283,7 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         layer_decay=config.freeze.layer_decay,
         drifting_stats=original,
         first_stage=first_stage,
-        vectorized=not on_cpu,
+        vectorized=form.vectorized,
         precision=config.train.precision,
     )
     eval_step = make_eval_step(
@@ -274,10 +292,10 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         std=dataset.std,
         augmentation=config.data.augment if original else "none",
         first_stage=first_stage,
-        vectorized=not on_cpu,
+        vectorized=form.vectorized,
         precision=config.train.precision,
     )
-    train_epoch = make_train_epoch(step, train, batch_size, steps_per_call=STEPS_PER_CALL if on_cpu else None)
+    train_epoch = make_train_epoch(step, train, batch_size, steps_per_call=form.steps_per_call)
     return _Phase(schedule, train_epoch, jax.jit(eval_step), validation)
 
 

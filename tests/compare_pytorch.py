@@ -26,7 +26,7 @@ from jaxcnn.convert import to_torch
 from jaxcnn.data import Split, epoch_order
 from jaxcnn.optim import make_schedule
 from jaxcnn.step import init_state, make_eval_step, make_train_step
-from jaxcnn.train import STEPS_PER_CALL, evaluate, make_train_epoch
+from jaxcnn.train import backend_form, evaluate, make_train_epoch
 
 MODEL = replace(SHALLOW, dropout_rate=0.0)
 OPTIM = OptimConfig(optimizer="adam", learning_rate=1e-3, weight_decay=1e-5, schedule="constant")
@@ -51,7 +51,7 @@ def say(text: str) -> None:
 def train_jax(variables: Any, dataset: Dataset, seed: int, epochs: int, batch_size: int) -> Result:
     n = len(dataset.train.labels)
     schedule = make_schedule(OPTIM, steps_per_epoch=-(-n // batch_size), epochs=epochs)
-    on_cpu = jax.default_backend() == "cpu"
+    form = backend_form()
     step = make_train_step(
         model=MODEL,
         optim=OPTIM,
@@ -59,9 +59,9 @@ def train_jax(variables: Any, dataset: Dataset, seed: int, epochs: int, batch_si
         mean=dataset.mean,
         std=dataset.std,
         augmentation="none",
-        vectorized=not on_cpu,
+        vectorized=form.vectorized,
     )
-    train_epoch = make_train_epoch(step, dataset.train, batch_size, steps_per_call=STEPS_PER_CALL if on_cpu else None)
+    train_epoch = make_train_epoch(step, dataset.train, batch_size, steps_per_call=form.steps_per_call)
     state = init_state(variables, MODEL, OPTIM, seed=seed)
     losses: list[float] = []
     seconds = 0.0

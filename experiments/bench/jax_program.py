@@ -1,6 +1,5 @@
 """This project's own functions as programs to time: what a run calls, through the interfaces that a run calls."""
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables
 from jaxcnn.optim import make_schedule
 from jaxcnn.step import init_state, make_eval_step, make_train_step
-from jaxcnn.train import OnStep, evaluate, fit, make_train_epoch
+from jaxcnn.train import OnStep, backend_form, evaluate, fit, make_train_epoch
 
 STANDARDISED: dict[str, Any] = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
 
@@ -29,11 +28,6 @@ def settled(tree: Any) -> Any:
     return jax.block_until_ready(tree)  # type: ignore[no-untyped-call]  # JAX leaves this one function untyped
 
 
-def has_bfloat16() -> bool:
-    """Whether training steps come in bfloat16."""
-    return "precision" in inspect.signature(make_train_step).parameters
-
-
 def train_steps(setting: Setting, mask: Mask, **options: Any) -> Program:
     """`setting.steps` training steps on stored images, without augmentation, as an epoch runs them.
 
@@ -41,11 +35,12 @@ def train_steps(setting: Setting, mask: Mask, **options: Any) -> Program:
     """
     model, count = setting.model, setting.steps * setting.batch_size
     frozen = frozen_stages(freeze(mask), model, 0)
-    resident = jax.default_backend() != "cpu"
-    arguments = {"frozen_stages": frozen, "vectorized": resident, "augmentation": "none", **STANDARDISED, **options}
+    form = backend_form()
+    arguments = {"frozen_stages": frozen, "vectorized": form.vectorized, "augmentation": "none", **STANDARDISED, **options}
     schedule = make_schedule(OPTIM, steps_per_epoch=setting.steps, epochs=1)
     step = make_train_step(model=model, optim=OPTIM, schedule=schedule, **arguments)
-    train_epoch = make_train_epoch(step, load_images(setting, count), setting.batch_size, resident=resident)
+    split = load_images(setting, count)
+    train_epoch = make_train_epoch(step, split, setting.batch_size, steps_per_call=form.steps_per_call)
     states = [init_state(init_variables(model, jax.random.key(0)), model, OPTIM, seed=0, frozen_stages=frozen)]
 
     def run() -> None:
@@ -66,7 +61,7 @@ def evaluation(setting: Setting) -> Program:
 def augmentation(setting: Setting, count: int) -> Program:
     """Stored images to augmented, standardised ones, batch by batch."""
     images = load_images(setting, count).images
-    vectorized = jax.default_backend() != "cpu"
+    vectorized = backend_form().vectorized
 
     @jax.jit
     def transform(key: jax.Array, images: jax.Array) -> jax.Array:
