@@ -43,6 +43,22 @@ class EpochRecord(NamedTuple):
 TrainEpoch = Callable[..., tuple[TrainState, Metrics]]
 OnStep = Callable[[int, Metrics], None]
 """Called with the images seen this epoch and the metrics summed over them."""
+ShouldStop = Callable[[], bool]
+
+
+def never() -> bool:
+    """A `ShouldStop` that lets every epoch end."""
+    return False
+
+
+class Paused(Exception):
+    """`fit` was asked to stop within an epoch. Given both parts back, it goes on to the same bits."""
+
+    def __init__(self, state: TrainState, part: Metrics) -> None:
+        super().__init__(f"after {len(part.loss)} steps of the epoch")
+        self.state = state
+        self.part = part
+        """The metrics of each step of the epoch so far."""
 
 
 def padded_order(order: np.ndarray[Any, Any], batch_size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -61,7 +77,9 @@ def batches(split: Split, order: np.ndarray[Any, Any], batch_size: int) -> Itera
 
 
 def make_train_epoch(step: TrainStep, split: Split, batch_size: int, *, resident: bool) -> TrainEpoch:
-    """`(state, order, scale, on_step) -> (state, metrics of each step)`: one pass over `split`.
+    """`(state, order, scale, on_step, should_stop) -> (state, metrics of each step)`: one pass over `split`.
+
+    A pass ends after the dispatch in which `should_stop()` becomes true: a step, or the whole pass if `resident`.
 
     `resident` keeps the images on the device and runs the epoch as one compiled scan, which is what accelerators
     want. Without it a Python loop feeds compiled steps: inside a scan XLA's CPU convolutions lose their threads.
@@ -78,7 +96,9 @@ def make_train_epoch(step: TrainStep, split: Split, batch_size: int, *, resident
 
             return jax.lax.scan(body, state, order)
 
-        def train_resident(state: TrainState, order: Any, scale: float, on_step: OnStep) -> Any:
+        def train_resident(
+            state: TrainState, order: Any, scale: float, on_step: OnStep, should_stop: ShouldStop = never
+        ) -> Any:
             state, metrics = scan(state, images, labels, padded_order(order, batch_size), jnp.float32(scale))
             return state, jax.tree.map(np.asarray, metrics)
 
@@ -86,7 +106,7 @@ def make_train_epoch(step: TrainStep, split: Split, batch_size: int, *, resident
 
     jitted = jax.jit(step, donate_argnums=0)
 
-    def train_fed(state: TrainState, order: Any, scale: float, on_step: OnStep) -> Any:
+    def train_fed(state: TrainState, order: Any, scale: float, on_step: OnStep, should_stop: ShouldStop = never) -> Any:
         seen: list[Metrics] = []
         pending: Metrics | None = None
         for batch in batches(split, order, batch_size):
@@ -95,6 +115,8 @@ def make_train_epoch(step: TrainStep, split: Split, batch_size: int, *, resident
                 seen.append(jax.tree.map(np.asarray, pending))
                 on_step(len(seen) * batch_size, _total(seen))
             pending = metrics
+            if should_stop():
+                break
         seen.append(jax.tree.map(np.asarray, pending))
         return state, jax.tree.map(lambda *leaves: np.stack(leaves), *seen)
 
@@ -157,7 +179,9 @@ def fit(
     dataset: Dataset,
     *,
     history: Sequence[EpochRecord] = (),
+    part: Metrics | None = None,
     on_step: OnStep = lambda seen, metrics: None,
+    should_stop: ShouldStop = never,
 ) -> Iterator[tuple[TrainState, EpochRecord]]:
     """Trains epoch by epoch, yielding the state and the record of each, until `config` or validation says stop.
 
@@ -166,10 +190,13 @@ def fit(
         config: with `config.model` fitting the data set.
         dataset: the images; without a validation split nothing cuts the rate or stops early.
         history: records of the epochs that `state` has behind it.
+        part: metrics of the steps of the next epoch that `state` has behind it too, as `Paused` gave them.
         on_step: told of progress within an epoch.
+        should_stop: asked after each dispatch; once true, the epoch in hand ends there, unless it is over.
 
     Raises:
         InputError: when the loss stops being finite, naming the step.
+        Paused: when `should_stop` cut an epoch short.
     """
     optim, batch_size = config.optim, config.train.batch_size
     n = len(dataset.train.labels)
@@ -186,14 +213,20 @@ def fit(
         assert phase is not None
         ready = time.perf_counter()
         scale = plateau_scale([r.val_loss for r in records if r.val_loss is not None], optim)
-        state, metrics = phase.train_epoch(state, epoch_order(config.seed, epoch, n), scale, on_step)
+        done = 0 if part is None else batch_size * len(part.loss)
+        order = epoch_order(config.seed, epoch, n)[done:]
+        state, metrics = phase.train_epoch(state, order, scale, on_step, should_stop)
         trained = time.perf_counter()
+        if part is not None:
+            metrics, part = jax.tree.map(lambda *parts: np.concatenate(parts), part, metrics), None
         if not np.all(np.isfinite(metrics.loss)):
             bad = int(np.argmin(np.isfinite(metrics.loss)))
             raise InputError(
                 f"the loss is {metrics.loss[bad]} at step {epoch * steps + bad} (epoch {epoch + 1}): "
                 "training diverged; lower optim.learning_rate or set optim.clip_norm"
             )
+        if len(metrics.loss) < steps:
+            raise Paused(state, metrics)
         val_loss = val_accuracy = None
         if phase.validation is not None:
             variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -205,6 +238,11 @@ def fit(
                     f"the validation loss is {val_loss} after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
                     "training diverged; lower optim.learning_rate or set optim.clip_norm"
                 )
+        elif not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.params)):
+            raise InputError(
+                f"a weight is no longer finite after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
+                "training diverged; lower optim.learning_rate or set optim.clip_norm"
+            )
         record = EpochRecord(
             epoch=epoch + 1,
             train_loss=math.fsum(metrics.loss) / n,
@@ -213,7 +251,7 @@ def fit(
             val_accuracy=val_accuracy,
             learning_rate=float(phase.schedule(state.step - 1)) * scale,
             seconds=time.perf_counter() - began,
-            images_per_second=n / (trained - ready),
+            images_per_second=(n - done) / (trained - ready),
         )
         records.append(record)
         yield state, record

@@ -38,7 +38,7 @@ def draw_state(seed: int, model: ModelConfig = MODEL, optimizer: Any = "adam", f
         values.flat[:1] = rng.choice([np.float32(1e-45), np.float32(-0.0), np.float32(3.4e38), np.nan])
         return values
 
-    return jax.tree.map(lambda leaf: jax.numpy.asarray(draw(leaf)), state)
+    return jax.tree.map(lambda leaf: jax.numpy.asarray(draw(leaf)), state)._replace(step=jax.numpy.int32(seed))
 
 
 def draw_records(n: int) -> list[EpochRecord]:
@@ -68,8 +68,8 @@ def test_the_newest_state_and_its_records_come_back_bit_by_bit(
     folder = tmp_path / "run/checkpoints"
     asked = []
 
-    def like(epochs: int) -> TrainState:
-        asked.append(epochs)
+    def like(epoch: int) -> TrainState:
+        asked.append(epoch)
         return draw_state(99, **kind)
 
     with open_checkpoints(folder) as checkpoints:
@@ -79,8 +79,9 @@ def test_the_newest_state_and_its_records_come_back_bit_by_bit(
     with open_checkpoints(folder) as checkpoints:
         restored = checkpoints.restore(like)
         assert restored is not None
-        state, records = restored
-        assert asked == [4]
+        state, records, part = restored
+        assert asked == [3]
+        assert part is None
         assert isinstance(state, TrainState)
         assert_same_bits(state, draw_state(4, **kind))
         assert records == draw_records(4)  # floats exactly, None as None
@@ -104,7 +105,7 @@ def test_what_is_saved_is_the_state_of_that_moment(tmp_path: Path) -> None:
         spoiled = spoil(full)
         assert float(spoiled.params["fc1"]["kernel"][0]) == 7
     with open_checkpoints(tmp_path) as checkpoints:
-        restored = checkpoints.restore(lambda epochs: wanted)
+        restored = checkpoints.restore(lambda epoch: wanted)
     assert restored is not None
     assert_same_bits(restored[0], wanted)
 
@@ -119,13 +120,13 @@ def remove(name: str) -> Callable[[Path], None]:
     return lambda folder: shutil.rmtree(next(p for p in sorted(folder.rglob(name)) if p.is_dir()))
 
 
-@pytest.mark.parametrize("damage", [truncate, remove("state"), remove("records")])
+@pytest.mark.parametrize("damage", [truncate, remove("state"), remove("progress")])
 def test_a_damaged_checkpoint_of_a_run_is_refused(damage: Callable[[Path], None], tmp_path: Path) -> None:
     with open_checkpoints(tmp_path / "run") as checkpoints:
         checkpoints.save(draw_state(1), draw_records(1))
     damage(tmp_path / "run")
     with open_checkpoints(tmp_path / "run") as checkpoints, pytest.raises(InputError):
-        checkpoints.restore(lambda epochs: draw_state(0))
+        checkpoints.restore(lambda epoch: draw_state(0))
 
 
 @pytest.mark.parametrize("config", [MODEL, NO_NORM], ids=["batch norm", "none"])

@@ -169,8 +169,8 @@ def test_the_programs_defaults_are_the_seed_documents(name: str) -> None:
     assert (optim.schedule, optim.plateau_factor, optim.plateau_patience) == ("plateau", 0.5, 5)
     assert config.model == SHALLOW
     assert config.model.dropout_rate == 0.2
-    assert parse(baseline(name), "Train.", ["--overwrite"])[1]
-    assert not parse(baseline(name), "Train.", [])[1]
+    assert parse(baseline(name), "Train.", ["--overwrite"])[1].overwrite
+    assert parse(baseline(name), "Train.", [])[1] == (False, False)
 
 
 @pytest.mark.parametrize("program", ["cifar10", "cifar100", "svhn"])
