@@ -188,6 +188,7 @@ def _train(
             try:
                 for trained, record in epochs:
                     records.append(record)
+                    part = None
                     best = _kept(records, config)
                     if best == len(records) - 1:  # before the checkpoint: a run that resumes finds its best weights
                         convert.write_state_dict(folder / "model.pth", _variables(trained), config.model)
@@ -200,6 +201,7 @@ def _train(
             except Paused as paused:
                 part = paused.part
                 checkpoints.save(paused.state, records, part)
+            if signals.came():
                 console.print(f"stopping after {_where(records, part, steps)}")
     return records
 
