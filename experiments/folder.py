@@ -30,7 +30,7 @@ Summary = dict[str, Any]
 _LOCK = ".lock"
 _PENDING = "summary.pending.json"
 _NUMBER = (int, float)
-_SUMMARY: dict[str, Any] = {
+SUMMARY: dict[str, Any] = {
     "name": str,
     "dataset": str,
     "mask": str,
@@ -51,25 +51,35 @@ _SUMMARY: dict[str, Any] = {
 """What a summary holds, and of which type."""
 
 
+def find_finished(
+    folder: Path, config: ExperimentConfig, resolved: dict[str, Any], existing: Existing
+) -> Summary | None:
+    """The summary, if the folder holds this very run, finished; None if it can be begun or continued there.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        resolved: what `config.json` keeps beside it; of this, `source_digest` must not change between two starts.
+        existing: what to do with a run that is there.
+
+    Raises:
+        InputError: when the folder belongs to another configuration, naming the fields that differ.
+    """
+    return None if existing.overwrite else _look(folder, {**to_json(config), RESOLVED: resolved}, existing)
+
+
 @contextlib.contextmanager
 def claimed(
     folder: Path, config: ExperimentConfig, resolved: dict[str, Any], existing: Existing
 ) -> Iterator[Summary | None]:
-    """The run's folder, made or found, for this process alone; yields its summary if the run is finished.
+    """The run's folder, made or found, for this process alone; yields the summary if the run is finished after all.
 
-    Args:
-        folder: of the run.
-        config: of the run; kept in `config.json`.
-        resolved: what is kept beside it; of this, `source_digest` must not change between two starts.
-        existing: what to do with a run that is there.
+    The arguments are those of `find_finished`.
 
     Raises:
-        InputError: when the folder belongs to another configuration, naming the fields that differ, or is in use.
+        InputError: as `find_finished`, and when another process uses the folder.
     """
     wanted = {**to_json(config), RESOLVED: resolved}
-    if not existing.overwrite and (summary := _look(folder, wanted, existing)) is not None:
-        yield summary  # to be read by any number of processes
-        return
     _refuse_foreign(folder)
     with _locked(folder):
         if existing.overwrite:
@@ -87,7 +97,6 @@ def claimed(
 
 
 def _look(folder: Path, wanted: dict[str, Any], existing: Existing) -> Summary | None:
-    """The summary, if the folder holds this very run, finished; None if it can be begun or continued there."""
     _refuse_foreign(folder)
     if not (folder / "config.json").exists():
         return None
@@ -186,7 +195,7 @@ def read_summary(path: Path) -> Summary:
         InputError: when the file is damaged.
     """
     summary = read_json(path)
-    wrong = [name for name, kind in _SUMMARY.items() if not isinstance(summary.get(name, ...), kind)]
+    wrong = [name for name, kind in SUMMARY.items() if not isinstance(summary.get(name, ...), kind)]
     if wrong:
         raise InputError(
             f"{path} lacks {', '.join(wrong)}, or has something else there; delete it, and the same command "

@@ -17,6 +17,7 @@ from experiments.display import print_start, results_table
 from experiments.folder import (
     Summary,
     claimed,
+    find_finished,
     log_scalars,
     log_summary,
     resolve,
@@ -64,20 +65,21 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
         dataset = as_original(dataset)
     config = replace(config, model=replace(model, num_classes=dataset.num_classes))
     frozen_stages(config.freeze, config.model, 0)  # refuses a mask that the network does not have
-    variables, notes = first_variables(config, source)
     resolved = resolve(dataset) | ({"source_digest": digest(source.variables)} if source is not None else {})
-    with claimed(folder, config, resolved, existing) as summary:
-        if summary is not None:
-            console.print(f"{folder} is finished; --overwrite trains anew, --name trains beside it")
-        else:
-            for note in notes:
-                console.print(note, markup=False)
-            began = time.perf_counter()
-            counts = _count(variables, config)
-            print_start(console, folder, config, dataset, counts)
-            records = _train(folder, config, dataset, variables, console)
-            results = _evaluate(folder, config, dataset, records)
-            summary = log_summary(folder, config, _summarise(config, dataset, records, results, counts, began))
+    if (summary := find_finished(folder, config, resolved, existing)) is not None:
+        console.print(f"{folder} is finished; --overwrite trains anew, --name trains beside it")
+    else:
+        variables, notes = first_variables(config, source)  # may refuse, so before the folder is made
+        with claimed(folder, config, resolved, existing) as summary:
+            if summary is None:
+                for note in notes:
+                    console.print(note, markup=False)
+                began = time.perf_counter()
+                counts = _count(variables, config)
+                print_start(console, folder, config, dataset, counts)
+                records = _train(folder, config, dataset, variables, console)
+                results = _evaluate(folder, config, dataset, records)
+                summary = log_summary(folder, config, _summarise(config, dataset, records, results, counts, began))
     console.print(results_table(summary))
     return summary
 
