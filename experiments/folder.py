@@ -84,13 +84,13 @@ def claimed(
     with _locked(folder):
         if existing.overwrite:
             _empty(folder)
+        if (folder / _PENDING).exists():  # as far as that, a killed process was finished
+            log_summary(folder, config, read_summary(folder / _PENDING))
         if (summary := _look(folder, wanted, existing)) is None:  # again, now that nobody changes it
             for leftover in (*folder.glob(".*"), *folder.glob("results/.*")):  # of a process that was killed
                 if leftover.name != _LOCK:
                     leftover.unlink()
-            if (folder / _PENDING).exists():
-                summary = log_summary(folder, config, read_summary(folder / _PENDING))
-            elif existing.extend or not (folder / "config.json").exists():
+            if existing.extend or not (folder / "config.json").exists():
                 (folder / "summary.json").unlink(missing_ok=True)  # of fewer epochs
                 write_json(folder / "config.json", wanted)
         yield summary

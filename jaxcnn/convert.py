@@ -8,6 +8,7 @@ reorders its inputs, because PyTorch flattens feature maps as C, H, W and this n
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -297,7 +298,17 @@ def _read_pickle(path: Path) -> Any:
     import torch
 
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                declared = sum(member.file_size for member in archive.infolist())
+            if declared > path.stat().st_size:  # torch.save compresses nothing
+                raise InputError(
+                    f"{path} would unpack to {declared:,} bytes, more than it holds; it was not read. "
+                    "Give a file that torch.save wrote"
+                )
         return torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower():
             raise InputError(

@@ -117,7 +117,7 @@ def near(value: Any, rng: random.Random) -> Any:
     if isinstance(value, int):
         return rng.choice([value + rng.randint(-3, 3), rng.randint(-5, 300), value * rng.randint(0, 10**6)])
     if isinstance(value, float):
-        return rng.choice([rng.random(), rng.uniform(-2, 2), 10 ** rng.uniform(-320, 309), value])
+        return rng.choice([rng.random(), rng.uniform(-2, 2), 10 ** rng.uniform(-320, 308), value])
     if isinstance(value, list):
         some = [near(each, rng) for each in value]
         return rng.choice([some, value[:-1], [*value, 1], [rng.randint(0, 2) for _ in range(rng.randint(0, 8))]])
