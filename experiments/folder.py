@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,9 @@ from types import NoneType
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
 from experiments.config_file import RESOLVED, Existing, to_json
 from jaxcnn.config import ExperimentConfig, TransferConfig
@@ -245,30 +248,57 @@ def _differences(old: Any, new: Any, where: str = "") -> dict[str, tuple[Any, An
     return {} if old == new else {where: (old, new)}
 
 
-@contextlib.contextmanager
-def tensorboard(folder: Path) -> Iterator[SummaryWriter]:
-    """A writer into an emptied folder: a resumed run writes its events again, so none is there twice."""
-    for old in folder.glob("events.*"):
-        old.unlink()
-    writer = SummaryWriter(str(folder))
-    try:
-        yield writer
-    finally:
-        writer.close()
+class Board:
+    """A file of TensorBoard events. tensorboardX's own writer has a thread, in which a full disk is a silent end."""
 
+    def __init__(self, folder: Path) -> None:
+        """Empties the folder first: a resumed run writes its events again, so none is there twice."""
+        self._folder = folder
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            for old in folder.glob("events.*"):
+                old.unlink()
+            self._writer = EventsWriter(str(folder / "events"))
 
-def log_scalars(board: SummaryWriter, record: EpochRecord) -> None:
-    """Writes an epoch's numbers as TensorBoard events, under the original's tags where it has them."""
-    for tag, value in (
-        ("Loss/train", record.train_loss),
-        ("Loss/val", record.val_loss),
-        ("Accuracy/train", record.train_accuracy),
-        ("Accuracy/val", record.val_accuracy),
-        ("LearningRate", record.learning_rate),
-        ("ImagesPerSecond", record.images_per_second),
-    ):
-        if value is not None:
-            board.add_scalar(tag, value, record.epoch)
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self._folder}: {reason(error)}; free space or choose another folder"
+            ) from error
+
+    def add(self, step: int, values: dict[str, float | None]) -> None:
+        """Writes what is not None of some numbers by their tag; it is on the disk on return.
+
+        Raises:
+            InputError: when the disk does not take it.
+        """
+        with self._writing():
+            for tag, value in values.items():
+                if value is not None:
+                    self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
+            self._writer.flush()
+
+    def add_record(self, record: EpochRecord) -> None:
+        """Writes an epoch's numbers, under the original's tags where it has them."""
+        self.add(
+            record.epoch,
+            {
+                "Loss/train": record.train_loss,
+                "Loss/val": record.val_loss,
+                "Accuracy/train": record.train_accuracy,
+                "Accuracy/val": record.val_accuracy,
+                "LearningRate": record.learning_rate,
+                "ImagesPerSecond": record.images_per_second,
+            },
+        )
+
+    def close(self) -> None:
+        """Closes the file; what `add` wrote is there already."""
+        with contextlib.suppress(OSError):
+            self._writer.close()
 
 
 def write_metrics(folder: Path, records: Sequence[EpochRecord]) -> None:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +16,12 @@ from experiments.config_file import CONTINUE, Existing
 from experiments.display import Progress as Bar
 from experiments.display import print_start, results_table
 from experiments.folder import (
+    Board,
     Summary,
     claimed,
     find_finished,
-    log_scalars,
     log_summary,
     resolve,
-    tensorboard,
     write_metrics,
 )
 from experiments.signals import noted
@@ -173,7 +173,7 @@ def _train(
     with (
         noted() as signals,
         open_checkpoints(folder / "checkpoints") as checkpoints,
-        tensorboard(folder / "logs") as board,
+        closing(Board(folder / "logs")) as board,
     ):
         found = checkpoints.restore(state_in)
         state, records, part = found or Progress(state_in(0), [])
@@ -182,7 +182,7 @@ def _train(
         if records:
             convert.read_state_dict(folder / "model.pth")  # now rather than when all is trained
         for record in records:
-            log_scalars(board, record)
+            board.add_record(record)
         with Bar(console, config.train.epochs, images, len(records)) as progress:
             epochs = fit(
                 state, config, dataset, history=records, part=part, on_step=progress.step, should_stop=signals.came
@@ -196,7 +196,7 @@ def _train(
                         convert.write_state_dict(folder / "model.pth", _variables(trained), config.model)
                     checkpoints.save(trained, records)
                     write_metrics(folder, records)
-                    log_scalars(board, record)
+                    board.add_record(record)
                     progress.epoch(record, is_best=best == len(records) - 1)
                     if signals.came():
                         break
@@ -225,11 +225,10 @@ def _evaluate(folder: Path, config: ExperimentConfig, dataset: Dataset, records:
     variables = convert.from_torch(convert.read_state_dict(folder / "model.pth"), config.model)
     eval_step = jax.jit(make_eval_step(model=config.model, mean=dataset.mean, std=dataset.std))
     loss, accuracy, predictions = evaluate(eval_step, variables, dataset.test, config.train.batch_size)
-    with tensorboard(folder / "logs") as board:
+    with closing(Board(folder / "logs")) as board:
         for record in records:
-            log_scalars(board, record)
-        board.add_scalar("Loss/test", loss, records[best].epoch)
-        board.add_scalar("Accuracy/test", accuracy, records[best].epoch)
+            board.add_record(record)
+        board.add(records[best].epoch, {"Loss/test": loss, "Accuracy/test": accuracy})
     write_metrics(folder, records)  # a process killed between checkpoint and table left a line too few
     matrix = confusion_matrix(dataset.test.labels, predictions, dataset.num_classes)
     plot_curves(folder / "curves.png", records, best)

@@ -61,18 +61,19 @@ class Checkpoints:
         Raises:
             InputError: when there are checkpoints and none can be read.
         """
-        problem: Exception | None = None
+        damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return self._restore(step, like)
+                progress = self._restore(step, like)
             except Exception as error:  # Orbax raises whatever the layer that noticed the damage raised
-                problem = error
                 print(f"the checkpoint after step {step} is damaged: {reason(error)}", file=sys.stderr)
-                self._manager.delete(step)  # it will be written again
-        if problem is not None:
-            raise InputError(
-                f"no checkpoint in {self._manager.directory} can be read; --overwrite begins the run anew"
-            ) from problem
+                damaged.append(step)
+                continue
+            for each in damaged:  # only now that there is another; they will be written again
+                self._manager.delete(each)
+            return progress
+        if damaged:
+            raise InputError(f"no checkpoint in {self._manager.directory} can be read; --overwrite begins the run anew")
         return None
 
     def _restore(self, step: int, like: Callable[[int], TrainState]) -> Progress:

@@ -205,7 +205,8 @@ def plan(kills: int, terms: int, rng: random.Random) -> list[str]:
 def run(kills: int, terms: int, seed: int, cases: list[str], folder: Path) -> Report:
     report, rng, began = Report(), random.Random(seed), time.monotonic()
     source = folder / "source"
-    Trial(SOURCE.split(), source).start().wait()
+    if any("{source}" in CASES[case] for case in cases):
+        Trial(SOURCE.split(), source).start().wait()
     kinds = plan(kills, terms, rng)
     for number, case in enumerate(cases):
         left = kinds[number :: len(cases)]
