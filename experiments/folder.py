@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shutil
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -16,8 +17,8 @@ from types import NoneType
 from typing import Any
 
 import jax
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
 from tensorboardX.summary import scalar
 
 from experiments.config_file import RESOLVED, Existing, to_json
@@ -258,7 +259,12 @@ class Board:
             folder.mkdir(parents=True, exist_ok=True)
             for old in folder.glob("events.*"):
                 old.unlink()
-            self._writer = EventsWriter(str(folder / "events"))
+            self._file = (folder / f"events.out.tfevents.{int(time.time())}.{platform.node()}").open("wb", buffering=0)
+        try:
+            self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        except InputError:
+            self.close()
+            raise
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -269,17 +275,23 @@ class Board:
                 f"cannot write {self._folder}: {reason(error)}; free space or choose another folder"
             ) from error
 
+    def _write(self, event: Any) -> None:
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        record = length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
+        with self._writing():
+            while record:
+                record = record[self._file.write(record) :]
+
     def add(self, step: int, values: dict[str, float | None]) -> None:
-        """Writes what is not None of some numbers by their tag; it is on the disk on return.
+        """Writes what is not None of some numbers, by their tag.
 
         Raises:
             InputError: when the disk does not take it.
         """
-        with self._writing():
-            for tag, value in values.items():
-                if value is not None:
-                    self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
-            self._writer.flush()
+        for tag, value in values.items():
+            if value is not None:
+                self._write(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
 
     def add_record(self, record: EpochRecord) -> None:
         """Writes an epoch's numbers, under the original's tags where it has them."""
@@ -296,9 +308,8 @@ class Board:
         )
 
     def close(self) -> None:
-        """Closes the file; what `add` wrote is there already."""
-        with contextlib.suppress(OSError):
-            self._writer.close()
+        """Closes the file; what `add` wrote is in it already."""
+        self._file.close()
 
 
 def write_metrics(folder: Path, records: Sequence[EpochRecord]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
 from jaxcnn.config import ModelConfig, from_dict
 from jaxcnn.errors import InputError, reason
@@ -110,16 +111,21 @@ def open_checkpoints(directory: Path) -> Iterator[Checkpoints]:
     """
     # What a killed process was writing goes with the next opening.
     options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, cleanup_tmp_directories=True)
-    with _writing(directory):
-        manager = ocp.CheckpointManager(directory.absolute(), options=options)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)  # Orbax's threads log tracebacks of what is raised here anyway
     try:
-        yield Checkpoints(manager)
-    except BaseException:
-        with suppress(Exception):  # what went wrong first is what counts
+        with _writing(directory):
+            manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        try:
+            yield Checkpoints(manager)
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what counts
+                manager.close()
+            raise
+        with _writing(directory):
             manager.close()
-        raise
-    with _writing(directory):
-        manager.close()
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ layer, then `fc1`, `fc2`, `fc3`. Convolutions go from OIHW to HWIO, linear layer
 reorders its inputs, because PyTorch flattens feature maps as C, H, W and this network as H, W, C.
 """
 
+import io
 import json
 import pickle
 import re
@@ -346,6 +347,10 @@ def write_state_dict(path: Path, variables: Variables, config: ModelConfig) -> N
         else:
             import torch
 
-            torch.save(state_dict, temporary)
+            # By way of memory: given a path, torch.save writes the temporary's name into the file, and hides what
+            # the system said when the disk is full.
+            whole = io.BytesIO()
+            torch.save(state_dict, whole)
+            temporary.write_bytes(whole.getbuffer())
 
     write_whole(path, save)

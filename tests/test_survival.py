@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -260,7 +261,7 @@ def full(*_: object, **__: object) -> None:
         ("torch.save", "model.pth"),
         ("orbax.checkpoint.CheckpointManager.save", "checkpoints"),
         ("numpy.save", "train_loss.npy"),
-        ("tensorboardX.record_writer.RecordWriter.flush", "logs"),
+        ("experiments.folder.masked_crc32c", "logs"),
         ("jaxcnn.files.os.fsync", "experiment_logs.csv"),
     ],
 )
@@ -281,6 +282,36 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_once_there_is_space(
     assert_same_run(tmp_path / "tiny", finished)
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2.6 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=2600k", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written(
+    small_disk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = replace(TINY.model, input_size=16, hidden_dims=(8, 32, 256, 64))
+    config = replace(TINY, model=model, runs_dir=small_disk)
+    with pytest.raises(SystemExit) as end:
+        main(lambda: run_experiment(config))
+    assert end.value.code == 2
+    err = capfd.readouterr().err  # of threads and of what is written in C too
+    assert err.startswith(f"error: cannot write {small_disk}/tiny/")
+    assert "No space left on device" in err
+    assert err.count("\n") == 1
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    run_experiment(config)
+    run_experiment(replace(config, runs_dir=tmp_path / "elsewhere"))
+    assert_same_run(small_disk / "tiny", tmp_path / "elsewhere/tiny")
+
+
 # More epochs
 
 
@@ -298,7 +329,7 @@ def test_an_extended_run_is_the_run_that_was_begun_with_more_epochs(finished: Pa
     before = contents(tmp_path)
     run_experiment(config)  # finished
     run_experiment(config, EXTEND)  # as far as that goes
-    assert contents(tmp_path) == before
+    assert contents(tmp_path) == before  # not trained again
 
 
 def test_an_unfinished_run_can_be_extended_too(finished: Path, tmp_path: Path) -> None:
