@@ -221,6 +221,7 @@ BAD: list[tuple[str, str]] = [
     ("transfer --source {d}/good.pth --dropout-rate 1", "--dropout-rate=1"),
     ("transfer --source {d}/good.pth --input-size 0", "--input-size=0"),
     ("transfer --source {d}/good.pth --input-size 64", "fc1.weight"),
+    ("transfer --source {d}/good.pth --input-size 8 --apply-pooling 1 1", "fc1.weight"),
     ("transfer --source {d}/good.pth --activation-function sine", "'sine'"),
     ("transfer --config {d}/head.json", "head='fc4'"),
     ("transfer --config {d}/mask.json", "freeze.mask='all'"),

@@ -25,7 +25,7 @@ from jaxcnn.config import DataConfig, ExperimentConfig, OptimConfig, TrainConfig
 from jaxcnn.convert import from_torch, to_torch
 from jaxcnn.data import Dataset, Split, epoch_order
 from jaxcnn.step import Batch, Metrics, TrainState, init_state, make_eval_step, make_train_step
-from jaxcnn.train import EpochRecord, evaluate, fit, make_train_epoch, stopped
+from jaxcnn.train import EpochRecord, Paused, evaluate, fit, make_train_epoch, stopped
 
 MODEL = ModelConfig(
     input_size=8, hidden_dims=(4, 6, 9, 7), layers_per_block=(1, 2), apply_pooling=(1, 0), apply_bn=(1, 1),
@@ -478,3 +478,27 @@ def test_a_run_compiles_each_step_once(caplog: pytest.LogCaptureFixture) -> None
     assert rates[-1] < rates[0]
     assert per_epoch[0].count("step") == 2  # one to train, one to evaluate
     assert per_epoch[2:] == [[], []]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 5, 7])
+def test_an_epoch_that_is_cut_short_goes_on_to_the_same_bits(cut: int) -> None:
+    """Three epochs of three steps; augmentation, dropout and momentum make every step depend on all before."""
+    model = replace(MODEL, dropout_rate=0.5)
+    config, dataset = experiment(model, "flipcrop", optimizer="sgd", learning_rate=0.05), draw_dataset()
+    states, records = run(config, dataset)
+    dispatches, before = iter(range(1, 100)), []
+    with pytest.raises(Paused) as paused:
+        for _, record in fit(begin(config), config, dataset, should_stop=lambda: next(dispatches) >= cut):
+            before.append(record)
+    assert int(paused.value.state.step) == cut
+    assert (len(before), len(paused.value.part.loss)) == divmod(cut, 3)
+    more, rest = run(config, dataset, state=paused.value.state, history=before, part=paused.value.part)
+    assert untimed([*before, *rest]) == untimed(records)
+    assert_same_bits(more[-1], states[-1])
+
+
+def test_an_epoch_that_is_over_is_not_cut_short() -> None:
+    config, dataset = experiment(), draw_dataset()
+    dispatches = iter(range(1, 100))
+    epochs = fit(begin(config), config, dataset, should_stop=lambda: next(dispatches) == 3)
+    assert [record.epoch for _, record in epochs] == [1, 2, 3]
