@@ -487,9 +487,9 @@ def test_an_epoch_that_is_cut_short_goes_on_to_the_same_bits(cut: int) -> None:
     config, dataset = experiment(model, "flipcrop", optimizer="sgd", learning_rate=0.05), draw_dataset()
     states, records = run(config, dataset)
     dispatches, before = iter(range(1, 100)), []
+    epochs = fit(begin(config), config, dataset, should_stop=lambda: next(dispatches) >= cut)
     with pytest.raises(Paused) as paused:
-        for _, record in fit(begin(config), config, dataset, should_stop=lambda: next(dispatches) >= cut):
-            before.append(record)
+        before.extend(record for _, record in epochs)
     assert int(paused.value.state.step) == cut
     assert (len(before), len(paused.value.part.loss)) == divmod(cut, 3)
     more, rest = run(config, dataset, state=paused.value.state, history=before, part=paused.value.part)
