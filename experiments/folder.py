@@ -276,10 +276,10 @@ class Board:
             ) from error
 
     def _write(self, event: Any) -> None:
-        data = event.SerializeToString()
-        length = struct.pack("<Q", len(data))
-        record = length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
         with self._writing():
+            data = event.SerializeToString()
+            length = struct.pack("<Q", len(data))
+            record = length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
             while record:
                 record = record[self._file.write(record) :]
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,6 +36,7 @@ class Checkpoints:
 
     def __init__(self, manager: ocp.CheckpointManager) -> None:
         self._manager = manager
+        self._directory = Path(manager.directory)
 
     def save(self, state: TrainState, records: Sequence[EpochRecord], part: Metrics | None = None) -> None:
         """Saves a state and what is behind it; returns once the arrays are copied, writes go on.
@@ -48,7 +50,12 @@ class Checkpoints:
         }
         # Orbax has no checksum over the weights themselves: without this one, a flipped bit would be trained on.
         progress = {**behind, "digest": digest(state, json.dumps(behind))}
-        with _writing(self._manager.directory):
+        with _writing(self._directory):
+            # Asked beforehand, for Orbax's threads are loud about a disk that fills up while they write.
+            needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            free = shutil.disk_usage(self._directory).free
+            if needed > free:
+                raise OSError(f"No space left on device: {needed:,} bytes are needed, {free:,} are free")
             self._manager.save(
                 int(state.step),
                 args=ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)),
@@ -74,7 +81,7 @@ class Checkpoints:
                 self._manager.delete(each)
             return progress
         if damaged:
-            raise InputError(f"no checkpoint in {self._manager.directory} can be read; --overwrite begins the run anew")
+            raise InputError(f"no checkpoint in {self._directory} can be read; --overwrite begins the run anew")
         return None
 
     def _restore(self, step: int, like: Callable[[int], TrainState]) -> Progress:
