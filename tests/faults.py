@@ -227,8 +227,9 @@ def run(kills: int, terms: int, seed: int, cases: list[str], folder: Path) -> Re
                 kind = left.pop()
                 where, wrong = hit(trial, kind, span, rng)
                 report.failures += [f"{case}, {kind}: {each}" for each in wrong]
-                if where is None:  # too late: once more, in another run
+                if where is None:  # too late: once more, in another run, and sooner: it has its programs compiled
                     left.append(kind)
+                    span *= 0.6
                     break
                 told.append(f"{kind} {where}")
                 report.terms += kind == "term"
