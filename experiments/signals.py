@@ -1,6 +1,9 @@
 """SIGINT and SIGTERM: where they end the program at once, and where work in hand is finished first."""
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,6 +17,7 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; the same command continues")
+        self.number = number
         self.status = 128 + number
         """The exit status by which shells tell that a signal ended a program."""
 
@@ -57,13 +61,24 @@ def raised() -> Iterator[None]:
 
 @contextmanager
 def _handled(handle: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    report = sys.unraisablehook
+
+    def again(unraisable: Any) -> None:
+        # Raised in a callback, of the garbage collector for one, from where no exception gets out.
+        if isinstance(unraisable.exc_value, Interrupted):
+            threading.Timer(0.02, os.kill, (os.getpid(), unraisable.exc_value.number)).start()
+        else:
+            report(unraisable)
+
     try:
         before = {number: signal.signal(number, handle) for number in _NUMBERS}
     except ValueError:  # not in the main thread, which alone is told of signals
         yield
         return
+    sys.unraisablehook = again
     try:
         yield
     finally:
+        sys.unraisablehook = report
         for number, old in before.items():
             signal.signal(number, old)

@@ -143,10 +143,11 @@ def hit(trial: Trial, kind: str, span: float, rng: random.Random) -> tuple[str |
         wrong = trial.end(process, -signal.SIGKILL)
         return ("inside a checkpoint" if trial.writing() else "elsewhere"), wrong
     process.terminate()
+    sent = time.monotonic()
     process.wait(timeout=120)
     if process.returncode == -signal.SIGTERM and not trial.begun():  # Python was still loading; nothing was in hand
         return "while loading", trial.end(process, -signal.SIGTERM)
-    if process.returncode == 0:  # its last step was behind it
+    if process.returncode == 0 and time.monotonic() - sent < 0.5:  # it was all but over
         return None, trial.end(process, 0)
     wrong = trial.end(process, 143)
     return f"at {trial.position}", wrong

@@ -1,12 +1,14 @@
 """Runs that something happens to: signals, other processes, a full disk, divergence, a wish for more epochs."""
 
 import errno
+import gc
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +168,26 @@ def test_signals_are_noted_and_end_the_program_on_the_way_out() -> None:
     assert noting(signal.SIGINT) == 1130
     assert noting(signal.SIGINT, signal.SIGINT) == 1130  # someone will not wait
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_that_comes_where_no_exception_gets_out_is_not_lost() -> None:
+    """In a callback of the garbage collector, such as JAX has, what is raised is reported and forgotten."""
+
+    def callback(phase: str, info: Any) -> None:
+        if phase == "start":
+            gc.callbacks.remove(callback)
+            send(signal.SIGTERM)
+
+    def work() -> None:
+        gc.callbacks.append(callback)
+        gc.collect()
+        assert callback not in gc.callbacks
+        time.sleep(20)
+        pytest.fail("it goes on")
+
+    with pytest.raises(SystemExit) as end:
+        main(work)
+    assert end.value.code == 143
 
 
 # Other processes
