@@ -110,16 +110,18 @@ def _look(folder: Path, wanted: dict[str, Any], existing: Existing) -> Summary |
         for name, values in _differences({**there, RESOLVED: None}, {**wanted, RESOLVED: None}).items()
         if name not in ("device", "runs_dir", "name")
     }
-    changed = (there.get(RESOLVED) or {}).get("source_digest") != wanted[RESOLVED].get("source_digest")
-    if "source" not in differences and changed:
+    resolved = there.get(RESOLVED)
+    began_with = resolved.get("source_digest") if isinstance(resolved, dict) else None
+    if "source" not in differences and began_with not in (None, wanted[RESOLVED].get("source_digest")):
         raise InputError(
             f"{folder} began with other weights than {wanted['source']} holds now. Give --name for a run beside it, "
             "--overwrite to replace it, or those weights back"
         )
     done = (folder / "summary.json").exists()
-    longer = list(differences) == ["train.epochs"] and differences["train.epochs"][0] < wanted["train"]["epochs"]
+    epochs, _ = differences.get("train.epochs", (None, None))
+    longer = len(differences) == 1 and isinstance(epochs, int) and epochs < wanted["train"]["epochs"]
     if longer and existing.extend:
-        _refuse_useless(folder, wanted, differences["train.epochs"][0], done)
+        _refuse_useless(folder, wanted, epochs, done)
         return None
     if differences:
         told = "; ".join(f"{name}={old!r} there, {new!r} here" for name, (old, new) in differences.items())

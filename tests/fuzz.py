@@ -258,11 +258,11 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     import numpy as np
     import torch
 
-    from experiments.config_file import read_config, to_json
-    from experiments.folder import read_summary
+    from experiments.config_file import Existing, read_config, to_json
+    from experiments.folder import find_finished, read_summary
     from jaxcnn.archives import CIFAR10, CIFAR100, read_cifar_binary, read_cifar_python, read_svhn
     from jaxcnn.checkpoint import load_weights, open_checkpoints, save_weights
-    from jaxcnn.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig
+    from jaxcnn.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
     from jaxcnn.convert import read_source, to_torch, write_state_dict
     from jaxcnn.data import load_dataset
     from jaxcnn.model import init_variables
@@ -295,10 +295,13 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
         write_state_dict(folder / f"model.{suffix}", variables, model)
     shutil.copy(folder / "model.pth", folder / "run")
     torch.save(to_torch(variables, model), folder / "legacy.pth", _use_new_zipfile_serialization=False)
-    summary = {"name": "a", "dataset": "b", "mask": "full", "seed": 0, "stopped": "c", "best_epoch": 1, "epochs": 1}
+    summary = {"name": "a", "dataset": "b", "mask": "full", "seed": 0, "stopped": "c", "best_epoch": 1, "epochs": 200}
     numbers = ("test_accuracy", "test_loss", "val_accuracy", "val_loss", "seconds", "images_per_second", "wall_seconds")
     summary |= dict.fromkeys(numbers, 0.5) | {"trainable_parameters": 1, "total_parameters": 2}
     (folder / "summary.json").write_text(json.dumps(summary))
+    shutil.copytree(folder / "run", folder / "finished")
+    shutil.copy(folder / "summary.json", folder / "finished")
+    longer = ExperimentConfig(model=model, train=TrainConfig(epochs=300))
     save_weights(folder / "weights", variables, model)
     with open_checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(state(), records)
@@ -310,6 +313,7 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     return {
         "config.json": (folder / "run" / "config.json", lambda path: read_config(path, ExperimentConfig)),
         "run": (folder / "run", read_source),
+        "finished run": (folder / "finished", lambda path: find_finished(path, longer, {}, Existing(extend=True))),
         "summary.json": (folder / "summary.json", read_summary),
         "model.pth": (folder / "model.pth", lambda path: read_source(path, input_size=8)),
         "legacy.pth": (folder / "legacy.pth", lambda path: read_source(path, input_size=8)),

@@ -308,6 +308,7 @@ def test_a_device_that_the_machine_lacks_is_refused(device: str, tmp_path: Path)
         pytest.skip(f"this machine has a {device}")
     assert (status, out) == (2, "")
     assert f"error: device='{device}'" in err
+    assert ("cuda12" in err) == (device == "gpu")
     assert "Traceback" not in err
     assert "runs" not in contents(tmp_path)
 
