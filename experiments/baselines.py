@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import tyro
 
 from experiments.cli import baseline, main
+from experiments.config_file import Existing
 from jaxcnn.config import ExperimentConfig
 from jaxcnn.errors import InputError
 
@@ -60,7 +61,9 @@ def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, over
     outcomes = []
     for name, config in experiments:
         try:
-            outcomes.append(Outcome(name, run_experiment(replace(config, name=name), overwrite=overwrite), None))
+            outcomes.append(
+                Outcome(name, run_experiment(replace(config, name=name), Existing(overwrite=overwrite)), None)
+            )
         except InputError as error:
             print(f"error: {name}: {error}", file=sys.stderr)
             outcomes.append(Outcome(name, None, str(error)))

@@ -1,14 +1,18 @@
 """Flags from the typed configuration, and one way for every program to end."""
 
+import contextlib
+import io
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
-from experiments.config_file import read_config
+from experiments.config_file import Existing, read_config
+from experiments.signals import Interrupted, raised
 from jaxcnn.config import PRESETS, DataConfig, ExperimentConfig, FreezeConfig, ModelConfig
 from jaxcnn.errors import InputError
 
@@ -34,10 +38,14 @@ class _Flags(ExperimentConfig):
     """A saved config.json to start from; other flags change it."""
     overwrite: bool = False
     """Begin anew if the run's folder is there already."""
+    extend: bool = False
+    """Train a run that is there already for more epochs than it was begun with."""
 
 
-def parse(default: ExperimentConfig, description: str, argv: list[str] | None = None) -> tuple[ExperimentConfig, bool]:
-    """The experiment that the command line asks for, and whether to overwrite its folder.
+def parse(
+    default: ExperimentConfig, description: str, argv: list[str] | None = None
+) -> tuple[ExperimentConfig, Existing]:
+    """The experiment that the command line asks for, and what is to become of a run that is in its folder.
 
     `--config` and `--model.preset` replace the defaults of all other flags, so they are looked for first.
     """
@@ -52,8 +60,41 @@ def parse(default: ExperimentConfig, description: str, argv: list[str] | None = 
     else:
         preset = "as given"
     model = _ModelFlags(**{**shallow(default.model), "preset": preset})
-    flags = tyro.cli(_Flags, default=_Flags(**{**shallow(default), "model": model}), description=description, args=argv)
-    return narrow(ExperimentConfig, flags, model=narrow(ModelConfig, flags.model)), flags.overwrite
+    flags = parse_flags(_Flags(**{**shallow(default), "model": model}), description, argv)
+    return narrow(ExperimentConfig, flags, model=narrow(ModelConfig, flags.model)), on_existing(flags)
+
+
+def parse_flags(default: Config, description: str | None, argv: Sequence[str], *, hidden: str = "") -> Config:
+    """Flags of the type of their defaults; those of the section `hidden` do without its name.
+
+    Raises:
+        InputError: when a configuration refuses a value, naming its flag; tyro would name the configuration's type.
+        SystemExit: when tyro refuses the command line, having said so, or has shown the help.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(type(default), default=default, description=description, args=argv)
+    except SystemExit as end:
+        cause: BaseException | None = end
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__context__
+        if cause is None:
+            sys.stderr.write(said.getvalue())
+            raise
+        name, _, rest = str(cause).partition("=")
+        raise InputError(f"--{name.removeprefix(hidden).replace('_', '-')}={rest}") from None
+
+
+def on_existing(flags: Any) -> Existing:
+    """What flags say of a run that is there already.
+
+    Raises:
+        InputError: when they contradict each other.
+    """
+    if flags.overwrite and flags.extend:
+        raise InputError("--overwrite begins anew and --extend goes on; give one of them")
+    return Existing(flags.overwrite, flags.extend)
 
 
 def shallow(config: Any) -> dict[str, Any]:
@@ -78,15 +119,17 @@ def value_of(flag: str, argv: list[str]) -> str | None:
 
 
 def main(program: Callable[[], object]) -> None:
-    """Runs a program; bad input ends in one message on stderr and status 2, Ctrl-C in status 130."""
+    """Runs a program; bad input ends in one message on stderr and status 2, Ctrl-C in 130, SIGTERM in 143."""
     try:
-        program()
+        with raised():
+            program()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it can", file=sys.stderr)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as error:
+        interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+        print(interrupted, file=sys.stderr)
+        raise SystemExit(interrupted.status) from None
 
 
 def baseline(name: str) -> ExperimentConfig:
@@ -98,9 +141,9 @@ def train_main(default: ExperimentConfig, description: str) -> None:
     """The whole of a training program: flags, training, results."""
 
     def program() -> None:
-        config, overwrite = parse(default, description)
+        config, existing = parse(default, description)
         from experiments.run import run_experiment  # JAX loads only now, so that --help need not wait
 
-        run_experiment(config, overwrite=overwrite)
+        run_experiment(config, existing)
 
     main(program)

@@ -1,9 +1,9 @@
-"""A run's configuration as a file."""
+"""A run's configuration as a file, and what to do where one is."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from jaxcnn.config import ExperimentConfig, from_dict
 from jaxcnn.errors import InputError, reason
@@ -12,6 +12,18 @@ from jaxcnn.errors import InputError, reason
 RESOLVED = "resolved"
 
 Config = TypeVar("Config")
+
+
+class Existing(NamedTuple):
+    """What is to become of a run that is there already; by default it goes on, or shows its result."""
+
+    overwrite: bool = False
+    """Begin anew."""
+    extend: bool = False
+    """Go on beyond its last epoch, where the configuration asks for more epochs and differs in nothing else."""
+
+
+CONTINUE = Existing()
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:

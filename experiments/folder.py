@@ -2,53 +2,217 @@
 
 import contextlib
 import csv
+import fcntl
 import io
 import json
+import os
 import platform
 import shutil
+import struct
+import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+from tensorboardX.summary import scalar
 
-from experiments.config_file import RESOLVED, to_json
-from jaxcnn.config import ExperimentConfig
+from experiments.config_file import RESOLVED, Existing, to_json
+from jaxcnn.config import ExperimentConfig, TransferConfig
 from jaxcnn.data import Dataset
 from jaxcnn.errors import InputError, reason
-from jaxcnn.files import write_json, write_whole
+from jaxcnn.files import append_row, write_json, write_whole
 from jaxcnn.train import EpochRecord
 
 Summary = dict[str, Any]
 
 
-def claim_folder(folder: Path, config: ExperimentConfig, dataset: Dataset, *, overwrite: bool) -> Summary | None:
-    """Makes the run's folder, or finds an earlier start of the same run in it; its summary if that is finished.
+_LOCK = ".lock"
+_PENDING = "summary.pending.json"
+_NUMBER = (int, float)
+SUMMARY: dict[str, Any] = {
+    "name": str,
+    "dataset": str,
+    "mask": str,
+    "seed": int,
+    "test_accuracy": _NUMBER,
+    "test_loss": _NUMBER,
+    "val_accuracy": (*_NUMBER, NoneType),
+    "val_loss": (*_NUMBER, NoneType),
+    "best_epoch": int,
+    "epochs": int,
+    "stopped": str,
+    "seconds": _NUMBER,
+    "images_per_second": _NUMBER,
+    "trainable_parameters": int,
+    "total_parameters": int,
+    "wall_seconds": _NUMBER,
+}
+"""What a summary holds, and of which type."""
+
+
+def find_finished(
+    folder: Path, config: ExperimentConfig, resolved: dict[str, Any], existing: Existing
+) -> Summary | None:
+    """The summary, if the folder holds this very run, finished; None if it can be begun or continued there.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        resolved: what `config.json` keeps beside it; of this, `source_digest` must not change between two starts.
+        existing: what to do with a run that is there.
 
     Raises:
         InputError: when the folder belongs to another configuration, naming the fields that differ.
     """
-    path = folder / "config.json"
-    wanted = to_json(config)
+    return None if existing.overwrite else _look(folder, {**to_json(config), RESOLVED: resolved}, existing)
+
+
+@contextlib.contextmanager
+def claimed(
+    folder: Path, config: ExperimentConfig, resolved: dict[str, Any], existing: Existing
+) -> Iterator[Summary | None]:
+    """The run's folder, made or found, for this process alone; yields the summary if the run is finished after all.
+
+    The arguments are those of `find_finished`.
+
+    Raises:
+        InputError: as `find_finished`, and when another process uses the folder.
+    """
+    wanted = {**to_json(config), RESOLVED: resolved}
+    _refuse_foreign(folder)
+    with _locked(folder):
+        if existing.overwrite:
+            _empty(folder)
+        if (folder / _PENDING).exists():  # as far as that, a killed process was finished
+            log_summary(folder, config, read_summary(folder / _PENDING))
+        if (summary := _look(folder, wanted, existing)) is None:  # again, now that nobody changes it
+            for leftover in (*folder.glob(".*"), *folder.glob("results/.*")):  # of a process that was killed
+                if leftover.name != _LOCK:
+                    leftover.unlink()
+            if existing.extend or not (folder / "config.json").exists():
+                (folder / "summary.json").unlink(missing_ok=True)  # of fewer epochs
+                write_json(folder / "config.json", wanted)
+        yield summary
+
+
+def _look(folder: Path, wanted: dict[str, Any], existing: Existing) -> Summary | None:
+    _refuse_foreign(folder)
+    if not (folder / "config.json").exists():
+        return None
+    there = read_json(folder / "config.json")
+    differences = {
+        name: values
+        for name, values in _differences({**there, RESOLVED: None}, {**wanted, RESOLVED: None}).items()
+        if name not in ("device", "runs_dir", "name")
+    }
+    resolved = there.get(RESOLVED)
+    began_with = resolved.get("source_digest") if isinstance(resolved, dict) else None
+    if "source" not in differences and began_with not in (None, wanted[RESOLVED].get("source_digest")):
+        raise InputError(
+            f"{folder} began with other weights than {wanted['source']} holds now. Give --name for a run beside it, "
+            "--overwrite to replace it, or those weights back"
+        )
+    done = (folder / "summary.json").exists()
+    epochs, _ = differences.get("train.epochs", (None, None))
+    longer = len(differences) == 1 and isinstance(epochs, int) and epochs < wanted["train"]["epochs"]
+    if longer and existing.extend:
+        _refuse_useless(folder, wanted, epochs, done)
+        return None
+    if differences:
+        told = "; ".join(f"{name}={old!r} there, {new!r} here" for name, (old, new) in differences.items())
+        raise InputError(
+            f"{folder} holds another run: {told}. Give --name for a run beside it, "
+            f"{'--extend to train it for longer, ' if longer else ''}or --overwrite to replace it"
+        )
+    return read_summary(folder / "summary.json") if done else None
+
+
+def _refuse_useless(folder: Path, wanted: dict[str, Any], epochs: int, done: bool) -> None:
+    """Refuses to extend a run that would not become what one begun with more epochs is."""
+    if wanted["optim"]["schedule"] == "cosine":
+        raise InputError(
+            f"{folder} cannot be extended: optim.schedule='cosine' has brought its learning rate down over "
+            f"{epochs} epochs. Give --name for a run beside it, or --overwrite to replace it"
+        )
+    if done and (summary := read_summary(folder / "summary.json"))["epochs"] < epochs:
+        raise InputError(
+            f"{folder} cannot be extended: it was over before its last epoch ({summary['stopped']}). "
+            "Give --name and another train.early_stopping for a run beside it"
+        )
+
+
+def _refuse_foreign(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is no folder; give another --name or --runs-dir")
-    if folder.exists() and overwrite:
-        _remove_run(folder)
-    if path.exists():
-        differences = _differences({**read_json(path), RESOLVED: None}, {**wanted, RESOLVED: None})
-        differences = [d for d in differences if d.split("=")[0] not in ("device", "runs_dir", "name")]
-        if differences:
-            raise InputError(
-                f"{folder} holds another run: {'; '.join(differences)}. Give --name for a run beside it, "
-                "or --overwrite to replace it"
-            )
-        if (folder / "summary.json").exists():
-            return read_json(folder / "summary.json")
-    elif folder.exists() and any(folder.iterdir()):
+    ours = any((folder / name).exists() for name in ("config.json", _LOCK))
+    if folder.exists() and not ours and any(folder.iterdir()):
         raise InputError(f"{folder} exists and is no run of this program; give another --name or --runs-dir")
-    resolved = {
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out. The lock is the kernel's and goes with the process, however that ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK).open("a")
+    except OSError as error:
+        raise InputError(f"cannot write in {folder}: {reason(error)}; choose another --runs-dir") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{folder} is in use by another process; wait until that has ended, or give another --name"
+            ) from None
+        yield
+
+
+def _empty(folder: Path) -> None:
+    """Removes an earlier run; what tells that it is one goes last, lest a killed removal leave a folder of nobody."""
+    inside = sorted(folder.iterdir(), key=lambda path: (path.name == "config.json", path.name != "summary.json"))
+    try:
+        for path in inside:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
+    except OSError as error:
+        raise InputError(f"cannot remove {folder}: {reason(error)}") from error
+
+
+def log_summary(folder: Path, config: ExperimentConfig, summary: Summary) -> Summary:
+    """Adds a run to the table of all runs, once, and marks it as finished; returns the summary."""
+    log = "transfer_learning_logs.csv" if isinstance(config, TransferConfig) else "experiment_logs.csv"
+    write_json(folder / _PENDING, summary)  # with it, what was interrupted here is repeated to the letter
+    append_row(config.runs_dir / log, summary)
+    os.replace(folder / _PENDING, folder / "summary.json")
+    return summary
+
+
+def read_summary(path: Path) -> Summary:
+    """A run's result.
+
+    Raises:
+        InputError: when the file is damaged.
+    """
+    summary = read_json(path)
+    wrong = [name for name, kind in SUMMARY.items() if not isinstance(summary.get(name, ...), kind)]
+    if wrong:
+        raise InputError(
+            f"{path} lacks {', '.join(wrong)}, or has something else there; delete it, and the same command "
+            "computes it again"
+        )
+    return summary
+
+
+def resolve(dataset: Dataset) -> dict[str, Any]:
+    """What `config.json` keeps beside the configuration: versions, device and the data set's own numbers."""
+    return {
         "versions": {name: version(name) for name in ("jaxcnn", "jax", "jaxlib", "flax", "optax", "numpy")},
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
@@ -61,18 +225,6 @@ def claim_folder(folder: Path, config: ExperimentConfig, dataset: Dataset, *, ov
             "test": len(dataset.test.labels),
         },
     }
-    write_json(path, {**wanted, RESOLVED: resolved})
-    return None
-
-
-def _remove_run(folder: Path) -> None:
-    """Removes an earlier run, and refuses to remove anything else."""
-    if not (folder / "config.json").exists():
-        raise InputError(f"{folder} exists and is no run of this program; give another --name or --runs-dir")
-    try:
-        shutil.rmtree(folder)
-    except OSError as error:
-        raise InputError(f"cannot remove {folder}: {reason(error)}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -90,39 +242,76 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+def _differences(old: Any, new: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
-        found = []
+        found: dict[str, tuple[Any, Any]] = {}
         for name in sorted(old.keys() | new.keys()):
-            found += _differences(old.get(name), new.get(name), f"{where}.{name}" if where else name)
+            found |= _differences(old.get(name), new.get(name), f"{where}.{name}" if where else name)
         return found
-    return [] if old == new else [f"{where}={old!r} there, {new!r} here"]
+    return {} if old == new else {where: (old, new)}
 
 
-@contextlib.contextmanager
-def tensorboard(folder: Path) -> Iterator[SummaryWriter]:
-    """A writer into an emptied folder: a resumed run writes its events again, so none is there twice."""
-    for old in folder.glob("events.*"):
-        old.unlink()
-    writer = SummaryWriter(str(folder))
-    try:
-        yield writer
-    finally:
-        writer.close()
+class Board:
+    """A file of TensorBoard events. tensorboardX's own writer has a thread, in which a full disk is a silent end."""
 
+    def __init__(self, folder: Path) -> None:
+        """Empties the folder first: a resumed run writes its events again, so none is there twice."""
+        self._folder = folder
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            for old in folder.glob("events.*"):
+                old.unlink()
+            self._file = (folder / f"events.out.tfevents.{int(time.time())}.{platform.node()}").open("wb", buffering=0)
+        try:
+            self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        except InputError:
+            self.close()
+            raise
 
-def log_scalars(board: SummaryWriter, record: EpochRecord) -> None:
-    """Writes an epoch's numbers as TensorBoard events, under the original's tags where it has them."""
-    for tag, value in (
-        ("Loss/train", record.train_loss),
-        ("Loss/val", record.val_loss),
-        ("Accuracy/train", record.train_accuracy),
-        ("Accuracy/val", record.val_accuracy),
-        ("LearningRate", record.learning_rate),
-        ("ImagesPerSecond", record.images_per_second),
-    ):
-        if value is not None:
-            board.add_scalar(tag, value, record.epoch)
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self._folder}: {reason(error)}; free space or choose another folder"
+            ) from error
+
+    def _write(self, event: Any) -> None:
+        with self._writing():
+            data = event.SerializeToString()
+            length = struct.pack("<Q", len(data))
+            record = length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
+            while record:
+                record = record[self._file.write(record) :]
+
+    def add(self, step: int, values: dict[str, float | None]) -> None:
+        """Writes what is not None of some numbers, by their tag.
+
+        Raises:
+            InputError: when the disk does not take it.
+        """
+        for tag, value in values.items():
+            if value is not None:
+                self._write(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
+
+    def add_record(self, record: EpochRecord) -> None:
+        """Writes an epoch's numbers, under the original's tags where it has them."""
+        self.add(
+            record.epoch,
+            {
+                "Loss/train": record.train_loss,
+                "Loss/val": record.val_loss,
+                "Accuracy/train": record.train_accuracy,
+                "Accuracy/val": record.val_accuracy,
+                "LearningRate": record.learning_rate,
+                "ImagesPerSecond": record.images_per_second,
+            },
+        )
+
+    def close(self) -> None:
+        """Closes the file; what `add` wrote is in it already."""
+        self._file.close()
 
 
 def write_metrics(folder: Path, records: Sequence[EpochRecord]) -> None:

@@ -3,33 +3,45 @@
 import os
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from rich.console import Console
 
-from experiments.display import Progress, print_start, results_table
-from experiments.folder import Summary, claim_folder, log_scalars, tensorboard, write_metrics
+from experiments.config_file import CONTINUE, Existing
+from experiments.display import Progress as Bar
+from experiments.display import print_start, results_table
+from experiments.folder import (
+    Board,
+    Summary,
+    claimed,
+    find_finished,
+    log_summary,
+    resolve,
+    write_metrics,
+)
+from experiments.signals import noted
 from jaxcnn import convert
-from jaxcnn.checkpoint import open_checkpoints
+from jaxcnn.checkpoint import Progress, digest, open_checkpoints
 from jaxcnn.config import Device, ExperimentConfig, TransferConfig
 from jaxcnn.convert import Source, read_source
 from jaxcnn.data import Dataset, as_original, load_dataset
 from jaxcnn.errors import InputError, reason
-from jaxcnn.files import append_row, write_json, write_npy
+from jaxcnn.files import write_npy
 from jaxcnn.masks import count_parameters, frozen_stages
 from jaxcnn.model import init_variables
 from jaxcnn.optim import best_epoch
 from jaxcnn.report import confusion_matrix, plot_confusion, plot_curves
-from jaxcnn.step import TrainState, init_state, make_eval_step
-from jaxcnn.train import EpochRecord, evaluate, fit, stopped
+from jaxcnn.step import Metrics, TrainState, init_state, make_eval_step
+from jaxcnn.train import EpochRecord, Paused, evaluate, fit, stopped
 from jaxcnn.transfer import transplant
 
 
-def run_experiment(config: ExperimentConfig, *, overwrite: bool = False) -> Summary:
+def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> Summary:
     """Trains, or finishes what an earlier call began, and returns what `summary.json` holds.
 
     Validation decides the learning rate, when to stop and the best epoch; the test set is read once, at the end, with
@@ -37,6 +49,7 @@ def run_experiment(config: ExperimentConfig, *, overwrite: bool = False) -> Summ
 
     Raises:
         InputError: when the configuration, the data or the run's folder cannot be used.
+        Interrupted: when SIGINT or SIGTERM came while it trained; the same call continues.
     """
     console = Console(soft_wrap=True)
     select_device(config.device)
@@ -52,14 +65,23 @@ def run_experiment(config: ExperimentConfig, *, overwrite: bool = False) -> Summ
         dataset = as_original(dataset)
     config = replace(config, model=replace(model, num_classes=dataset.num_classes))
     frozen_stages(config.freeze, config.model, 0)  # refuses a mask that the network does not have
-    finished = claim_folder(folder, config, dataset, overwrite=overwrite)
-    if finished is not None:
+    resolved = resolve(dataset) | ({"source_digest": digest(source.variables)} if source is not None else {})
+    if (summary := find_finished(folder, config, resolved, existing)) is not None:
         console.print(f"{folder} is finished; --overwrite trains anew, --name trains beside it")
     else:
-        variables = first_variables(config, source, console)
-        finished = _train(folder, config, dataset, variables, console)
-    console.print(results_table(finished))
-    return finished
+        variables, notes = first_variables(config, source)  # may refuse, so before the folder is made
+        with claimed(folder, config, resolved, existing) as summary:
+            if summary is None:
+                for note in notes:
+                    console.print(note, markup=False)
+                began = time.perf_counter()
+                counts = _count(variables, config)
+                print_start(console, folder, config, dataset, counts)
+                records = _train(folder, config, dataset, variables, console)
+                results = _evaluate(folder, config, dataset, records)
+                summary = log_summary(folder, config, _summarise(config, dataset, records, results, counts, began))
+    console.print(results_table(summary))
+    return summary
 
 
 def open_source(config: TransferConfig) -> Source:
@@ -84,11 +106,11 @@ def open_source(config: TransferConfig) -> Source:
     return source
 
 
-def first_variables(config: ExperimentConfig, source: Source | None, console: Console) -> dict[str, Any]:
-    """The variables that a run begins with; says what a transfer takes over."""
+def first_variables(config: ExperimentConfig, source: Source | None) -> tuple[dict[str, Any], list[str]]:
+    """The variables that a run begins with, and what there is to say of what a transfer takes over."""
     key = jax.random.key(config.seed)
     if source is None or not isinstance(config, TransferConfig) or config.freeze.mask == "scratch":
-        return dict(init_variables(config.model, key))
+        return dict(init_variables(config.model, key)), []
     made = transplant(
         source,
         num_classes=config.model.num_classes,
@@ -96,10 +118,9 @@ def first_variables(config: ExperimentConfig, source: Source | None, console: Co
         key=key,
         keep_fitting_head=config.protocol == "original",
     )
-    for assumption in source.assumed:
-        console.print(f"assumed of the source, as its weights do not tell: {assumption}", markup=False)
-    console.print(f"taken over from {config.source}: {', '.join(made.taken)}; new: {', '.join(made.new) or 'nothing'}")
-    return made.variables
+    notes = [f"assumed of the source, as its weights do not tell: {assumption}" for assumption in source.assumed]
+    notes += [f"taken over from {config.source}: {', '.join(made.taken)}; new: {', '.join(made.new) or 'nothing'}"]
+    return made.variables, notes
 
 
 def select_device(device: Device) -> None:
@@ -117,8 +138,12 @@ def select_device(device: Device) -> None:
         found = jax.devices()[0].platform
     except (RuntimeError, AssertionError) as error:  # the latter where JAX has no support for the device installed
         why = reason(error) if isinstance(error, RuntimeError) else "JAX has no support for it installed"
+        remedy = {
+            "tpu": "run it on a machine with a TPU and jax[tpu]",
+            "gpu": "for one of NVIDIA's install jaxcnn[cuda12]",
+        }
         raise InputError(
-            f"device={device!r} cannot be had: {why}. For an NVIDIA GPU install jaxcnn[cuda12]; or give --device cpu"
+            f"device={device!r} cannot be had: {why}; {remedy.get(device, 'install jax anew')}, or give --device cpu"
         ) from error
     if device not in ("auto", found):
         raise InputError(f"device={device!r} cannot be had: JAX already computes on {found} in this process")
@@ -128,46 +153,83 @@ def _configure(name: str, value: str | float) -> None:
     jax.config.update(name, value)  # type: ignore[no-untyped-call]  # JAX leaves this one function untyped
 
 
+def _count(variables: dict[str, Any], config: ExperimentConfig) -> list[tuple[str, int, bool]]:
+    # What trains in the end: gradual unfreezing and probing begin with less.
+    frozen = frozen_stages(config.freeze, config.model, config.train.epochs - 1)
+    return count_parameters(variables["params"], config.model, frozen)
+
+
 def _train(
     folder: Path, config: ExperimentConfig, dataset: Dataset, variables: dict[str, Any], console: Console
-) -> Summary:
-    began = time.perf_counter()
-    model_path = folder / "model.pth"
+) -> list[EpochRecord]:
+    """Trains to the end, from where an earlier start got to; leaves the best weights in `model.pth`."""
 
     def state_in(epoch: int) -> TrainState:
         frozen = frozen_stages(config.freeze, config.model, epoch)
         return init_state(variables, config.model, config.optim, seed=config.seed, frozen_stages=frozen)
 
-    state = state_in(0)
-    records: list[EpochRecord] = []
-    # What trains in the end: gradual unfreezing and probing begin with less.
-    frozen = frozen_stages(config.freeze, config.model, config.train.epochs - 1)
-    counts = count_parameters(state.params, config.model, frozen)
-    print_start(console, folder, config, dataset, counts)
-    with open_checkpoints(folder / "checkpoints") as checkpoints, tensorboard(folder / "logs") as board:
-        if (restored := checkpoints.restore(lambda epochs: state_in(epochs - 1))) is not None:
-            state, records = restored
-            console.print(f"continuing after epoch {len(records)}")
+    images = len(dataset.train.labels)
+    steps = -(-images // config.train.batch_size)
+    with (
+        noted() as signals,
+        open_checkpoints(folder / "checkpoints") as checkpoints,
+        closing(Board(folder / "logs")) as board,
+    ):
+        found = checkpoints.restore(state_in)
+        state, records, part = found or Progress(state_in(0), [])
+        if found is not None:
+            console.print(f"continuing after {_where(records, part, steps)}")
+        if records:
+            convert.read_state_dict(folder / "model.pth")  # now rather than when all is trained
         for record in records:
-            log_scalars(board, record)
-        with Progress(console, config.train.epochs, len(dataset.train.labels), len(records)) as progress:
-            for trained, record in fit(state, config, dataset, history=records, on_step=progress.step):
-                records.append(record)
-                best = _kept(records, config)
-                if best == len(records) - 1:  # before the checkpoint: a run that resumes finds its best weights
-                    convert.write_state_dict(model_path, _variables(trained), config.model)
-                checkpoints.save(trained, records)
-                write_metrics(folder, records)
-                log_scalars(board, record)
-                progress.epoch(record, is_best=best == len(records) - 1)
-        best = _kept(records, config)
-        best_variables = convert.from_torch(convert.read_state_dict(model_path), config.model)
-        eval_step = jax.jit(make_eval_step(model=config.model, mean=dataset.mean, std=dataset.std))
-        test_loss, test_accuracy, predictions = evaluate(
-            eval_step, best_variables, dataset.test, config.train.batch_size
-        )
-        board.add_scalar("Loss/test", test_loss, records[best].epoch)
-        board.add_scalar("Accuracy/test", test_accuracy, records[best].epoch)
+            board.add_record(record)
+        with Bar(console, config.train.epochs, images, len(records)) as progress:
+            epochs = fit(
+                state, config, dataset, history=records, part=part, on_step=progress.step, should_stop=signals.came
+            )
+            try:
+                for trained, record in epochs:
+                    records.append(record)
+                    part = None
+                    best = _kept(records, config)
+                    if best == len(records) - 1:  # before the checkpoint: a run that resumes finds its best weights
+                        convert.write_state_dict(folder / "model.pth", _variables(trained), config.model)
+                    checkpoints.save(trained, records)
+                    write_metrics(folder, records)
+                    board.add_record(record)
+                    progress.epoch(record, is_best=best == len(records) - 1)
+                    if signals.came():
+                        break
+            except Paused as paused:
+                part = paused.part
+                checkpoints.save(paused.state, records, part)
+            if signals.came():
+                console.print(f"stopping after {_where(records, part, steps)}")
+    return records
+
+
+def _where(records: Sequence[EpochRecord], part: Metrics | None, steps: int) -> str:
+    return f"epoch {len(records)}" + (f" and {len(part.loss)} of {steps} steps" if part else "")
+
+
+class _Results(NamedTuple):
+    best: int
+    """Index of the epoch whose weights count."""
+    test_loss: float
+    test_accuracy: float
+
+
+def _evaluate(folder: Path, config: ExperimentConfig, dataset: Dataset, records: Sequence[EpochRecord]) -> _Results:
+    """Reads the test set with the best weights; leaves figures and arrays."""
+    best = _kept(records, config)
+    variables = convert.from_torch(convert.read_state_dict(folder / "model.pth"), config.model)
+    eval_step = jax.jit(make_eval_step(model=config.model, mean=dataset.mean, std=dataset.std))
+    loss, accuracy, predictions = evaluate(eval_step, variables, dataset.test, config.train.batch_size)
+    with closing(Board(folder / "logs")) as board:
+        for record in records:
+            board.add_record(record)
+        board.add(records[best].epoch, {"Loss/test": loss, "Accuracy/test": accuracy})
+    write_metrics(folder, records)  # a process killed between checkpoint and table left a line too few
     matrix = confusion_matrix(dataset.test.labels, predictions, dataset.num_classes)
     plot_curves(folder / "curves.png", records, best)
     plot_confusion(folder / "confusion.png", matrix, dataset.class_names)
@@ -175,22 +237,34 @@ def _train(
         ("train_loss", [r.train_loss for r in records]),
         ("val_loss", [r.val_loss for r in records if r.val_loss is not None]),
         ("val_accuracy", [r.val_accuracy for r in records if r.val_accuracy is not None]),
-        ("test_loss", [test_loss]),
-        ("test_accuracy", [test_accuracy]),
+        ("test_loss", [loss]),
+        ("test_accuracy", [accuracy]),
         ("predictions", predictions),
         ("labels", dataset.test.labels),
     ):
         write_npy(folder / "results" / f"{name}.npy", np.asarray(values))
-    summary: Summary = {
+    return _Results(best, loss, accuracy)
+
+
+def _summarise(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    records: Sequence[EpochRecord],
+    results: _Results,
+    counts: Sequence[tuple[str, int, bool]],
+    began: float,
+) -> Summary:
+    best = records[results.best]
+    return {
         "name": config.run_name,
         "dataset": dataset.name,
         "mask": config.freeze.mask,
         "seed": config.seed,
-        "test_accuracy": test_accuracy,
-        "test_loss": test_loss,
-        "val_accuracy": records[best].val_accuracy,
-        "val_loss": records[best].val_loss,
-        "best_epoch": records[best].epoch,
+        "test_accuracy": results.test_accuracy,
+        "test_loss": results.test_loss,
+        "val_accuracy": best.val_accuracy,
+        "val_loss": best.val_loss,
+        "best_epoch": best.epoch,
         "epochs": len(records),
         "stopped": stopped(records, config) or f"all {config.train.epochs} epochs are done",
         "seconds": sum(r.seconds for r in records),
@@ -199,10 +273,6 @@ def _train(
         "total_parameters": sum(count for _, count, _ in counts),
         "wall_seconds": time.perf_counter() - began,
     }
-    log = "transfer_learning_logs.csv" if isinstance(config, TransferConfig) else "experiment_logs.csv"
-    append_row(config.runs_dir / log, summary)
-    write_json(folder / "summary.json", summary)  # last: its presence says that the run is finished
-    return summary
 
 
 def _variables(state: TrainState) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import tyro
 
-from experiments.cli import main, narrow, shallow, value_of
-from experiments.config_file import read_config
+from experiments.cli import main, narrow, on_existing, parse_flags, shallow, value_of
+from experiments.config_file import CONTINUE, Existing, read_config
 from jaxcnn.config import (
     DataConfig,
     ExperimentConfig,
@@ -53,6 +53,8 @@ class _Flags(TransferConfig):
     """A saved config.json to start from; other flags change it."""
     overwrite: bool = False
     """Begin anew if the run's folder is there already."""
+    extend: bool = False
+    """Train a run that is there already for more epochs than it was begun with."""
 
 
 def settings(target: str, mask: str) -> TransferConfig:
@@ -70,8 +72,8 @@ def settings(target: str, mask: str) -> TransferConfig:
     )
 
 
-def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], bool]:
-    """The transfers that the command line asks for, one for each mask and seed, and whether to overwrite.
+def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
+    """The transfers that the command line asks for, one for each mask and seed, and what to do with those there are.
 
     Raises:
         InputError: when flags contradict each other.
@@ -89,7 +91,7 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], bool]:
         default = replace(default, source=source)
     freeze = _FreezeFlags(**{**shallow(default.freeze), "mask": mask if mask in (*MASKS, "all") else "full"})
     values = {**shallow(default), "data": replace(default.data, name=target), "freeze": freeze, "target": target}
-    flags = tyro.cli(_Flags, default=_Flags(**values), description=__doc__, args=argv)
+    flags = parse_flags(_Flags(**values), __doc__, argv, hidden="freeze.")
     if flags.seeds and flags.freeze.mask != "all":
         raise InputError(f"seeds={flags.seeds!r} belongs to --mask all; give --seed to a single run")
     config = replace(narrow(TransferConfig, flags, freeze=FreezeConfig()), data=replace(flags.data, name=flags.target))
@@ -108,7 +110,7 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], bool]:
         for seed in flags.seeds or (flags.seed,)
         for each in masks
     ]
-    return configs, flags.overwrite
+    return configs, on_existing(flags)
 
 
 def default_name(config: TransferConfig) -> str:
@@ -120,24 +122,24 @@ def default_name(config: TransferConfig) -> str:
 
 def transfer(argv: Sequence[str]) -> None:
     """Runs what the command line asks for; several masks end in a comparison."""
-    configs, overwrite = parse(argv)
+    configs, existing = parse(argv)
     from experiments.run import run_experiment
 
     if len(configs) == 1:
-        run_experiment(configs[0], overwrite=overwrite)
+        run_experiment(configs[0], existing)
     else:
         folder = configs[0].name.partition(f"_{MASKS[0]}")[0] + "_comparison"
-        compare(configs, configs[0].runs_dir / folder, overwrite=overwrite)
+        compare(configs, configs[0].runs_dir / folder, existing)
 
 
-def compare(configs: Sequence[ExperimentConfig], folder: Path, *, overwrite: bool = False) -> list[dict[str, Any]]:
+def compare(configs: Sequence[ExperimentConfig], folder: Path, existing: Existing = CONTINUE) -> list[dict[str, Any]]:
     """Runs each configuration and writes `comparison.png`, `.md` and `.csv` into a folder; returns the summaries."""
     from rich.console import Console
 
     from experiments.comparison import comparison_table, write_comparison
     from experiments.run import run_experiment
 
-    summaries = [run_experiment(config, overwrite=overwrite) for config in configs]
+    summaries = [run_experiment(config, existing) for config in configs]
     write_comparison(folder, [config.runs_dir / config.run_name for config in configs], summaries)
     console = Console(soft_wrap=True)
     console.print(comparison_table(summaries))

@@ -1,74 +1,149 @@
 """Orbax checkpoints: a training run's, one an epoch, and weights on their own with the network they belong to."""
 
+import hashlib
+import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
 from jaxcnn.config import ModelConfig, from_dict
 from jaxcnn.errors import InputError, reason
-from jaxcnn.step import TrainState
+from jaxcnn.step import Metrics, TrainState
 from jaxcnn.train import EpochRecord
 
 
+class Progress(NamedTuple):
+    """How far a run is: all that `fit` needs to go on."""
+
+    state: TrainState
+    records: list[EpochRecord]
+    """Of the epochs that are over."""
+    part: Metrics | None = None
+    """Of each step of the epoch in hand, where it was cut short."""
+
+
 class Checkpoints:
-    """The last two epochs of a run, each with the records of all epochs so far."""
+    """The last two states of a run, by the number of steps behind them."""
 
     def __init__(self, manager: ocp.CheckpointManager) -> None:
         self._manager = manager
+        self._directory = Path(manager.directory)
 
-    def save(self, state: TrainState, records: Sequence[EpochRecord]) -> None:
-        """Saves the state after the last of `records`; returns once the arrays are copied, writes go on."""
-        self._manager.save(
-            len(records),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                records=ocp.args.JsonSave([record._asdict() for record in records]),
-            ),
-        )
+    def save(self, state: TrainState, records: Sequence[EpochRecord], part: Metrics | None = None) -> None:
+        """Saves a state and what is behind it; returns once the arrays are copied, writes go on.
 
-    def restore(self, like: Callable[[int], TrainState]) -> tuple[TrainState, list[EpochRecord]] | None:
-        """The newest state that can be read, and its records; None if nothing was saved.
+        Raises:
+            InputError: when this checkpoint, or the one before, cannot be written.
+        """
+        behind = {
+            "records": [record._asdict() for record in records],
+            "part": part and [np.asarray(values).tolist() for values in part],
+        }
+        # Orbax has no checksum over the weights themselves: without this one, a flipped bit would be trained on.
+        progress = {**behind, "digest": digest(state, json.dumps(behind))}
+        with _writing(self._directory):
+            # Asked beforehand, for Orbax's threads are loud about a disk that fills up while they write.
+            needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            free = shutil.disk_usage(self._directory).free
+            if needed > free:
+                raise OSError(f"No space left on device: {needed:,} bytes are needed, {free:,} are free")
+            self._manager.save(
+                int(state.step),
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)),
+            )
 
-        `like` makes a state with the structure, shapes and dtypes of the one after so many epochs.
+    def restore(self, like: Callable[[int], TrainState]) -> Progress | None:
+        """The newest state that can be read, and what is behind it; None if nothing was saved.
+
+        `like` makes a state with the structure, shapes and dtypes that one has in an epoch (counted from 0).
 
         Raises:
             InputError: when there are checkpoints and none can be read.
         """
-        epochs = sorted(self._manager.all_steps(), reverse=True)
-        problem: Exception | None = None
-        for epoch in epochs:
-            args = ocp.args.Composite(
-                state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like(epoch))),
-                records=ocp.args.JsonRestore(),
-            )
+        damaged: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                restored = self._manager.restore(epoch, args=args)
-                records = [EpochRecord(**record) for record in restored["records"]]
+                progress = self._restore(step, like)
             except Exception as error:  # Orbax raises whatever the layer that noticed the damage raised
-                problem = error
-                print(f"the checkpoint of epoch {epoch} is damaged: {reason(error)}", file=sys.stderr)
-                self._manager.delete(epoch)  # it will be written again
+                print(f"the checkpoint after step {step} is damaged: {reason(error)}", file=sys.stderr)
+                damaged.append(step)
                 continue
-            return restored["state"], records
-        if problem is not None:
-            raise InputError(
-                f"no checkpoint in {self._manager.directory} can be read; --overwrite begins the run anew"
-            ) from problem
+            for each in damaged:  # only now that there is another; they will be written again
+                self._manager.delete(each)
+            return progress
+        if damaged:
+            raise InputError(f"no checkpoint in {self._directory} can be read; --overwrite begins the run anew")
         return None
+
+    def _restore(self, step: int, like: Callable[[int], TrainState]) -> Progress:
+        args = ocp.args.Composite(progress=ocp.args.JsonRestore())
+        progress = self._manager.restore(step, args=args)["progress"]
+        records = [EpochRecord(**record) for record in progress["records"]]
+        part = progress["part"] and Metrics(*(np.asarray(values) for values in progress["part"]))
+        wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like(len(records) - (part is None)))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+        state = self._manager.restore(step, args=args)["state"]
+        behind = {name: progress[name] for name in ("records", "part")}
+        if progress["digest"] != digest(state, json.dumps(behind)):
+            raise ValueError("its checksum does not fit")
+        return Progress(state, records, part)
+
+
+def digest(tree: Any, note: str = "") -> str:
+    """SHA-256, in hexadecimal, of a tree's structure, of every leaf's kind, shape and bytes, and of a note."""
+    leaves, structure = jax.tree.flatten(tree)
+    found = hashlib.sha256(f"{structure} {note}".encode())
+    for leaf in leaves:
+        array = np.ascontiguousarray(leaf)
+        found.update(f"{array.dtype} {array.shape}".encode())
+        found.update(array.data if array.size else b"")
+    return found.hexdigest()
 
 
 @contextmanager
 def open_checkpoints(directory: Path) -> Iterator[Checkpoints]:
-    """The checkpoints in a folder, made if need be; what is being written is finished on the way out."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
-    with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
-        yield Checkpoints(manager)
+    """The checkpoints in a folder, made if need be; what is being written is finished on the way out.
+
+    Raises:
+        InputError: when the folder, or what was still being written, cannot be written.
+    """
+    # What a killed process was writing goes with the next opening.
+    options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, cleanup_tmp_directories=True)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)  # Orbax's threads log tracebacks of what is raised here anyway
+    try:
+        with _writing(directory):
+            manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        try:
+            yield Checkpoints(manager)
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what counts
+                manager.close()
+            raise
+        with _writing(directory):
+            manager.close()
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Orbax raises whatever the layer below raised, in this thread or another
+        raise InputError(
+            f"cannot write the checkpoints in {directory}: {reason(error)}; free space or choose another folder; "
+            "the same command continues after the last whole one"
+        ) from error
 
 
 def save_weights(directory: Path, variables: Any, config: ModelConfig, *, overwrite: bool = False) -> None:

@@ -1,6 +1,7 @@
 """Typed, frozen configuration, validated on construction. Imports neither JAX nor anything slow."""
 
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,10 +63,10 @@ class ModelConfig:
             set_sequence(self, name, "model.")
         for name in ("apply_pooling", "apply_bn"):
             set_sequence(self, name, "model.", flags=True)
-        require_int("model.input_size", self.input_size, least=1)
+        require_int("model.input_size", self.input_size, least=1, most=4096)
         require_int("model.in_channels", self.in_channels, least=1)
         require_int("model.num_classes", self.num_classes, least=1)
-        require_int("model.num_blocks", self.num_blocks, least=1)
+        require_int("model.num_blocks", self.num_blocks, least=1, most=100)
         n = self.num_blocks
         for name, length, why in (
             ("hidden_dims", n + 2, "one for each block, then fc1 and fc2"),
@@ -78,6 +79,10 @@ class ModelConfig:
         for name in ("hidden_dims", "layers_per_block"):
             value = getattr(self, name)
             require(all(v >= 1 for v in value), f"model.{name}", value, "every entry must be at least 1")
+        few = max(self.layers_per_block) <= 100
+        require(few, "model.layers_per_block", self.layers_per_block, "give at most 100 layers a block")
+        small = self.weights < 2**31
+        require(small, "model.hidden_dims", self.hidden_dims, f"that makes {self.weights:.2g} weights; give fewer")
         pools = sum(self.apply_pooling)
         require(
             self.final_size >= 1,
@@ -98,6 +103,14 @@ class ModelConfig:
     def final_size(self) -> int:
         """Height and width of the feature maps that fc1 reads."""
         return self.input_size >> sum(self.apply_pooling)
+
+    @property
+    def weights(self) -> int:
+        """Entries of all kernels, without biases and batch norm."""
+        wide, flat = (self.in_channels, *self.channels), self.channels[-1] * self.final_size**2
+        blocks = (9 * (i * o + (n - 1) * o * o) for i, o, n in zip(wide, wide[1:], self.layers_per_block, strict=False))
+        head = (flat, *self.hidden_dims[-2:], self.num_classes)
+        return sum(blocks) + sum(i * o for i, o in pairwise(head))
 
     @property
     def num_stages(self) -> int:
@@ -201,16 +214,16 @@ class TrainConfig:
     """Most epochs to train."""
     batch_size: int = 256
     """Images a step; a short last batch is trained on too."""
-    precision: Precision = "float32"
-    """What the network computes in. With bfloat16 weights, statistics, loss and optimiser stay in float32."""
     early_stopping_patience: int | None = 10
     """Stop after this many epochs without a lower validation loss; None never stops for that."""
     early_stopping_target: float | None = 98.5
     """Stop once the validation accuracy reaches this many percent; None never stops for that."""
+    precision: Precision = "float32"
+    """What the network computes in. With bfloat16 weights, statistics, loss and optimiser stay in float32."""
 
     def __post_init__(self) -> None:
-        require_int("train.epochs", self.epochs, least=1)
-        require_int("train.batch_size", self.batch_size, least=1)
+        require_int("train.epochs", self.epochs, least=1, most=1_000_000)
+        require_int("train.batch_size", self.batch_size, least=1, most=2**20)
         require_choice("train.precision", self.precision, Precision)
         if self.early_stopping_patience is not None:
             require_int("train.early_stopping_patience", self.early_stopping_patience, least=1)
@@ -281,8 +294,7 @@ class ExperimentConfig:
         require_text("name", self.name, "give a plain folder name")
         bad_name = self.name in (".", "..") or "/" in self.name or "\\" in self.name or len(self.name.encode()) > 200
         require(not bad_name, "name", self.name, "give a plain folder name")
-        require_int("seed", self.seed, least=0)
-        require(self.seed < 2**32, "seed", self.seed, "give a number below 2**32")
+        require_int("seed", self.seed, least=0, most=2**32 - 1)
         require_choice("device", self.device, Device)
 
     @property
@@ -313,7 +325,7 @@ class TransferConfig(ExperimentConfig):
         set_path(self, "source")
         require_choice("head", self.head, Head)
         if self.input_size is not None:
-            require_int("input_size", self.input_size, least=1)
+            require_int("input_size", self.input_size, least=1, most=4096)
         if self.apply_pooling is not None:
             set_sequence(self, "apply_pooling", flags=True)
         if self.activation_function is not None:

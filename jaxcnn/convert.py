@@ -5,9 +5,11 @@ layer, then `fc1`, `fc2`, `fc3`. Convolutions go from OIHW to HWIO, linear layer
 reorders its inputs, because PyTorch flattens feature maps as C, H, W and this network as H, W, C.
 """
 
+import io
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -297,7 +299,17 @@ def _read_pickle(path: Path) -> Any:
     import torch
 
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                declared = sum(member.file_size for member in archive.infolist())
+            if declared > path.stat().st_size:  # torch.save compresses nothing
+                raise InputError(
+                    f"{path} would unpack to {declared:,} bytes, more than it holds; it was not read. "
+                    "Give a file that torch.save wrote"
+                )
         return torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower():
             raise InputError(
@@ -335,6 +347,10 @@ def write_state_dict(path: Path, variables: Variables, config: ModelConfig) -> N
         else:
             import torch
 
-            torch.save(state_dict, temporary)
+            # By way of memory: given a path, torch.save writes the temporary's name into the file, and hides what
+            # the system said when the disk is full.
+            whole = io.BytesIO()
+            torch.save(state_dict, whole)
+            temporary.write_bytes(whole.getbuffer())
 
     write_whole(path, save)

@@ -2,10 +2,11 @@
 
 import csv
 import fcntl
+import io
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +48,39 @@ def write_npy(path: Path, array: np.ndarray[Any, Any]) -> None:
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Adds a row to a CSV file that several processes may share; a new file gets the names as its first line.
+    """Adds a row to a CSV file that several processes may share, unless that very row is there.
+
+    A new file gets the names as its first line. What a killed process or a full disk left of a row is removed.
 
     Raises:
         InputError: when the file has other columns, or cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+", newline="") as file:
+        with path.open("ab+", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            header = next(csv.reader(file), None)
-            if header not in (None, list(row)):
+            there = file.read()
+            whole = there[: there.rfind(b"\n") + 1]
+            names, values = _line(row), _line(row.values())
+            if whole and not whole.startswith(names):
                 raise InputError(f"{path} has other columns than this version writes; move it away")
-            writer = csv.writer(file, lineterminator="\n")
-            if header is None:
-                writer.writerow(row)
-            writer.writerow(row.values())
-            file.flush()
-            os.fsync(file.fileno())
+            file.truncate(len(whole))
+            if b"\n" + values in whole:
+                return
+            try:
+                rest = values if whole else names + values
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(len(whole))
+                raise
     except OSError as error:
         raise InputError(f"cannot write {path}: {reason(error)}; free space or choose another folder") from error
+
+
+def _line(values: Iterable[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode()

@@ -44,6 +44,22 @@ class EpochRecord(NamedTuple):
 TrainEpoch = Callable[..., tuple[TrainState, Metrics]]
 OnStep = Callable[[int, Metrics], None]
 """Called with the images seen this epoch and the metrics summed over them."""
+ShouldStop = Callable[[], bool]
+
+
+def never() -> bool:
+    """A `ShouldStop` that lets every epoch end."""
+    return False
+
+
+class Paused(Exception):
+    """`fit` was asked to stop within an epoch. Given both parts back, it goes on to the same bits."""
+
+    def __init__(self, state: TrainState, part: Metrics) -> None:
+        super().__init__(f"after {len(part.loss)} steps of the epoch")
+        self.state = state
+        self.part = part
+        """The metrics of each step of the epoch so far."""
 
 
 class Form(NamedTuple):
@@ -81,7 +97,9 @@ def batches(split: Split, order: np.ndarray[Any, Any], batch_size: int) -> Itera
 
 
 def make_train_epoch(step: TrainStep, split: Split, batch_size: int, *, steps_per_call: int | None) -> TrainEpoch:
-    """`(state, order, scale, on_step) -> (state, metrics of each step)`: one pass over `split`.
+    """`(state, order, scale, on_step, should_stop) -> (state, metrics of each step)`: one pass over `split`.
+
+    A pass ends early after the call in which `should_stop()` becomes true.
 
     The images lie on the device (on a CPU, where they are), and so many steps run as one compiled loop: all of an
     epoch if None. The number changes no result. States passed in must not be used again: their buffers are.
@@ -102,7 +120,9 @@ def make_train_epoch(step: TrainStep, split: Split, batch_size: int, *, steps_pe
         done: tuple[TrainState, Metrics] = jax.lax.fori_loop(0, steps, one, (state, Metrics(*jnp.zeros((3, most)))))
         return done
 
-    def train(state: TrainState, order: Any, scale: float, on_step: OnStep) -> tuple[TrainState, Metrics]:
+    def train(
+        state: TrainState, order: Any, scale: float, on_step: OnStep, should_stop: ShouldStop = never
+    ) -> tuple[TrainState, Metrics]:
         indices, mask = padded_order(order, batch_size)
         seen = Metrics(*np.zeros((3, 0)))
         for start in range(0, len(indices), most):
@@ -111,6 +131,8 @@ def make_train_epoch(step: TrainStep, split: Split, batch_size: int, *, steps_pe
             state, metrics = run(state, images, labels, indices[some], mask[some], steps, np.float32(scale))
             seen = jax.tree.map(lambda a, b, n=steps: np.concatenate([a, np.asarray(b)[:n]]), seen, metrics)
             on_step(min((start + steps) * batch_size, len(order)), jax.tree.map(np.sum, seen))
+            if should_stop():
+                break
         return state, seen
 
     return train
@@ -172,7 +194,9 @@ def fit(
     dataset: Dataset,
     *,
     history: Sequence[EpochRecord] = (),
+    part: Metrics | None = None,
     on_step: OnStep = lambda seen, metrics: None,
+    should_stop: ShouldStop = never,
 ) -> Iterator[tuple[TrainState, EpochRecord]]:
     """Trains epoch by epoch, yielding the state and the record of each, until `config` or validation says stop.
 
@@ -181,10 +205,13 @@ def fit(
         config: with `config.model` fitting the data set.
         dataset: the images; without a validation split nothing cuts the rate or stops early.
         history: records of the epochs that `state` has behind it.
+        part: metrics of the steps of the next epoch that `state` has behind it too, as `Paused` gave them.
         on_step: told of progress within an epoch.
+        should_stop: asked after each dispatch; once true, the epoch in hand ends there, unless it is over.
 
     Raises:
         InputError: when the loss stops being finite, naming the step.
+        Paused: when `should_stop` cut an epoch short.
     """
     optim, batch_size = config.optim, config.train.batch_size
     n = len(dataset.train.labels)
@@ -201,14 +228,20 @@ def fit(
         assert phase is not None
         ready = time.perf_counter()
         scale = plateau_scale([r.val_loss for r in records if r.val_loss is not None], optim)
-        state, metrics = phase.train_epoch(state, epoch_order(config.seed, epoch, n), scale, on_step)
+        done = 0 if part is None else batch_size * len(part.loss)
+        order = epoch_order(config.seed, epoch, n)[done:]
+        state, metrics = phase.train_epoch(state, order, scale, on_step, should_stop)
         trained = time.perf_counter()
+        if part is not None:
+            metrics, part = jax.tree.map(lambda *parts: np.concatenate(parts), part, metrics), None
         if not np.all(np.isfinite(metrics.loss)):
             bad = int(np.argmin(np.isfinite(metrics.loss)))
             raise InputError(
                 f"the loss is {metrics.loss[bad]} at step {epoch * steps + bad} (epoch {epoch + 1}): "
                 "training diverged; lower optim.learning_rate or set optim.clip_norm"
             )
+        if len(metrics.loss) < steps:
+            raise Paused(state, metrics)
         val_loss = val_accuracy = None
         if phase.validation is not None:
             variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -220,6 +253,11 @@ def fit(
                     f"the validation loss is {val_loss} after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
                     "training diverged; lower optim.learning_rate or set optim.clip_norm"
                 )
+        elif not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.params)):
+            raise InputError(
+                f"a weight is no longer finite after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
+                "training diverged; lower optim.learning_rate or set optim.clip_norm"
+            )
         record = EpochRecord(
             epoch=epoch + 1,
             train_loss=math.fsum(metrics.loss) / n,
@@ -228,7 +266,7 @@ def fit(
             val_accuracy=val_accuracy,
             learning_rate=float(phase.schedule(state.step - 1)) * scale,
             seconds=time.perf_counter() - began,
-            images_per_second=n / (trained - ready),
+            images_per_second=(n - done) / (trained - ready),
         )
         records.append(record)
         yield state, record

@@ -20,10 +20,11 @@ def require_choice(name: str, value: object, literal: Any) -> None:
     require(value in choices, name, value, f"choose one of {', '.join(choices)}")
 
 
-def require_int(name: str, value: object, *, least: int) -> None:
-    """Refuses what is no whole number of at least `least`."""
-    ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    require(ok, name, value, f"give a whole number of at least {least}")
+def require_int(name: str, value: object, *, least: int, most: int = 2**31 - 1) -> None:
+    """Refuses what is no whole number in [least, most]."""
+    ok = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    below = "" if most == 2**31 - 1 else f" and at most {most}"
+    require(ok, name, value, f"give a whole number of at least {least}{below}")
 
 
 def require_number(name: str, value: object, *, least: float, most: float = float("inf"), open_ends: str = "") -> None:

@@ -20,7 +20,7 @@ from tensorboardX.proto.event_pb2 import Event
 from experiments import baselines, run
 from experiments.baselines import run_baselines, run_experiments
 from experiments.cli import baseline, main, train_main
-from experiments.config_file import read_config, to_json
+from experiments.config_file import Existing, read_config, to_json
 from experiments.convert import Flags, convert
 from experiments.display import Progress
 from experiments.pytorch_network import TorchCNN
@@ -132,8 +132,8 @@ def test_a_run_leaves_every_file_and_nothing_half_written(finished: Path) -> Non
     there = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     assert there >= FILES
     others = {name.split("/")[0] for name in there - FILES}
-    assert others == {"checkpoints", "logs"}
-    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"2", "3"}
+    assert others == {".lock", "checkpoints", "logs"}
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {str(2 * STEPS), str(3 * STEPS)}
     assert {path.name for path in finished.parent.iterdir()} == {"tiny", "experiment_logs.csv"}
 
 
@@ -299,7 +299,7 @@ def test_overwriting_begins_anew_and_leaves_nothing_of_the_old_run(tmp_path: Pat
     run_experiment(config)
     (tmp_path / "tiny" / "note.txt").write_text("of the old run")
     changed = replace(config, seed=4, train=TrainConfig(1, 64))
-    assert run_experiment(changed, overwrite=True)["seed"] == 4
+    assert run_experiment(changed, Existing(overwrite=True))["seed"] == 4
     assert not (tmp_path / "tiny" / "note.txt").exists()
     assert len(rows(tmp_path / "tiny" / "metrics.csv")) == 1
     assert read_config(tmp_path / "tiny" / "config.json", ExperimentConfig) == changed
@@ -334,7 +334,7 @@ def interrupt_within_the_second_epoch(patch: pytest.MonkeyPatch) -> None:
 def interrupt_between_weights_and_checkpoint(patch: pytest.MonkeyPatch) -> None:
     original = Checkpoints.save
 
-    def save(self: Any, state: Any, records: Any) -> None:
+    def save(self: Any, state: Any, records: Any, part: Any = None) -> None:
         if len(records) == 2:
             raise KeyboardInterrupt
         original(self, state, records)
@@ -359,7 +359,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
         with pytest.raises(SystemExit) as end:
             main(lambda: run_experiment(config))
     assert end.value.code == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert capsys.readouterr().err == "stopped by SIGINT; the same command continues\n"
     assert len(rows(tmp_path / "cut" / "metrics.csv")) == 1
     assert not (tmp_path / "cut" / "summary.json").exists()
     run_experiment(config)

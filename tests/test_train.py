@@ -24,7 +24,7 @@ from jaxcnn.config import DataConfig, ExperimentConfig, OptimConfig, TrainConfig
 from jaxcnn.convert import from_torch, to_torch
 from jaxcnn.data import Dataset, Split, epoch_order
 from jaxcnn.step import Batch, Metrics, TrainState, init_state, make_eval_step, make_train_step
-from jaxcnn.train import EpochRecord, batches, evaluate, fit, make_train_epoch, stopped
+from jaxcnn.train import EpochRecord, Form, Paused, batches, evaluate, fit, make_train_epoch, stopped
 
 MODEL = ModelConfig(
     input_size=8, hidden_dims=(4, 6, 9, 7), layers_per_block=(1, 2), apply_pooling=(1, 0), apply_bn=(1, 1),
@@ -297,7 +297,8 @@ def test_a_run_that_goes_on_from_a_checkpoint_equals_one_that_was_not_interrupte
     with open_checkpoints(tmp_path / "cut") as checkpoints:
         restored = checkpoints.restore(lambda epochs: begin(config))
     assert restored is not None
-    state, history = restored
+    state, history, part = restored
+    assert part is None
     assert_same_bits(copy(state), states[1])
     assert history == records[:2]
     resumed_states, resumed_records = run(config, dataset, state=state, history=history)
@@ -476,3 +477,28 @@ def test_a_run_compiles_each_step_once(caplog: pytest.LogCaptureFixture) -> None
     assert rates[-1] < rates[0]
     assert per_epoch[0].count("run") == per_epoch[0].count("step") == 1  # one to train, one to evaluate
     assert per_epoch[2:] == [[], []]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 5, 7])
+def test_an_epoch_that_is_cut_short_goes_on_to_the_same_bits(cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three epochs of three steps; augmentation, dropout and momentum make every step depend on all before."""
+    monkeypatch.setattr(train_module, "backend_form", lambda: Form(steps_per_call=1, vectorized=False))
+    model = replace(MODEL, dropout_rate=0.5)
+    config, dataset = experiment(model, "flipcrop", optimizer="sgd", learning_rate=0.05), draw_dataset()
+    states, records = run(config, dataset)
+    dispatches, before = iter(range(1, 100)), []
+    epochs = fit(begin(config), config, dataset, should_stop=lambda: next(dispatches) >= cut)
+    with pytest.raises(Paused) as paused:
+        before.extend(record for _, record in epochs)
+    assert int(paused.value.state.step) == cut
+    assert (len(before), len(paused.value.part.loss)) == divmod(cut, 3)
+    more, rest = run(config, dataset, state=paused.value.state, history=before, part=paused.value.part)
+    assert untimed([*before, *rest]) == untimed(records)
+    assert_same_bits(more[-1], states[-1])
+
+
+def test_an_epoch_that_is_over_is_not_cut_short() -> None:
+    config, dataset = experiment(), draw_dataset()
+    dispatches = iter(range(1, 100))
+    epochs = fit(begin(config), config, dataset, should_stop=lambda: next(dispatches) == 3)
+    assert [record.epoch for _, record in epochs] == [1, 2, 3]

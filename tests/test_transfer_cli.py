@@ -143,27 +143,6 @@ def refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
     return error
 
 
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        (["--mask", "partial", "--freeze-until-block", "9"], "freeze_until_block=9 is not usable"),
-        (["--mask", "some"], "--mask"),
-        (["--seeds", "0", "1"], "--mask all"),
-        (["--mask", "full", "--layer-decay", "0"], "layer_decay=0"),
-        (["--mask", "full", "--probe-epochs", "2", "--unfreeze-every", "1"], "drop probe_epochs"),
-        (["--mask", "full", "--head", "all", "--probe-epochs", "2"], "head='all'"),
-        (["--mask", "full", "--apply-pooling", "1", "1"], "fc1.weight"),
-        (["--mask", "full", "--apply-pooling", "1"], "apply_pooling"),
-        (["--mask", "full", "--dropout-rate", "1"], "dropout_rate=1"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_transferred_is_refused(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], said: str
-) -> None:
-    assert said in " ".join(refused(capsys, flags(source, tmp_path / "runs", *more)).replace("│", " ").split())
-    assert not (tmp_path / "runs").exists()
-
-
 def test_sources_that_are_missing_or_hostile_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "does not exist" in refused(capsys, flags(tmp_path / "nowhere", tmp_path / "runs"))
     hostile, canary = tmp_path / "model.pth", tmp_path / "canary"

@@ -36,7 +36,13 @@ def train_steps(setting: Setting, mask: Mask, **options: Any) -> Program:
     model, count = setting.model, setting.steps * setting.batch_size
     frozen = frozen_stages(freeze(mask), model, 0)
     form = backend_form()
-    arguments = {"frozen_stages": frozen, "vectorized": form.vectorized, "augmentation": "none", **STANDARDISED, **options}
+    arguments = {
+        "frozen_stages": frozen,
+        "vectorized": form.vectorized,
+        "augmentation": "none",
+        **STANDARDISED,
+        **options,
+    }
     schedule = make_schedule(OPTIM, steps_per_epoch=setting.steps, epochs=1)
     step = make_train_step(model=model, optim=OPTIM, schedule=schedule, **arguments)
     split = load_images(setting, count)

@@ -62,8 +62,7 @@ def step_rows(mask: Mask, setting: Setting, skipped: Skipped) -> list[Row]:
     }
     note = ""
     if not skipped(name):
-        if jax_program.has_bfloat16():
-            programs["jaxcnn_bf16"] = jax_program.train_steps(setting, mask, precision="bfloat16")
+        programs["jaxcnn_bf16"] = jax_program.train_steps(setting, mask, precision="bfloat16")
         programs["pytorch_bf16"] = torch_steps(setting, frozen_blocks, bfloat16=True)
         compiled, note = compiled_steps(setting, frozen_blocks)
         if compiled is not None:

@@ -1,0 +1,146 @@
+"""Short versions of the suites that end real processes and damage real files; each is one command in full."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import faults
+import fuzz
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def test_a_killed_and_a_stopped_process_resume_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    report = faults.run(kills=1, terms=1, seed=0, cases=["plateau"], folder=tmp_path)
+    assert report.failures == []
+    assert (report.kills, report.terms) == (1, 1)
+    assert report.finished_runs_compared >= 1
+
+
+@pytest.mark.slow
+def test_killed_and_stopped_processes_of_several_kinds_resume_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    report = faults.run(kills=4, terms=4, seed=1, cases=["gradual", "early stopping"], folder=tmp_path)
+    assert report.failures == []
+    assert (report.kills, report.terms) == (4, 4)
+    assert report.kills_inside_a_checkpoint >= 1
+
+
+def test_the_suite_of_faults_notices_what_differs(tmp_path: Path) -> None:
+    assert faults.plan(50, 20, faults.random.Random(0)).count("checkpoint") == 20
+    trial = faults.Trial(["train"], tmp_path / "run")
+    trial.position = "epoch 3 and 4 of 21 steps"
+    lost = "import signal, os; print('continuing after epoch 3'); os.kill(os.getpid(), signal.SIGTERM)"
+    trial.words = [sys.executable, "-uc", lost]
+    assert trial.end(trial.start(), -signal.SIGTERM) == [
+        "continued after epoch 3, not epoch 3 and 4 of 21 steps",
+    ]
+    trial.words = [sys.executable, "-c", "1 / 0"]
+    status, trace = trial.end(trial.start(), 143)
+    assert status.startswith("status 1, not 143")
+    assert trace.startswith("a traceback")
+
+
+def test_strange_configurations_and_damaged_files_work_or_are_refused(tmp_path: Path) -> None:
+    report = fuzz.run(configs=200, files=60, seed=1, folder=tmp_path)
+    assert report.failures == []
+    assert report.configurations == 200
+    assert sum(report.files.values()) == 60
+    assert 20 < report.accepted < 180  # both kinds occur
+
+
+def test_the_fuzz_notices_what_is_no_refusal() -> None:
+    report = fuzz.Report()
+    assert not fuzz.attempt(report, "this", lambda: 1 / 0)
+    assert not fuzz.attempt(report, "that", lambda: sys.exit(1))
+    assert [failure.partition(" (")[0] for failure in report.failures] == [
+        "this: ZeroDivisionError: division by zero",
+        "that: status 1",
+    ]
+
+
+# A data set
+
+PREPARE = """
+import os, signal, sys, time
+from pathlib import Path
+import make_archives as archives
+import jaxcnn.data
+from jaxcnn import prepare, reader
+from jaxcnn.config import DataConfig
+
+root, what = Path(sys.argv[1]), sys.argv[2]
+checksums = archives.sha256s(root / "archives")
+os.environ["XDG_CACHE_HOME"] = str(root / "cache")
+
+
+def work():
+    prepare.prepare("cifar10", root / "sets", root / "archives", checksums)
+    jaxcnn.data.load_dataset(DataConfig(dir=root / "sets"), input_size=32, in_channels=3, seed=0)
+
+
+def is_there():
+    return any((root / "cache" / "jaxcnn").glob("*")) if what == "cache" else any((root / "sets").glob("*/*"))
+
+
+if what == "cache":
+    prepare.prepare("cifar10", root / "sets", root / "archives", checksums)
+killed = unfinished = 0
+for delay in (0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3):
+    child = os.fork()
+    if child == 0:
+        work()
+        os._exit(0)
+    while not is_there() and os.waitpid(child, os.WNOHANG) == (0, 0):
+        time.sleep(0.0002)
+    time.sleep(delay)
+    try:
+        os.kill(child, signal.SIGKILL)
+        killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    except (ProcessLookupError, ChildProcessError):
+        pass
+    folders = list((root / "cache" / "jaxcnn").glob("*")) if what == "cache" else list((root / "sets").glob("*/*"))
+    unfinished += any(folder.name.startswith((".", "incomplete.")) for folder in folders)
+    print(sorted(folder.name for folder in folders), file=sys.stderr)
+work()
+print(killed, unfinished)
+"""
+
+
+@pytest.mark.parametrize("what", ["set", "cache"])
+def test_a_preparation_or_cache_that_was_killed_is_never_taken_for_a_whole_one(what: str, tmp_path: Path) -> None:
+    import make_archives as archives
+    import numpy as np
+
+    from jaxcnn.reader import Split, find_prepared, load_prepared
+
+    batches = archives.cifar10(150)
+    archives.write_official(tmp_path / "archives", "cifar10", batches)
+    words = [sys.executable, "-c", PREPARE, str(tmp_path), what]
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    killed, unfinished = map(int, done.stdout.split())
+    assert killed >= 2
+    assert unfinished >= 1  # some kills came while it was being written
+    # What is there now is whole: the images of the archive, from the set and from the cache.
+    folder = find_prepared("cifar10", tmp_path / "sets")
+    assert folder is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        cached = load_prepared(folder, lambda image: image, (32, 32, 3))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+        stored = load_prepared(folder, lambda image: image, (32, 32, 3))
+    for found in (cached, stored):
+        for split, names in (("train", [f"data_batch_{i}" for i in range(1, 6)]), ("test", ["test_batch"])):
+            images = np.concatenate([batches[name]["image"] for name in names])
+            got: Split = getattr(found, split)
+            assert sorted(map(bytes, got.images)) == sorted(map(bytes, images))

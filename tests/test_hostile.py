@@ -1,0 +1,269 @@
+"""Hostile files, in one table: each is refused, and none has an effect. A canary would sing if code in one were run."""
+
+import bz2
+import gzip
+import io
+import json
+import os
+import pickle
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import make_archives as archives
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+from test_cli import contents
+
+from experiments.config_file import read_config
+from experiments.folder import read_summary
+from jaxcnn.archives import CIFAR10, read_cifar_binary, read_cifar_python, read_svhn
+from jaxcnn.config import DataConfig, ExperimentConfig
+from jaxcnn.convert import read_source, read_state_dict
+from jaxcnn.data import load_dataset
+from jaxcnn.errors import InputError
+from jaxcnn.prepare import prepare
+
+HOME = "cifar-10-batches-bin"
+
+
+class Song(NamedTuple):
+    """A call that unpickling would make."""
+
+    function: Callable[..., object]
+    arguments: tuple[Any, ...]
+
+    def __reduce__(self) -> Any:
+        return self.function, self.arguments
+
+
+def song(folder: Path) -> Song:
+    return Song(Path.touch, (folder / "canary",))
+
+
+def tar_with(folder: Path, name: str, data: bytes = b"", size: int | None = None, **fields: Any) -> Path:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    good = archives.binary_members(archives.cifar10(2))
+    members = [(info, data)]
+    for each, content in good.items():
+        members.append((tarfile.TarInfo(each), content))
+        members[-1][0].size = len(content)
+    path = archives.write_tar(folder / "a.tar.gz", members)
+    if size is not None:  # declared, and not held
+        info.size = size
+        path.write_bytes(gzip.compress(info.tobuf()))
+    return path
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def pth(folder: Path, value: object, **options: Any) -> Path:
+    torch.save(value, folder / "model.pth", **options)
+    return folder / "model.pth"
+
+
+def zip_bomb(folder: Path) -> Path:
+    """Says of itself that it is a model.pth, and unpacks to a gigabyte."""
+    whole = pth(folder, {"blocks.0.0.weight": torch.zeros(2)})
+    bomb = folder / "bomb.pth"
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            data = source.read(name)
+            with target.open(name, "w", force_zip64=True) as file:
+                file.write(data)
+                if name.endswith("data.pkl"):
+                    for _ in range(256):
+                        file.write(bytes(2**20))
+    return bomb
+
+
+def absurd_storage(folder: Path) -> Path:
+    """A tensor of 2**60 values over a storage of two."""
+    path = pth(folder, {"blocks.0.0.weight": torch.zeros(2)})
+    with zipfile.ZipFile(path) as source:
+        members = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(path, "w") as target:
+        for name, data in members.items():
+            target.writestr(name, data.replace(b"K\x02\x85", b"\x8a\x08" + struct.pack("<q", 2**60) + b"\x85"))
+    return path
+
+
+def safetensors(folder: Path, header: bytes, size: int | None = None) -> Path:
+    return write(folder / "a.safetensors", struct.pack("<Q", len(header) if size is None else size) + header)
+
+
+def python_batches(folder: Path, batch: bytes) -> Path:
+    for name, content in archives.python_members(archives.cifar10(2)).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(archives.python2_pickle(content))
+    write(folder / "cifar-10-batches-py" / "data_batch_2", batch)
+    return folder / "cifar-10-batches-py"
+
+
+def mat(folder: Path) -> Path:
+    """Declares an array of 2**31 bytes that is not there."""
+    path = folder / "train_32x32.mat"
+    savemat(path, {"X": np.zeros((32, 32, 3, 7), np.uint8), "y": np.ones((7, 1), np.uint8)})
+    return write(path, path.read_bytes().replace(struct.pack("<4i", 32, 32, 3, 7), struct.pack("<4i", 32, 32, 3, 7**7)))
+
+
+def binary(path: Path) -> object:
+    return read_cifar_binary(path, CIFAR10)
+
+
+def python(path: Path) -> object:
+    return read_cifar_python(path, CIFAR10)
+
+
+def config(path: Path) -> object:
+    return read_config(path, ExperimentConfig)
+
+
+def deep(folder: Path, opening: str = "[") -> Path:
+    return write(folder / "config.json", (opening * 200_000).encode())
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
+    "pth: runs code": (lambda folder: pth(folder, {"fc3.bias": song(folder)}), read_state_dict),
+    "pth: runs code, old format": (
+        lambda folder: pth(folder, {"fc3.bias": song(folder)}, _use_new_zipfile_serialization=False),
+        read_state_dict,
+    ),
+    "pth: a bare pickle that runs code": (
+        lambda folder: write(folder / "a.pth", pickle.dumps(song(folder))),
+        read_state_dict,
+    ),
+    "pth: runs a shell": (
+        lambda folder: write(folder / "a.pth", pickle.dumps(Song(os.system, (f"touch {folder}/canary",)))),
+        read_state_dict,
+    ),
+    "pth: in a run's folder": (lambda folder: pth(folder, {"fc3.bias": song(folder)}).parent, read_source),
+    "pth: a bomb": (zip_bomb, read_state_dict),
+    "pth: an absurd shape": (absurd_storage, read_state_dict),
+    "pth: under the name of safetensors": (
+        lambda folder: write(folder / "a.safetensors", pickle.dumps(song(folder))),
+        read_state_dict,
+    ),
+    "safetensors: a header of 2**62 bytes": (lambda folder: safetensors(folder, b"{}", 2**62), read_state_dict),
+    "safetensors: an absurd shape": (
+        lambda folder: safetensors(
+            folder, b'{"fc3.bias":{"dtype":"F32","shape":[1152921504606846976],"data_offsets":[0,4]}}' + bytes(4)
+        ),
+        read_state_dict,
+    ),
+    "safetensors: offsets outside of the file": (
+        lambda folder: safetensors(
+            folder, b'{"fc3.bias":{"dtype":"F32","shape":[1024],"data_offsets":[1000000000,1000004096]}}'
+        ),
+        read_state_dict,
+    ),
+    "tar: climbs out": (lambda folder: tar_with(folder, "../canary", b"x"), binary),
+    "tar: climbs out from inside": (lambda folder: tar_with(folder, f"{HOME}/../../canary", b"x"), binary),
+    "tar: an absolute path": (lambda folder: tar_with(folder, f"{folder}/canary", b"x"), binary),
+    "tar: a symbolic link": (
+        lambda folder: tar_with(folder, f"{HOME}/data_batch_1.bin", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        binary,
+    ),
+    "tar: a hard link": (
+        lambda folder: tar_with(folder, f"{HOME}/data_batch_1.bin", type=tarfile.LNKTYPE, linkname="/etc/passwd"),
+        binary,
+    ),
+    "tar: a device": (lambda folder: tar_with(folder, f"{HOME}/null", type=tarfile.CHRTYPE), binary),
+    "tar: a pipe": (lambda folder: tar_with(folder, f"{HOME}/pipe", type=tarfile.FIFOTYPE), binary),
+    "tar: declares a terabyte": (lambda folder: tar_with(folder, f"{HOME}/data_batch_1.bin", size=2**40), binary),
+    "tar: a gzip bomb": (lambda folder: write(folder / "a.tar.gz", bomb()), binary),
+    "tar: another compression": (lambda folder: write(folder / "a.tar.gz", bz2.compress(bytes(10**6))), binary),
+    "pickle: runs code": (lambda folder: python_batches(folder, pickle.dumps({"data": song(folder)})), python),
+    "pickle: runs a shell": (
+        lambda folder: python_batches(folder, pickle.dumps(Song(os.system, (f"touch {folder}/canary",)), 2)),
+        python,
+    ),
+    "pickle: a memo of 2**31 places": (lambda folder: python_batches(folder, b"\x80\x02]r\xff\xff\xff\x7f."), python),
+    "pickle: bytes that are not there": (
+        lambda folder: python_batches(folder, b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x0f."),
+        python,
+    ),
+    "pickle: nested without end": (
+        lambda folder: python_batches(folder, b"\x80\x02" + b"(" * 10**6 + b"t" * 10**6),
+        python,
+    ),
+    "mat: an absurd shape": (mat, read_svhn),
+    "json: nested without end": (deep, config),
+    "json: nested without end, by name": (lambda folder: deep(folder, '{"train":'), config),
+    "json: a number of 10**5 digits": (
+        lambda folder: write(folder / "config.json", b'{"seed": 1' + b"0" * 10**5 + b"}"),
+        config,
+    ),
+    "json: a summary nested without end": (deep, read_summary),
+}
+
+
+def bomb() -> bytes:
+    out = io.BytesIO()
+    with gzip.GzipFile(fileobj=out, mode="wb", compresslevel=1) as file:
+        for _ in range(40):
+            file.write(bytes(10**7))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_without_effect(name: str, tmp_path: Path) -> None:
+    make, read = HOSTILE[name]
+    home = tmp_path / "home"
+    home.mkdir()
+    path = make(home)
+    before = contents(tmp_path)
+    with pytest.raises(InputError) as refused:
+        read(path)
+    assert str(home) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert contents(tmp_path) == before  # no canary, nothing beside it, nothing removed
+    assert not (home / "canary").exists()
+
+
+def test_the_canary_sings_where_nothing_stops_it(tmp_path: Path) -> None:
+    for name in ("pth: a bare pickle that runs code", "pth: runs a shell"):
+        data = HOSTILE[name][0](tmp_path).read_bytes()
+        assert not (tmp_path / "canary").exists()
+        pickle.loads(data)
+        assert (tmp_path / "canary").exists()
+        (tmp_path / "canary").unlink()
+
+
+def test_a_hostile_archive_is_refused_when_it_is_prepared(tmp_path: Path) -> None:
+    """The same by the way that a command takes; the checksum is made to fit."""
+    tar = tar_with(tmp_path, "../canary", b"x").rename(tmp_path / "cifar-10-binary.tar.gz")
+    checksums = archives.sha256s(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match="does not belong"):
+        prepare("cifar10", tmp_path / "sets", tar.parent, checksums)
+    assert contents(tmp_path) == before
+
+
+def test_a_cache_of_pickled_objects_is_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    checksums = archives.write_official(tmp_path / "archives", "cifar10", archives.cifar10(4))
+    prepare("cifar10", tmp_path / "sets", tmp_path / "archives", checksums)
+    data = DataConfig("cifar10", dir=tmp_path / "sets")
+    wanted = load_dataset(data, input_size=32, in_channels=3, seed=0)
+    (entry,) = (tmp_path / "cache" / "jaxcnn").iterdir()
+    objects = np.empty(1, object)
+    objects[0] = song(tmp_path)
+    np.save(entry / "train_images.npy", objects, allow_pickle=True)
+    meta = json.loads((entry / "meta.json").read_text())
+    meta["sizes"]["train_images.npy"] = (entry / "train_images.npy").stat().st_size
+    (entry / "meta.json").write_text(json.dumps(meta))
+    found = load_dataset(data, input_size=32, in_channels=3, seed=0)
+    np.testing.assert_array_equal(found.train.images, wanted.train.images)
+    assert not (tmp_path / "canary").exists()
