@@ -1,6 +1,8 @@
 """Orbax checkpoints: a training run's, one an epoch, and weights on their own with the network they belong to."""
 
+import gc
 import hashlib
+import inspect
 import json
 import shutil
 import sys
@@ -118,9 +120,7 @@ def open_checkpoints(directory: Path) -> Iterator[Checkpoints]:
     """
     # What a killed process was writing goes with the next opening.
     options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, cleanup_tmp_directories=True)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.FATAL)  # Orbax's threads log tracebacks of what is raised here anyway
-    try:
+    with _quiet():
         with _writing(directory):
             manager = ocp.CheckpointManager(directory.absolute(), options=options)
         try:
@@ -131,7 +131,27 @@ def open_checkpoints(directory: Path) -> Iterator[Checkpoints]:
             raise
         with _writing(directory):
             manager.close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax from printing, from threads and forgotten coroutines, tracebacks of what it raises as well."""
+    verbosity, report = logging.get_verbosity(), sys.unraisablehook
+
+    def report_others(unraisable: Any) -> None:
+        closed = isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"
+        if not closed and not inspect.iscoroutine(unraisable.object):
+            report(unraisable)
+
+    logging.set_verbosity(logging.FATAL)
+    sys.unraisablehook = report_others
+    try:
+        yield
+    except BaseException:
+        gc.collect()  # now, while it is quiet
+        raise
     finally:
+        sys.unraisablehook = report
         logging.set_verbosity(verbosity)
 
 
@@ -175,7 +195,7 @@ def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:
         InputError: when the folder holds no such checkpoint, or a damaged one.
     """
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        with _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             restored = checkpointer.restore(
                 directory.absolute(),
                 args=ocp.args.Composite(
@@ -188,7 +208,9 @@ def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:
     except InputError:
         raise
     except Exception as error:  # Orbax raises whatever the layer that noticed the damage raised
-        raise InputError(
-            f"{directory} holds no readable checkpoint of weights: {reason(error)}; "
-            "make one with python -m experiments.convert model.pth CHECKPOINT"
-        ) from error
+        why = reason(error)
+    # Outside of the handler, so that nothing keeps what Orbax left behind.
+    raise InputError(
+        f"{directory} holds no readable checkpoint of weights: {why}; "
+        "make one with python -m experiments.convert model.pth CHECKPOINT"
+    )

@@ -202,7 +202,7 @@ class OptimConfig:
             require_number("optim.clip_norm", self.clip_norm, least=0, open_ends="(")
         require_number("optim.plateau_factor", self.plateau_factor, least=0, most=1, open_ends="()")
         require_int("optim.plateau_patience", self.plateau_patience, least=0)
-        require_number("optim.warmup_epochs", self.warmup_epochs, least=0)
+        require_number("optim.warmup_epochs", self.warmup_epochs, least=0, most=10_000)
         require_number("optim.label_smoothing", self.label_smoothing, least=0, most=1, open_ends=")")
 
 

@@ -147,6 +147,8 @@ def hit(trial: Trial, kind: str, span: float, rng: random.Random) -> tuple[str |
     process.wait(timeout=120)
     if process.returncode == -signal.SIGTERM and not trial.begun():  # Python was still loading; nothing was in hand
         return "while loading", trial.end(process, -signal.SIGTERM)
+    if process.returncode == -signal.SIGTERM and trial.finished():  # Python was already on its way out
+        return None, trial.end(process, -signal.SIGTERM)
     if process.returncode == 0 and time.monotonic() - sent < 0.5:  # it was all but over
         return None, trial.end(process, 0)
     wrong = trial.end(process, 143)

@@ -129,8 +129,6 @@ def test_a_damaged_checkpoint_of_a_run_is_refused(damage: Callable[[Path], None]
         checkpoints.restore(lambda epoch: draw_state(0))
 
 
-# Orbax leaves coroutines behind that nobody awaits when one of them meets the damage.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")
 def test_a_flipped_bit_is_noticed_wherever_it_is_and_the_checkpoint_before_is_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
