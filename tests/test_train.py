@@ -299,7 +299,8 @@ def test_a_run_that_goes_on_from_a_checkpoint_equals_one_that_was_not_interrupte
     with open_checkpoints(tmp_path / "cut") as checkpoints:
         restored = checkpoints.restore(lambda epochs: begin(config))
     assert restored is not None
-    state, history = restored
+    state, history, part = restored
+    assert part is None
     assert_same_bits(copy(state), states[1])
     assert history == records[:2]
     resumed_states, resumed_records = run(config, dataset, state=state, history=history)
