@@ -17,9 +17,6 @@ from types import NoneType
 from typing import Any
 
 import jax
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.record_writer import masked_crc32c
-from tensorboardX.summary import scalar
 
 from experiments.config_file import RESOLVED, Existing, to_json
 from jaxcnn.config import ExperimentConfig, TransferConfig
@@ -262,11 +259,6 @@ class Board:
             for old in folder.glob("events.*"):
                 old.unlink()
             self._file = (folder / f"events.out.tfevents.{int(time.time())}.{platform.node()}").open("wb", buffering=0)
-        try:
-            self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        except InputError:
-            self.close()
-            raise
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -277,9 +269,13 @@ class Board:
                 f"cannot write {self._folder}: {reason(error)}; free space or choose another folder"
             ) from error
 
-    def _write(self, event: Any) -> None:
+    def _write(self, **fields: Any) -> None:
+        # Imported late: it brings PyTorch along, which the first step need not wait for.
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import masked_crc32c
+
         with self._writing():
-            data = event.SerializeToString()
+            data = Event(wall_time=time.time(), **fields).SerializeToString()
             length = struct.pack("<Q", len(data))
             record = length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
             while record:
@@ -291,9 +287,13 @@ class Board:
         Raises:
             InputError: when the disk does not take it.
         """
+        from tensorboardX.summary import scalar
+
+        if self._file.tell() == 0:
+            self._write(file_version="brain.Event:2")
         for tag, value in values.items():
             if value is not None:
-                self._write(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
+                self._write(step=step, summary=scalar(tag, value))
 
     def add_record(self, record: EpochRecord) -> None:
         """Writes an epoch's numbers, under the original's tags where it has them."""

@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from jaxcnn.files import write_whole
 from jaxcnn.train import EpochRecord
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure  # half a second, which training need not wait for
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def confusion_matrix(
@@ -22,7 +26,7 @@ def confusion_matrix(
 
 def plot_curves(path: Path, records: Sequence[EpochRecord], best: int) -> None:
     """Writes loss and accuracy by epoch as PNG; `best` is the index of the epoch whose weights are kept."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = _figure(10, 4)
     epochs = [r.epoch for r in records]
     for axes, title, train, val in (
         (figure.add_subplot(1, 2, 1), "cross-entropy (nats)", "train_loss", "val_loss"),
@@ -33,7 +37,7 @@ def plot_curves(path: Path, records: Sequence[EpochRecord], best: int) -> None:
             axes.plot(epochs, [getattr(r, val) for r in records], ".-", label="validation")
             axes.axvline(epochs[best], color="grey", linestyle=":", label=f"best epoch ({epochs[best]})")
         axes.set(xlabel="epoch", ylabel=title)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
@@ -43,7 +47,7 @@ def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequen
     """Writes a confusion matrix as PNG, in percent of each class; names and numbers as far as they can be read."""
     count = len(class_names)
     side = min(4 + 0.35 * count, 16)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    figure = _figure(side + 1, side)
     axes = figure.add_subplot()
     percent = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
@@ -63,7 +67,7 @@ def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequen
 
 def plot_comparison(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
     """Writes validation accuracy (percent) by epoch as PNG: thin lines for runs, a thick one for the mean of a name."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = _figure(8, 5)
     axes = figure.add_subplot()
     for i, (name, runs) in enumerate(curves.items()):
         epochs = max(len(values) for values in runs)
@@ -73,7 +77,7 @@ def plot_comparison(path: Path, curves: Mapping[str, Sequence[Sequence[float]]])
         label = f"{name}, mean of {len(runs)}" if len(runs) > 1 else name
         axes.plot(range(1, epochs + 1), means, color=f"C{i}", linewidth=2, label=label)
     axes.set(xlabel="epoch", ylabel="validation accuracy (%)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.3)
     axes.legend()
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))

@@ -2,7 +2,8 @@
 
 From the repository's root: `python -m tests.compare_pytorch --data.dir DIR`, where DIR holds the prepared set. Both
 train the shallow network without dropout or augmentation by Adam at a constant rate, so that rounding alone is left
-to differ; with every seed both begin anew from the weights that this project draws.
+to differ; with every seed both begin anew from the weights that this project draws. The first steps are taken in
+float64 as well, where the two have to agree: in float32 Adam's first steps amplify rounding a thousandfold.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +27,8 @@ from jaxcnn import SHALLOW, DataConfig, Dataset, InputError, OptimConfig, init_v
 from jaxcnn.convert import to_torch
 from jaxcnn.data import Split, epoch_order
 from jaxcnn.optim import make_schedule
-from jaxcnn.step import init_state, make_eval_step, make_train_step
-from jaxcnn.train import backend_form, evaluate, make_train_epoch
+from jaxcnn.step import TrainStep, init_state, make_eval_step, make_train_step
+from jaxcnn.train import backend_form, batches, evaluate, make_train_epoch
 
 MODEL = replace(SHALLOW, dropout_rate=0.0)
 OPTIM = OptimConfig(optimizer="adam", learning_rate=1e-3, weight_decay=1e-5, schedule="constant")
@@ -38,6 +40,8 @@ class Result(NamedTuple):
 
     losses: list[float]
     """Mean loss of each step, in nats."""
+    doubles: list[float]
+    """The losses of the first steps where all is computed in float64."""
     accuracy: float
     """On the test images at the end, in percent."""
     seconds: float
@@ -65,6 +69,7 @@ def train_jax(variables: Any, dataset: Dataset, seed: int, epochs: int, batch_si
     state = init_state(variables, MODEL, OPTIM, seed=seed)
     losses: list[float] = []
     seconds = 0.0
+    doubles = first_doubles_jax(step, variables, dataset.train, seed, batch_size)
     for epoch in range(epochs):
         began = time.perf_counter()
         state, metrics = train_epoch(state, epoch_order(seed, epoch, n), 1.0, lambda seen, total: None)
@@ -73,12 +78,26 @@ def train_jax(variables: Any, dataset: Dataset, seed: int, epochs: int, batch_si
         say(f"seed {seed}  jax      epoch {epoch + 1}/{epochs}  loss {metrics.loss.sum() / n:.6f}  {seconds:.1f} s")
     eval_step = jax.jit(make_eval_step(model=MODEL, mean=dataset.mean, std=dataset.std))
     trained = {"params": state.params, "batch_stats": state.batch_stats}
-    return Result(losses, float(evaluate(eval_step, trained, dataset.test, batch_size)[1]), seconds)
+    return Result(losses, doubles, float(evaluate(eval_step, trained, dataset.test, batch_size)[1]), seconds)
+
+
+def first_doubles_jax(step: TrainStep, variables: Any, split: Split, seed: int, batch_size: int) -> list[float]:
+    """Losses of the first steps in float64."""
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: np.asarray(a, np.float64 if a.dtype == np.float32 else a.dtype), variables)
+        state, jitted, losses = init_state(wide, MODEL, OPTIM, seed=seed), jax.jit(step), []
+        for batch in islice(batches(split, epoch_order(seed, 0, len(split.labels)), batch_size), FIRST):
+            state, metrics = jitted(state, batch, 1.0)
+            losses.append(float(metrics.loss / metrics.count))
+    return losses
 
 
 def train_torch(variables: Any, dataset: Dataset, seed: int, epochs: int, batch_size: int) -> Result:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))
+    mean, std = (
+        torch.tensor(values, device=device, dtype=torch.float64).view(1, -1, 1, 1)
+        for values in (dataset.mean, dataset.std)
+    )
 
     def batches(split: Split, order: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for start in range(0, len(order), batch_size):
@@ -111,7 +130,7 @@ def train_torch(variables: Any, dataset: Dataset, seed: int, epochs: int, batch_
     with torch.no_grad():
         order = np.arange(len(dataset.test.labels))
         correct = sum((network(x).argmax(1) == labels).sum().item() for x, labels in batches(dataset.test, order))
-    return Result(losses, 100 * correct / len(order), seconds)
+    return Result(losses, doubles, 100 * correct / len(order), seconds)
 
 
 def hardware() -> dict[str, str]:
@@ -151,6 +170,8 @@ def compare(dataset: Dataset, seeds: list[int], epochs: int, batch_size: int) ->
                 "largest_difference_of_first_losses": float(
                     np.abs(np.subtract(ours.losses[:FIRST], theirs.losses[:FIRST])).max()
                 ),
+                "first_losses_in_float64": {"jax": ours.doubles, "pytorch": theirs.doubles},
+                "largest_difference_in_float64": float(np.abs(np.subtract(ours.doubles, theirs.doubles)).max()),
                 "last_loss": {"jax": ours.losses[-1], "pytorch": theirs.losses[-1]},
                 "test_accuracy": {"jax": ours.accuracy, "pytorch": theirs.accuracy},
                 "seconds": {"jax": ours.seconds, "pytorch": theirs.seconds},
@@ -176,6 +197,7 @@ def report(result: dict[str, Any]) -> None:
         for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             say(f"  step {i}: jax {a:.8f}  pytorch {b:.8f}  difference {a - b:+.1e}")
         say(f"  largest difference {each['largest_difference_of_first_losses']:.1e}")
+        say(f"  in float64 {each['largest_difference_in_float64']:.1e}")
     say(f"\ntest accuracy on {result['images']['test']:,} images (%)")
     for each in result["seeds"]:
         ours, theirs = each["test_accuracy"]["jax"], each["test_accuracy"]["pytorch"]

@@ -283,7 +283,7 @@ def full(*_: object, **__: object) -> None:
         ("torch.save", "model.pth"),
         ("orbax.checkpoint.CheckpointManager.save", "checkpoints"),
         ("numpy.save", "train_loss.npy"),
-        ("experiments.folder.masked_crc32c", "logs"),
+        ("tensorboardX.record_writer.masked_crc32c", "logs"),
         ("jaxcnn.files.os.fsync", "experiment_logs.csv"),
     ],
 )
