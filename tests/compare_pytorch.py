@@ -104,12 +104,23 @@ def train_torch(variables: Any, dataset: Dataset, seed: int, epochs: int, batch_
             indices = order[start : start + batch_size]
             images = torch.from_numpy(split.images[indices]).to(device).permute(0, 3, 1, 2)
             labels = torch.from_numpy(split.labels[indices]).to(device).long()
-            yield ((images.float() / 255 - mean) / std).contiguous(), labels
+            yield ((images.to(mean.dtype) / 255 - mean) / std).contiguous(), labels
 
-    network = torch_network(to_torch(variables, MODEL), MODEL)
-    network.to(device)
-    optimizer = torch.optim.Adam(network.parameters(), OPTIM.learning_rate, weight_decay=OPTIM.weight_decay)
+    def begin() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        network = torch_network(to_torch(variables, MODEL), MODEL).to(device, mean.dtype)
+        return network, torch.optim.Adam(network.parameters(), OPTIM.learning_rate, weight_decay=OPTIM.weight_decay)
+
     n = len(dataset.train.labels)
+    network, optimizer = begin()
+    doubles = []
+    for images, labels in islice(batches(dataset.train, epoch_order(seed, 0, n)), FIRST):
+        loss = torch.nn.functional.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        doubles.append(loss.item())
+    mean, std = mean.float(), std.float()
+    network, optimizer = begin()
     losses: list[float] = []
     seconds = 0.0
     for epoch in range(epochs):
