@@ -4,8 +4,10 @@ import gc
 import hashlib
 import inspect
 import json
+import logging
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
+from absl import logging as absl_logging
 
 from jaxcnn.config import ModelConfig, from_dict
 from jaxcnn.errors import InputError, reason
@@ -136,23 +138,28 @@ def open_checkpoints(directory: Path) -> Iterator[Checkpoints]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps Orbax from printing, from threads and forgotten coroutines, tracebacks of what it raises as well."""
-    verbosity, report = logging.get_verbosity(), sys.unraisablehook
+    verbosity, report = absl_logging.get_verbosity(), sys.unraisablehook
 
     def report_others(unraisable: Any) -> None:
         closed = isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"
         if not closed and not inspect.iscoroutine(unraisable.object):
             report(unraisable)
 
-    logging.set_verbosity(logging.FATAL)
+    events = logging.getLogger("asyncio")
+    level = events.level
+    events.setLevel(logging.CRITICAL)
+    absl_logging.set_verbosity(absl_logging.FATAL)
     sys.unraisablehook = report_others
     try:
         yield
     except BaseException:
         gc.collect()  # now, while it is quiet
+        time.sleep(0.2)  # and for what was being read or written in the meantime
         raise
     finally:
         sys.unraisablehook = report
-        logging.set_verbosity(verbosity)
+        absl_logging.set_verbosity(verbosity)
+        events.setLevel(level)
 
 
 @contextmanager

@@ -137,7 +137,7 @@ def _open_cache(entry: Path, fingerprint: str, shape: tuple[int, int, int]) -> S
         if any(split.images.shape != (len(split.labels), *shape) for split in splits.values()):
             return None
         return Stored(**splits, class_names=tuple(meta["class_names"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

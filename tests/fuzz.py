@@ -365,11 +365,16 @@ def fuzz_files(count: int, rng: random.Random, folder: Path, report: Report) -> 
 
 def run(configs: int, files: int, seed: int, folder: Path) -> Report:
     report, began = Report(), time.monotonic()
-    before = os.environ.get("XDG_CACHE_HOME")
+    before, hook = os.environ.get("XDG_CACHE_HOME"), sys.unraisablehook
+    # What threads and forgotten coroutines would print as a traceback.
+    sys.unraisablehook = lambda told: report.failures.append(
+        f"{told.err_msg}: {told.exc_value!r} {told.object!r}"[:300]
+    )
     try:
         fuzz_configs(configs, random.Random(seed), folder, report)
         fuzz_files(files, random.Random(seed), folder, report)
     finally:
+        sys.unraisablehook = hook
         os.environ.pop("XDG_CACHE_HOME", None)
         if before is not None:
             os.environ["XDG_CACHE_HOME"] = before

@@ -547,7 +547,7 @@ def test_a_damaged_cache_is_rebuilt(file: str, keep: int | None, own: Path, cach
     assert [each.name for each in cache.iterdir()] == [entry.name]
 
 
-@pytest.mark.parametrize("meta", ["null", "[]", "{}", '{"fingerprint": 0, "sizes": 3}'])
+@pytest.mark.parametrize("meta", ["null", "[]", "{}", '{"fingerprint": 0, "sizes": 3}', "[" * 100_000])
 def test_a_foreign_meta_file_is_no_cache(meta: str, own: Path, cache: Path) -> None:
     first = load(dir=own, validation=0)
     (entry,) = cache.iterdir()
