@@ -192,9 +192,7 @@ class CNN(nn.Module):
 def init_variables(config: ModelConfig, key: jax.Array) -> VariableDict:
     """Fresh `{"params": ..., "batch_stats": ...}` in float32 (float64 under x64); no batch_stats without batch norm."""
     image = jnp.zeros((1, config.input_size, config.input_size, config.in_channels))
-    # Run once, it is not worth optimising: that would take a second more than it saves.
-    init = jax.jit(CNN(config).init, compiler_options={"xla_backend_optimization_level": 0})
-    variables: VariableDict = {"batch_stats": {}, **init(key, image)}
+    variables: VariableDict = {"batch_stats": {}, **jax.jit(CNN(config).init)(key, image)}
     return variables
 
 
