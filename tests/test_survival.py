@@ -67,8 +67,9 @@ def ended(work: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> tup
 # Signals
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("step", [1, 7, STEPS - 1])
+@pytest.mark.parametrize(
+    ("number", "status", "step"), [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 7), (signal.SIGTERM, 143, STEPS - 1)]
+)
 def test_a_signal_within_an_epoch_loses_no_step(
     number: int, status: int, step: int, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
