@@ -67,8 +67,11 @@ def ended(work: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> tup
 # Signals
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("step", [4, 8, 20, STEPS])  # four steps are one call, and the last call is one step
+# Four steps are one call, and an epoch's last call is one step.
+@pytest.mark.parametrize(
+    ("number", "status", "step"),
+    [(signal.SIGINT, 130, 4), (signal.SIGTERM, 143, 8), (signal.SIGTERM, 143, 20), (signal.SIGINT, 130, STEPS)],
+)
 def test_a_signal_within_an_epoch_loses_no_step(
     number: int, status: int, step: int, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
