@@ -51,12 +51,19 @@ def noted() -> Iterator[Noted]:
 @contextmanager
 def raised() -> Iterator[None]:
     """Signals raise `Interrupted` within, wherever the program is."""
+    came: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
+        came.append(number)
         raise Interrupted(number)
 
     with _handled(handle):
-        yield
+        try:
+            yield
+        except Exception:
+            if came:  # a library, loading its compiled part for one, made an error of its own of it
+                raise Interrupted(came[0]) from None
+            raise
 
 
 @contextmanager

@@ -306,13 +306,24 @@ def _autocontrast(image: jax.Array, _: jax.Array) -> jax.Array:
 
 def _equalize(image: jax.Array, _: jax.Array) -> jax.Array:
     pixels, channels = image.shape[0] * image.shape[1], image.shape[2]
-    x, channel = image.astype(jnp.uint32), jnp.arange(channels)
-    counts = jnp.zeros((channels, 256), jnp.uint32).at[channel, x].add(1)
-    step = (pixels - counts[channel, image.max(axis=(0, 1))]) // 255
-    below = jnp.cumsum(jnp.pad(counts[:, :-1], ((0, 0), (1, 0))), axis=1)
-    # Pillow divides a table of 256 entries; XLA would fuse that into the look-up and divide for each pixel.
-    level = (below[channel, x] + step // 2) // jnp.maximum(step, 1)
-    return jnp.where(step > 0, jnp.minimum(level, 255), x).astype(jnp.uint8)  # Pillow clips its table
+    first = 256 * jnp.arange(channels, dtype=jnp.uint32)  # of each channel's 256 entries; unsigned, so never wrapped
+    place = (image.astype(jnp.uint32) + first).reshape(-1)
+    counts = jnp.zeros(256 * channels, jnp.int32).at[place].add(1, mode="promise_in_bounds")
+    brightest = counts.at[image.max(axis=(0, 1)) + first].get(mode="promise_in_bounds")
+    step = lax.div(pixels - brightest, 255)[:, None]
+    counts = counts.reshape(channels, 256)
+    below = jnp.cumsum(counts, axis=1) - counts
+    # Half a step above the exact quotient, as in _autocontrast (exact up to 2**22 pixels); Pillow clips its table.
+    level = ((below + step // 2).astype(jnp.float32) + 0.5) / jnp.maximum(step, 1).astype(jnp.float32)
+    level = jnp.where(step > 0, jnp.minimum(level, 255), jnp.arange(256)).astype(jnp.uint8)
+    # Scattered, so that there is a table: XLA would fuse its making into the look-up, once for each pixel.
+    entries = jnp.arange(256 * channels, dtype=jnp.uint32)
+    table = (
+        jnp.zeros(256 * channels, jnp.uint8)
+        .at[entries]
+        .set(level.reshape(-1), mode="promise_in_bounds", unique_indices=True, indices_are_sorted=True)
+    )
+    return table.at[place].get(mode="promise_in_bounds").reshape(image.shape)
 
 
 _FUNCTIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {

@@ -62,7 +62,7 @@ class Checkpoints:
                 raise OSError(f"No space left on device: {needed:,} bytes are needed, {free:,} are free")
             self._manager.save(
                 int(state.step),
-                args=ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)),
+                args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), progress=ocp.args.JsonSave(progress)),
             )
 
     def restore(self, like: Callable[[int], TrainState]) -> Progress | None:
@@ -94,7 +94,8 @@ class Checkpoints:
         records = [EpochRecord(**record) for record in progress["records"]]
         part = progress["part"] and Metrics(*(np.asarray(values) for values in progress["part"]))
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like(len(records) - (part is None)))
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+        kinds = ocp.checkpoint_utils.construct_restore_args(wanted)
+        args = ocp.args.Composite(state=ocp.args.PyTreeRestore(wanted, restore_args=kinds))
         state = self._manager.restore(step, args=args)["state"]
         behind = {name: progress[name] for name in ("records", "part")}
         if progress["digest"] != digest(state, json.dumps(behind)):
@@ -122,9 +123,14 @@ def open_checkpoints(directory: Path) -> Iterator[Checkpoints]:
     """
     # What a killed process was writing goes with the next opening.
     options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, cleanup_tmp_directories=True)
+    # Weights hardly compress, and the next epoch would wait for the processor that tries.
+    handlers = {
+        "state": ocp.PyTreeCheckpointHandler(use_compression=False),
+        "progress": ocp.JsonCheckpointHandler(),
+    }
     with _quiet():
         with _writing(directory):
-            manager = ocp.CheckpointManager(directory.absolute(), options=options)
+            manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
         try:
             yield Checkpoints(manager)
         except BaseException:

@@ -140,6 +140,8 @@ def hit(trial: Trial, kind: str, span: float, rng: random.Random) -> tuple[str |
         return None, trial.end(process, 0)
     if kind != "term":
         process.kill()
+        if process.wait(timeout=120) == 0:  # it ended in that moment
+            return None, trial.end(process, 0)
         wrong = trial.end(process, -signal.SIGKILL)
         return ("inside a checkpoint" if trial.writing() else "elsewhere"), wrong
     process.terminate()

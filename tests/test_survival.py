@@ -193,6 +193,20 @@ def test_a_signal_that_comes_where_no_exception_gets_out_is_not_lost() -> None:
     assert end.value.code == 143
 
 
+def test_a_signal_that_a_library_takes_for_an_error_of_its_own_is_not_lost() -> None:
+    """What is raised while a compiled module is loaded comes out as an ImportError."""
+
+    def load() -> None:
+        try:
+            send(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("Encountered an error while initializing the extension.") from None
+
+    with pytest.raises(SystemExit) as end:
+        main(load)
+    assert end.value.code == 143
+
+
 # Other processes
 
 HOLDER = """
