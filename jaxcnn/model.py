@@ -51,15 +51,19 @@ def bias_init(weight_init: str, fan_in: int) -> nn.initializers.Initializer:
 def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     """Sets each element to 0 with probability `rate`, to the nearest 1/65536, and scales the others to keep the mean.
 
-    XLA's own threefry generator and 16 bits an element take a sixth of the time of `jax.random.bernoulli` on a CPU,
+    XLA's own threefry generator and 16 bits an element take a fifth of the time of `jax.random.bernoulli` on a CPU,
     where that is a third of a step on cached features.
     """
     dropped = min(round(rate * 2**16), 2**16 - 1)
     state = jnp.concatenate([jax.random.key_data(key), jnp.zeros(2, jnp.uint32)])
+    half = -(-len(x) // 2)  # of the images; each word has 16 bits for one of the first and for one of the second half
     threefry = jax.lax.RandomAlgorithm.RNG_THREE_FRY
-    _, words = jax.lax.rng_bit_generator(state, (-(-x.size // 2),), algorithm=threefry)  # type: ignore[no-untyped-call]
-    draws = jnp.concatenate([words & 0xFFFF, words >> 16])[: x.size].reshape(x.shape)
-    return jnp.where(draws >= dropped, x * (2**16 / (2**16 - dropped)), 0)
+    _, words = jax.lax.rng_bit_generator(state, (half, *x.shape[1:]), algorithm=threefry)  # type: ignore[no-untyped-call]
+
+    def some(x: jax.Array, draws: jax.Array) -> jax.Array:
+        return jnp.where(draws >= dropped, x * (2**16 / (2**16 - dropped)), 0)
+
+    return jnp.concatenate([some(x[:half], words & 0xFFFF), some(x[half:], words[: len(x) - half] >> 16)])
 
 
 class Conv(nn.Module):
@@ -192,7 +196,11 @@ class CNN(nn.Module):
 def init_variables(config: ModelConfig, key: jax.Array) -> VariableDict:
     """Fresh `{"params": ..., "batch_stats": ...}` in float32 (float64 under x64); no batch_stats without batch norm."""
     image = jnp.zeros((1, config.input_size, config.input_size, config.in_channels))
-    variables: VariableDict = {"batch_stats": {}, **jax.jit(CNN(config).init)(key, image)}
+    # It runs once, and so saves a second of compilation; but JAX takes no options within another function's trace.
+    traced = any(isinstance(value, jax.core.Tracer) for value in (image, key))
+    options = {} if traced else {"xla_backend_optimization_level": 1}
+    init = jax.jit(CNN(config).init, compiler_options=options)
+    variables: VariableDict = {"batch_stats": {}, **init(key, image)}
     return variables
 
 

@@ -37,10 +37,8 @@ def conv3x3(x: Array, kernel: Array) -> Array:
     """
     if x.shape[1:3] == (1, 1):
         return x @ kernel[1, 1]  # a single pixel meets nothing but the kernel's centre
-    if x.dtype in (jnp.float32, jnp.float64):
-        y: Array = _conv(x, kernel)
-        return y
-    return _plain_forward(x, kernel)
+    y: Array = _conv(x, kernel)
+    return y
 
 
 def max_pool2x2(x: Array) -> Array:
@@ -60,6 +58,20 @@ def image_by_image(f: Callable[[Array], Array], x: Array) -> Array:
     """
     y: Array = _on_cpu(lambda x: _in_chunks(f, x, min(64, len(x))), f, x)
     return y
+
+
+def take_images(x: Array, indices: Array) -> Array:
+    """x[indices], (N, ...) and int (B,) -> (B, ...); indices beyond the ends are not looked for.
+
+    On a CPU rows are copied one by one: what reads them would else look up the index anew for every value.
+    """
+    copied: Array = _on_cpu(_copy_rows, lambda x, indices: jnp.take(x, indices, axis=0, mode="clip"), x, indices)
+    return copied
+
+
+def _copy_rows(x: Array, indices: Array) -> Array:
+    rows: Array = lax.map(lambda i: lax.dynamic_index_in_dim(x, i, keepdims=False), indices)
+    return rows
 
 
 def _in_chunks(f: Callable[[Array], Array], x: Array, n: int) -> Array:
@@ -107,6 +119,8 @@ def _plain_gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
 
 
 def _forward(x: Array, kernel: Array) -> Array:
+    if x.dtype.itemsize < 4:  # XLA's bfloat16 convolutions take minutes on a CPU
+        return _forward(*_widened(x, kernel)).astype(x.dtype)
     if x.shape[-1] <= _THIN:
         return _thin_forward(x, kernel)
     if _is_small(x, kernel):
@@ -122,6 +136,9 @@ def _forward(x: Array, kernel: Array) -> Array:
 
 def _gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
     """Of the input and of the kernel: what `_forward` does, backwards, so that both share the products' gradient."""
+    if x.dtype.itemsize < 4:
+        to_x, to_kernel = _gradients(*_widened(x, kernel, g))
+        return to_x.astype(x.dtype), to_kernel.astype(x.dtype)
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     if x.shape[-1] <= _THIN:
         return _forward(g, turned), _thin_kernel_gradient(x, g)
@@ -144,6 +161,10 @@ def _gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
     zeros = [[jnp.zeros_like(u[0][0])] * 4] * 4
     to_x, total = lax.fori_loop(0, -(-b // n), some, (jnp.zeros_like(x), zeros))
     return to_x, jnp.stack([jnp.stack(row) for row in _transform(_transposed(_KERNEL), total)])
+
+
+def _widened(*arrays: Array) -> list[Array]:
+    return [a.astype(jnp.float32) for a in arrays]
 
 
 def _is_small(x: Array, kernel: Array) -> bool:

@@ -65,15 +65,20 @@ def init_state(
 ) -> TrainState:
     """The state before the first step; optimiser state exists for trained modules only."""
     optimizer = make_optimizer(optim)
-    variables = jax.tree.map(jnp.array, variables)  # copies: steps may reuse the buffers
-    _, trained = partition(variables["params"], model, frozen_stages)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables["batch_stats"],
-        opt_state={name: optimizer.init(params) for name, params in trained.items()},
-        key=jax.random.key_data(jax.random.key(seed)),
-    )
+
+    def begin(variables: Any) -> TrainState:
+        variables = jax.tree.map(jnp.array, variables)  # copies: steps may reuse the buffers
+        _, trained = partition(variables["params"], model, frozen_stages)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables["batch_stats"],
+            opt_state={name: optimizer.init(params) for name, params in trained.items()},
+            key=jax.random.key_data(jax.random.key(seed)),
+        )
+
+    state: TrainState = jax.jit(begin)(variables)
+    return state
 
 
 def unfreeze(state: TrainState, model: ModelConfig, optim: OptimConfig, frozen_stages: int) -> TrainState:
@@ -197,7 +202,8 @@ def make_eval_step(
             logits: Any = network.apply(variables, x, first_stage=first_stage)
             return jnp.asarray(logits)
 
-        logits = ops.image_by_image(forward, inputs)
+        head_only = first_stage >= model.num_blocks  # its activations are small, and its weights best read once
+        logits = forward(inputs) if head_only else ops.image_by_image(forward, inputs)
         losses = jnp.where(batch.mask, cross_entropy(logits, batch.labels), 0)
         predictions = jnp.argmax(logits, -1).astype(jnp.int32)
         correct = jnp.sum((predictions == batch.labels) & batch.mask)

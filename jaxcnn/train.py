@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn import ops
 from jaxcnn.augment import standardise
 from jaxcnn.config import ExperimentConfig, ModelConfig
 from jaxcnn.data import Dataset, Split, epoch_order
@@ -113,8 +114,8 @@ def make_train_epoch(step: TrainStep, split: Split, batch_size: int, *, steps_pe
     ) -> tuple[TrainState, Metrics]:
         def one(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, seen = carry
-            take = partial(jnp.take, indices=indices[i], axis=0, mode="clip")
-            state, metrics = step(state, Batch(take(images), take(labels), mask[i]), scale)
+            batch = Batch(ops.take_images(images, indices[i]), labels[indices[i]], mask[i])
+            state, metrics = step(state, batch, scale)
             return state, jax.tree.map(lambda all, value: all.at[i].set(value), seen, metrics)
 
         done: tuple[TrainState, Metrics] = jax.lax.fori_loop(0, steps, one, (state, Metrics(*jnp.zeros((3, most)))))
@@ -136,6 +137,10 @@ def make_train_epoch(step: TrainStep, split: Split, batch_size: int, *, steps_pe
         return state, seen
 
     return train
+
+
+def _leaves(tree: Any) -> list[np.ndarray[Any, Any]]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def _total(metrics: Sequence[Metrics]) -> Metrics:
@@ -253,7 +258,7 @@ def fit(
                     f"the validation loss is {val_loss} after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
                     "training diverged; lower optim.learning_rate or set optim.clip_norm"
                 )
-        elif not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.params)):
+        elif not all(np.isfinite([np.min(leaf), np.max(leaf)]).all() for leaf in _leaves(state.params)):
             raise InputError(
                 f"a weight is no longer finite after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
                 "training diverged; lower optim.learning_rate or set optim.clip_norm"

@@ -111,15 +111,29 @@ def test_rounding_is_that_of_the_direct_sum(shape: tuple[int, ...]) -> None:
         assert np.std(ours - truth) < max(2 * np.std(plain - truth), 5e-7 * np.std(truth))
 
 
-def test_convolution_in_bfloat16_and_in_a_scan() -> None:
+@pytest.mark.parametrize("shape", [(4, 8, 8, 16, 16), (2, 6, 5, 3, 8), (32, 8, 8, 32, 64)], ids=str)
+def test_convolution_in_bfloat16_is_the_exact_one_rounded_once(shape: tuple[int, ...]) -> None:
+    half = [np.asarray(a).astype(jnp.bfloat16) for a in arrays(shape)]
+    x, kernel, g = half
+    ours = with_gradients(ops.conv3x3, g, x, kernel)
+    with jax.enable_x64(True):
+        x, kernel, g = (a.astype(np.float64) for a in half)
+        exact = with_gradients(plain_conv, g, x, kernel)
+    for rounded, truth in zip(ours, exact, strict=True):
+        assert rounded.dtype == jnp.bfloat16
+        np.testing.assert_allclose(rounded.astype(np.float64), truth, rtol=2**-8, atol=1e-5 * np.std(truth))
+
+
+def test_convolution_in_a_scan() -> None:
     x, kernel, _ = (jnp.asarray(a, jnp.float32) for a in arrays((4, 8, 8, 16, 16)))
-    expected = plain_conv(x, kernel)
-    half = jax.jit(jax.grad(lambda k: ops.conv3x3(x.astype(jnp.bfloat16), k).sum(dtype=jnp.float32)))
-    assert half(kernel.astype(jnp.bfloat16)).dtype == jnp.bfloat16
-    narrow = ops.conv3x3(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
-    np.testing.assert_allclose(narrow.astype(jnp.float32), expected, atol=0.1)
     _, many = jax.jit(lambda xs: lax.scan(lambda c, x: (c, ops.conv3x3(x, kernel)), 0, xs))(x[:, None])
-    np.testing.assert_allclose(many[:, 0], expected, atol=1e-5)
+    np.testing.assert_allclose(many[:, 0], plain_conv(x, kernel), atol=1e-5)
+
+
+def test_images_are_taken_by_their_number() -> None:
+    x = np.random.default_rng(0).integers(0, 256, (50, 3, 2, 4), dtype=np.uint8)
+    indices = np.random.default_rng(1).permutation(50)[:17].astype(np.int32)
+    np.testing.assert_array_equal(jax.jit(ops.take_images)(x, indices), x[indices])
 
 
 def test_image_by_image_is_all_at_once() -> None:
