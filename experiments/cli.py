@@ -74,7 +74,8 @@ def parse_flags(default: Config, description: str | None, argv: Sequence[str], *
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(type(default), default=default, description=description, args=argv)
+            prog = f"python -m experiments.{Path(sys.argv[0]).stem}"
+            return tyro.cli(type(default), prog=prog, default=default, description=description, args=argv)
     except SystemExit as end:
         cause: BaseException | None = end
         while cause is not None and not isinstance(cause, InputError):
@@ -111,9 +112,12 @@ def value_of(flag: str, argv: list[str]) -> str | None:
     """What a command line gives for a flag, before it is parsed (the last, if several); None if nothing."""
     value = None
     for i, word in enumerate(argv):
-        if word.startswith(f"{flag}="):
-            value = word.partition("=")[2]
-        elif word == flag and i + 1 < len(argv):
+        name, given, rest = word.partition("=")
+        if name.replace("_", "-") != flag:
+            continue
+        if given:
+            value = rest
+        elif i + 1 < len(argv):
             value = argv[i + 1]
     return value
 

@@ -10,6 +10,8 @@ from experiments.cli import main
 from jaxcnn.config import Activation
 from jaxcnn.errors import InputError
 
+FILES = (".pth", ".pt", ".safetensors")
+
 
 @dataclass(frozen=True)
 class Flags:
@@ -20,11 +22,11 @@ class Flags:
     destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DESTINATION")]
     """A .pth or .safetensors file, or a folder for an Orbax checkpoint."""
     input_size: int | None = None
-    """Height and width of the images, where the source does not tell; 32 is assumed."""
+    """Height and width of the images, instead of what the source tells or, where it does not, 32."""
     apply_pooling: tuple[Literal[0, 1], ...] | None = None
-    """Which blocks (1 or 0 for each) end in a pool, where the source does not tell; the first ones are assumed."""
+    """Which blocks (1 or 0 for each) end in a pool, instead of what the source tells or the first ones."""
     activation_function: Activation | None = None
-    """The activation, where the source does not tell; ReLU is assumed."""
+    """The activation, instead of what the source tells or ReLU."""
     verify: bool = False
     """Run both networks on random images and print the largest difference of their logits."""
     overwrite: bool = False
@@ -42,6 +44,11 @@ def convert(flags: Flags) -> None:
     from jaxcnn.checkpoint import save_weights
     from jaxcnn.convert import read_source, write_state_dict
 
+    if flags.destination.suffix not in ("", *FILES):
+        raise InputError(
+            f"{flags.destination} is no kind of file that weights are written to: give one of {', '.join(FILES)}, "
+            "or a folder's name without a dot for a checkpoint"
+        )
     if flags.destination.exists() and not flags.overwrite:
         raise InputError(f"{flags.destination} exists; give another destination or --overwrite")
     console = Console(soft_wrap=True, highlight=False)
@@ -67,7 +74,7 @@ def convert(flags: Flags) -> None:
         console.print(
             f"largest difference of the logits on 64 random images: {difference:.2g} (logits up to {scale:.2g})"
         )
-    if flags.destination.suffix in (".pth", ".pt", ".safetensors"):
+    if flags.destination.suffix in FILES:
         write_state_dict(flags.destination, variables, config)
     else:
         save_weights(flags.destination, variables, config, overwrite=flags.overwrite)
@@ -75,4 +82,4 @@ def convert(flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: convert(tyro.cli(Flags, description=__doc__)))
+    main(lambda: convert(tyro.cli(Flags, prog="python -m experiments.convert", description=__doc__)))

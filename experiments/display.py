@@ -8,6 +8,7 @@ from types import TracebackType
 
 import jax
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -17,7 +18,7 @@ from jaxcnn.config import ExperimentConfig
 from jaxcnn.data import Dataset
 from jaxcnn.masks import frozen_stages
 from jaxcnn.step import Metrics
-from jaxcnn.train import EpochRecord, feature_bytes
+from jaxcnn.train import EpochRecord, caches_features, feature_bytes
 
 
 class Progress:
@@ -93,8 +94,8 @@ def print_start(
     """Prints what is about to be trained on what; `counts` are those of `masks.count_parameters`."""
     validation = 0 if dataset.validation is None else len(dataset.validation.labels)
     console.print(
-        f"[bold]{folder}[/]: {dataset.name}, {dataset.num_classes} classes, {len(dataset.train.labels):,} training, "
-        f"{validation:,} validation, {len(dataset.test.labels):,} test images; "
+        f"[bold]{escape(str(folder))}[/]: {dataset.name}, {dataset.num_classes} classes, "
+        f"{len(dataset.train.labels):,} training, {validation:,} validation, {len(dataset.test.labels):,} test images; "
         f"augmentation {config.data.augment}; seed {config.seed}; on {jax.devices()[0].device_kind}",
         highlight=False,
     )
@@ -102,14 +103,14 @@ def print_start(
     parts = ", ".join(f"{name} {count:,}{'' if trains else ' (frozen)'}" for name, count, trains in counts)
     console.print(f"trains {trained:,} of {total:,} parameters: {parts}", highlight=False)
     frozen = frozen_stages(config.freeze, config.model, config.train.epochs - 1)
-    if frozen and config.data.augment == "none" and config.freeze.cache_features and config.protocol == "sound":
-        size = feature_bytes(config.model, frozen, len(dataset.train.labels) + validation) / 2**20
+    if caches_features(config, dataset, frozen):
+        size = feature_bytes(config, dataset, frozen) / 2**20
         console.print(f"the output of the frozen stages is computed once and kept: {size:,.0f} MiB", highlight=False)
 
 
 def results_table(summary: Summary) -> Table:
     """A run's results to look at."""
-    table = Table(title=f"{summary['name']}: {summary['dataset']}, seed {summary['seed']}", show_header=False)
+    table = Table(title=f"{escape(summary['name'])}: {summary['dataset']}, seed {summary['seed']}", show_header=False)
     best = f"epoch {summary['best_epoch']} of {summary['epochs']} ({summary['stopped']})"
     table.add_row("test accuracy", f"[bold]{summary['test_accuracy']:.2f} %[/]")
     table.add_row("test loss", f"{summary['test_loss']:.4f}")

@@ -22,7 +22,7 @@ from experiments.config_file import RESOLVED, Existing, to_json
 from jaxcnn.config import ExperimentConfig, TransferConfig
 from jaxcnn.data import Dataset
 from jaxcnn.errors import InputError, reason
-from jaxcnn.files import append_row, write_json, write_whole
+from jaxcnn.files import TEMPORARY, append_row, write_json, write_whole
 from jaxcnn.train import EpochRecord
 
 Summary = dict[str, Any]
@@ -88,9 +88,8 @@ def claimed(
         if (folder / _PENDING).exists():  # as far as that, a killed process was finished
             log_summary(folder, config, read_summary(folder / _PENDING))
         if (summary := _look(folder, wanted, existing)) is None:  # again, now that nobody changes it
-            for leftover in (*folder.glob(".*"), *folder.glob("results/.*")):  # of a process that was killed
-                if leftover.name != _LOCK:
-                    leftover.unlink()
+            for leftover in folder.rglob(f"{TEMPORARY}*"):  # of a process that was killed
+                leftover.unlink()
             if existing.extend or not (folder / "config.json").exists():
                 (folder / "summary.json").unlink(missing_ok=True)  # of fewer epochs
                 write_json(folder / "config.json", wanted)
@@ -144,11 +143,14 @@ def _refuse_useless(folder: Path, wanted: dict[str, Any], epochs: int, done: boo
 
 
 def _refuse_foreign(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is no folder; give another --name or --runs-dir")
-    ours = any((folder / name).exists() for name in ("config.json", _LOCK))
-    if folder.exists() and not ours and any(folder.iterdir()):
-        raise InputError(f"{folder} exists and is no run of this program; give another --name or --runs-dir")
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is no folder; give another --name or --runs-dir")
+        ours = any((folder / name).exists() for name in ("config.json", _LOCK))
+        if folder.exists() and not ours and any(folder.iterdir()):
+            raise InputError(f"{folder} exists and is no run of this program; give another --name or --runs-dir")
+    except OSError as error:
+        raise InputError(f"{folder} cannot be used: {reason(error)}; give another --name or --runs-dir") from error
 
 
 @contextlib.contextmanager

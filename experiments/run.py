@@ -37,7 +37,7 @@ from jaxcnn.model import init_variables
 from jaxcnn.optim import best_epoch
 from jaxcnn.report import confusion_matrix, plot_confusion, plot_curves
 from jaxcnn.step import Metrics, TrainState, init_state, make_eval_step
-from jaxcnn.train import EpochRecord, Paused, evaluate, fit, stopped
+from jaxcnn.train import EpochRecord, Paused, backend_form, evaluate, fit, stopped
 from jaxcnn.transfer import transplant
 
 
@@ -67,7 +67,7 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
     frozen_stages(config.freeze, config.model, 0)  # refuses a mask that the network does not have
     resolved = resolve(dataset) | ({"source_digest": digest(source.variables)} if source is not None else {})
     if (summary := find_finished(folder, config, resolved, existing)) is not None:
-        console.print(f"{folder} is finished; --overwrite trains anew, --name trains beside it")
+        console.print(f"{folder} is finished; --overwrite trains anew, --name trains beside it", markup=False)
     else:
         variables, notes = first_variables(config, source)  # may refuse, so before the folder is made
         with claimed(folder, config, resolved, existing) as summary:
@@ -90,7 +90,11 @@ def open_source(config: TransferConfig) -> Source:
     Raises:
         InputError: when they are not there or cannot be read.
     """
-    if not config.source.exists():
+    try:
+        there = config.source.exists()
+    except OSError as error:
+        raise InputError(f"source={str(config.source)!r} cannot be read: {reason(error)}") from error
+    if not there:
         raise InputError(
             f"source={str(config.source)!r} does not exist; train one with python -m experiments.cifar10, "
             "or give --source a run's folder or a model.pth"
@@ -223,7 +227,16 @@ def _evaluate(folder: Path, config: ExperimentConfig, dataset: Dataset, records:
     """Reads the test set with the best weights; leaves figures and arrays."""
     best = _kept(records, config)
     variables = convert.from_torch(convert.read_state_dict(folder / "model.pth"), config.model)
-    eval_step = jax.jit(make_eval_step(model=config.model, mean=dataset.mean, std=dataset.std))
+    eval_step = jax.jit(
+        make_eval_step(
+            model=config.model,
+            mean=dataset.mean,
+            std=dataset.std,
+            augmentation=config.data.augment if config.protocol == "original" else "none",
+            vectorized=backend_form().vectorized,
+            precision=config.train.precision,
+        )
+    )
     loss, accuracy, predictions = evaluate(eval_step, variables, dataset.test, config.train.batch_size)
     with closing(Board(folder / "logs")) as board:
         for record in records:

@@ -16,7 +16,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal asked the program to end."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; the same command continues")
+        super().__init__(f"stopped by {signal.Signals(number).name}; the same command continues a run that had begun")
         self.number = number
         self.status = 128 + number
         """The exit status by which shells tell that a signal ended a program."""
@@ -60,10 +60,12 @@ def raised() -> Iterator[None]:
     with _handled(handle):
         try:
             yield
-        except Exception:
-            if came:  # a library, loading its compiled part for one, made an error of its own of it
+        except BaseException:
+            if came:  # perhaps a library, loading its compiled part for one, made an error of its own of it
                 raise Interrupted(came[0]) from None
             raise
+        if came:
+            raise Interrupted(came[0])
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class _Flags(TransferConfig):
     freeze: tyro.conf.OmitArgPrefixes[_FreezeFlags] = field(default_factory=_FreezeFlags)
     """What is frozen."""
     target: str = "cifar100"
-    """The data set to transfer to; decides the defaults of epochs, rate, patience and target accuracy."""
+    """The data set to transfer to; it and the mask decide the defaults of epochs, rate, patience, target accuracy."""
     seeds: tuple[int, ...] = ()
     """With --mask all: compare over these seeds."""
     config: Path | None = None
@@ -92,6 +92,8 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
     freeze = _FreezeFlags(**{**shallow(default.freeze), "mask": mask if mask in (*MASKS, "all") else "full"})
     values = {**shallow(default), "data": replace(default.data, name=target), "freeze": freeze, "target": target}
     flags = parse_flags(_Flags(**values), __doc__, argv, hidden="freeze.")
+    if flags.data.name != flags.target:
+        raise InputError(f"--data.name {flags.data.name} contradicts --target {flags.target}; give one of them")
     if flags.seeds and flags.freeze.mask != "all":
         raise InputError(f"seeds={flags.seeds!r} belongs to --mask all; give --seed to a single run")
     config = replace(narrow(TransferConfig, flags, freeze=FreezeConfig()), data=replace(flags.data, name=flags.target))

@@ -78,7 +78,8 @@ class ModelConfig:
             require(len(value) == length, f"model.{name}", value, f"num_blocks={n} needs {length} entries, {why}")
         for name in ("hidden_dims", "layers_per_block"):
             value = getattr(self, name)
-            require(all(v >= 1 for v in value), f"model.{name}", value, "every entry must be at least 1")
+            within = all(1 <= v < 2**31 for v in value)
+            require(within, f"model.{name}", value, f"every entry must be at least 1 and at most {2**31 - 1}")
         few = max(self.layers_per_block) <= 100
         require(few, "model.layers_per_block", self.layers_per_block, "give at most 100 layers a block")
         small = self.weights < 2**31
@@ -204,6 +205,9 @@ class OptimConfig:
         require_int("optim.plateau_patience", self.plateau_patience, least=0)
         require_number("optim.warmup_epochs", self.warmup_epochs, least=0, most=10_000)
         require_number("optim.label_smoothing", self.label_smoothing, least=0, most=1, open_ends=")")
+        for each in fields(self):  # JAX takes a whole number for an int32
+            if isinstance(value := getattr(self, each.name), int) and each.name != "plateau_patience":
+                object.__setattr__(self, each.name, float(value))
 
 
 @dataclass(frozen=True)
@@ -268,7 +272,7 @@ class ExperimentConfig:
     """One run: everything that decides its numbers, and where they go."""
 
     name: str = ""
-    """Name of the run's folder; the data set's name if empty."""
+    """Name of the run's folder; if empty, the data set's name, or transfer_SOURCE_to_TARGET_MASK."""
     runs_dir: Path = Path("runs")
     """Folder that holds the runs."""
     seed: int = 0
@@ -312,11 +316,11 @@ class TransferConfig(ExperimentConfig):
     head: Head = "fc3"
     """What is always new: the last layer, or the whole classifier (fc1, fc2 and fc3)."""
     input_size: int | None = None
-    """Height and width that the source's network reads, where its files do not tell; 32 is assumed."""
+    """Height and width that the source's network reads, instead of what its files tell or, where they do not, 32."""
     apply_pooling: tuple[int, ...] | None = None
-    """Which blocks of the source (1 or 0 for each) pool, where its files do not tell; the first ones are assumed."""
+    """Which blocks of the source (1 or 0 for each) pool, instead of what its files tell or the first ones."""
     activation_function: Activation | None = None
-    """The source's activation, where its files do not tell; ReLU is assumed."""
+    """The source's activation, instead of what its files tell or ReLU."""
     dropout_rate: float | None = None
     """Dropout while fine-tuning; the source's if not given, which is 0.2 for bare weights."""
 

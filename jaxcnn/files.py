@@ -14,6 +14,9 @@ import numpy as np
 
 from jaxcnn.errors import InputError, reason
 
+TEMPORARY = ".jaxcnn-"
+"""What the names of files begin with that are being written; a killed process leaves them."""
+
 
 def write_whole(path: Path, save: Callable[[Path], object]) -> None:
     """Runs `save` on a temporary file beside `path`, then renames it: readers see the old file or the new one.
@@ -24,7 +27,7 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}-", suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
         save(temporary)
@@ -50,7 +53,8 @@ def write_npy(path: Path, array: np.ndarray[Any, Any]) -> None:
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Adds a row to a CSV file that several processes may share, unless that very row is there.
 
-    A new file gets the names as its first line. What a killed process or a full disk left of a row is removed.
+    A new file gets the names as its first line. What a killed process or a full disk left of a row is removed; a
+    last row that only lacks its line end, as some editors leave it, gets one.
 
     Raises:
         InputError: when the file has other columns, or cannot be written.
@@ -61,11 +65,15 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             there = file.read()
-            whole = there[: there.rfind(b"\n") + 1]
             names, values = _line(row), _line(row.values())
-            if whole and not whole.startswith(names):
+            if there and not there.startswith(names) and not names.startswith(there):
                 raise InputError(f"{path} has other columns than this version writes; move it away")
+            whole = there[: there.rfind(b"\n") + 1]
+            tail = there[len(whole) :]
             file.truncate(len(whole))
+            if _cells(tail) == len(row) and not values.startswith(tail):
+                whole += tail + b"\n"
+                file.write(tail + b"\n")
             if b"\n" + values in whole:
                 return
             try:
@@ -84,3 +92,7 @@ def _line(values: Iterable[Any]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(values)
     return text.getvalue().encode()
+
+
+def _cells(line: bytes) -> int:
+    return sum(len(row) for row in csv.reader([line.decode(errors="replace")]))

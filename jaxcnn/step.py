@@ -47,6 +47,8 @@ class Metrics(NamedTuple):
     count: Any
 
 
+_PRNG = "threefry2x32"  # whatever JAX's default is set to, one seed means one run
+
 TrainStep = Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Any, Batch, jax.Array], tuple[Metrics, jax.Array]]
 
@@ -74,7 +76,7 @@ def init_state(
             params=variables["params"],
             batch_stats=variables["batch_stats"],
             opt_state={name: optimizer.init(params) for name, params in trained.items()},
-            key=jax.random.key_data(jax.random.key(seed)),
+            key=jax.random.key_data(jax.random.key(seed, impl=_PRNG)),
         )
 
     state: TrainState = jax.jit(begin)(variables)
@@ -89,7 +91,8 @@ def unfreeze(state: TrainState, model: ModelConfig, optim: OptimConfig, frozen_s
     return state._replace(opt_state=opt_state)
 
 
-def _network(model: ModelConfig, precision: Precision) -> CNN:
+def make_network(model: ModelConfig, precision: Precision) -> CNN:
+    """The network, computing in this precision; float32 stands for the parameters' own type."""
     return CNN(model, dtype=jnp.bfloat16 if precision == "bfloat16" else None)
 
 
@@ -129,12 +132,12 @@ def make_train_step(
         precision: what the network computes in; float32 stands for the parameters' own type.
     """
     eval_stages = 0 if drifting_stats else frozen_stages
-    network = _network(model, precision)
+    network = make_network(model, precision)
     optimizer = make_optimizer(optim)
     clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
 
     def step(state: TrainState, batch: Batch, scale: jax.Array) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl=_PRNG), state.step)
         augment_key, dropout_key = jax.random.split(key)
         inputs = batch.images
         if first_stage == 0:
@@ -190,12 +193,12 @@ def make_eval_step(
 
     The arguments are those of `make_train_step`; only the original's protocol augments what it evaluates on.
     """
-    network = _network(model, precision)
+    network = make_network(model, precision)
 
     def step(variables: Any, batch: Batch, key: jax.Array) -> tuple[Metrics, jax.Array]:
         inputs = batch.images
         if first_stage == 0:
-            inputs = augment(jax.random.wrap_key_data(key), inputs, augmentation, vectorized=vectorized)
+            inputs = augment(jax.random.wrap_key_data(key, impl=_PRNG), inputs, augmentation, vectorized=vectorized)
             inputs = standardise(inputs, mean, std, dtype=jax.tree.leaves(variables["params"])[0].dtype)
 
         def forward(x: jax.Array) -> jax.Array:

@@ -16,13 +16,22 @@ import numpy as np
 
 from jaxcnn import ops
 from jaxcnn.augment import standardise
-from jaxcnn.config import ExperimentConfig, ModelConfig
+from jaxcnn.config import ExperimentConfig, ModelConfig, Precision
 from jaxcnn.data import Dataset, Split, epoch_order
 from jaxcnn.errors import InputError
 from jaxcnn.masks import frozen_stages
-from jaxcnn.model import CNN
 from jaxcnn.optim import Schedule, make_schedule, plateau_scale, stop_reason
-from jaxcnn.step import Batch, EvalStep, Metrics, TrainState, TrainStep, make_eval_step, make_train_step, unfreeze
+from jaxcnn.step import (
+    Batch,
+    EvalStep,
+    Metrics,
+    TrainState,
+    TrainStep,
+    make_eval_step,
+    make_network,
+    make_train_step,
+    unfreeze,
+)
 
 
 class EpochRecord(NamedTuple):
@@ -44,7 +53,7 @@ class EpochRecord(NamedTuple):
 
 TrainEpoch = Callable[..., tuple[TrainState, Metrics]]
 OnStep = Callable[[int, Metrics], None]
-"""Called with the images seen this epoch and the metrics summed over them."""
+"""Called with the images seen since this epoch began or was resumed, and the metrics summed over them."""
 ShouldStop = Callable[[], bool]
 
 
@@ -171,9 +180,10 @@ def compute_features(
     std: Sequence[float],
     end_stage: int,
     batch_size: int,
+    precision: Precision = "float32",
 ) -> Split:
-    """What stage `end_stage` reads, in evaluation mode, for every image of `split`: float32 (N, H, W, C)."""
-    network = CNN(model)
+    """What stage `end_stage` reads, in evaluation mode, for every image of `split`: (N, H, W, C) of that precision."""
+    network = make_network(model, precision)
     forward = jax.jit(
         lambda variables, images: network.apply(variables, standardise(images, mean, std), end_stage=end_stage)
     )
@@ -181,9 +191,11 @@ def compute_features(
     return Split(np.concatenate(parts)[: len(split.labels)], split.labels)
 
 
-def feature_bytes(model: ModelConfig, end_stage: int, images: int) -> int:
-    """Size of `compute_features` for so many images."""
-    return images * int(np.prod(_feature_shape(model, end_stage))) * 4
+def feature_bytes(config: ExperimentConfig, dataset: Dataset, end_stage: int) -> int:
+    """Size of `compute_features` for the training and the validation images."""
+    images = len(dataset.train.labels) + (0 if dataset.validation is None else len(dataset.validation.labels))
+    width = 2 if config.train.precision == "bfloat16" else 4
+    return images * int(np.prod(_feature_shape(config.model, end_stage))) * width
 
 
 def _feature_shape(model: ModelConfig, end_stage: int) -> tuple[int, ...]:
@@ -281,6 +293,13 @@ FEATURE_CACHE_BYTES = 4 * 2**30
 """Features of frozen stages beyond this are computed anew in every epoch."""
 
 
+def caches_features(config: ExperimentConfig, dataset: Dataset, frozen: int) -> bool:
+    """Whether so many frozen stages see the same images in every epoch, so that `fit` keeps what they make of them."""
+    if not (frozen and config.freeze.cache_features) or config.data.augment != "none" or config.protocol != "sound":
+        return False
+    return feature_bytes(config, dataset, frozen) <= FEATURE_CACHE_BYTES
+
+
 class _Phase(NamedTuple):
     """What epochs with the same number of frozen stages share."""
 
@@ -295,9 +314,7 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
     form = backend_form()
     original = config.protocol == "original"
     train, validation, first_stage = dataset.train, dataset.validation, 0
-    images = len(train.labels) + (0 if validation is None else len(validation.labels))
-    still = frozen > 0 and config.data.augment == "none" and not original and config.freeze.cache_features
-    if still and feature_bytes(model, frozen, images) <= FEATURE_CACHE_BYTES:
+    if caches_features(config, dataset, frozen):
         first_stage = frozen
         variables = {"params": state.params, "batch_stats": state.batch_stats}
 
@@ -310,6 +327,7 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
                 std=dataset.std,
                 end_stage=frozen,
                 batch_size=batch_size,
+                precision=config.train.precision,
             )
 
         train, validation = features(train), validation and features(validation)

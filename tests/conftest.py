@@ -4,7 +4,11 @@ import atexit
 import os
 import shutil
 import signal
+import socket
 import tempfile
+from collections.abc import Iterator
+
+import pytest
 
 # Set before JAX starts, and so that child processes have it too. The tests compare programs on the CPU, whatever else
 # the machine has; caches live and die with the session; a program that several tests use is compiled once.
@@ -17,3 +21,32 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and so would the programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the module's own, and JAX's setting as it was."""
+    import jax
+
+    before = jax.config.jax_compilation_cache_dir
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture
+def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No network, caches of the test's own, and JAX's settings as they were."""
+    import jax
+
+    def refuse(*_: object, **__: object) -> None:
+        raise socket.gaierror("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("COLUMNS", "80")
+    before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_platforms")}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)

@@ -31,7 +31,10 @@ NETWORK = (
     "--model.num-blocks 2 --model.hidden-dims 4 8 16 8 --model.layers-per-block 1 1 --model.apply-pooling 1 0 "
     "--model.apply-bn 1 1 --model.input-size 8 --model.in-channels 1 "
 )
-TRAIN = "train --data.name digits --train.batch-size 64 --train.epochs 16 --optim.learning-rate 0.01 " + NETWORK
+TRAIN = (
+    "train --data.name digits --train.batch-size 64 --train.epochs 16 --optim.learning-rate 0.01 "
+    "--optim.schedule plateau --train.early-stopping-patience 10 " + NETWORK
+)
 TRANSFER = "transfer --target digits --data.augment none --train.batch-size 64 --train.epochs 16 --source {source} "
 SOURCE = "train --data.name digits --data.classes 0 1 2 3 4 --train.epochs 2 --train.batch-size 64 " + NETWORK
 CASES = {

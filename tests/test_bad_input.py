@@ -1,7 +1,6 @@
 """Bad input, in one table: what is given, and what the one message must name; nothing may be left behind."""
 
 import runpy
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from jaxcnn.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
 from jaxcnn.convert import to_torch
 from jaxcnn.model import init_variables
 
-FINISHED = to_json(parse(train.DEFAULT, "", ["--data.name", "digits"])[0])
+PLATEAU = "--optim.schedule plateau --train.epochs"
+FINISHED = to_json(parse(train.DIGITS, "", ["--data.name", "digits", *PLATEAU.split(), "200"])[0])
 OTHER = to_json(ExperimentConfig(seed=5, data=DataConfig("digits"), train=TrainConfig(epochs=3)))
 TEXTS = ("name", "dataset", "mask", "stopped")
 FILES: dict[str, Any] = {
@@ -155,6 +155,10 @@ BAD: list[tuple[str, str]] = [
     ("train --runs-dir {d}/runs --name file --overwrite", "{d}/runs/file"),
     ("train --runs-dir {d}/runs --name folder", "{d}/runs/folder"),
     ("train --runs-dir {d}/text", "{d}/text"),
+    ("train --runs-dir {d}/" + 300 * "x", "File name too long"),
+    ("transfer --target digits --data.name svhn", "--data.name svhn contradicts --target digits"),
+    ("convert {d}/good.pth {d}/model.onnx --input-size 8", "{d}/model.onnx is no kind of file"),
+    ("transfer --name new --source {d}/" + 300 * "x", "File name too long"),
     ("train --name " + "n" * 300, "--name='" + "n" * 300),
     ("train --optim.momentum 1", "--optim.momentum=1"),
     ("train --optim.plateau-factor 1", "--optim.plateau-factor=1"),
@@ -193,11 +197,11 @@ BAD: list[tuple[str, str]] = [
     ("train --runs-dir {d}/runs --name list", "{d}/runs/list/config.json"),
     ("train --runs-dir {d}/runs --name null --overwrite --extend", "--overwrite"),
     ("train --runs-dir {d}/runs --name null", "{d}/runs/null/config.json"),
-    ("train --runs-dir {d}/runs --name short --train.epochs 300", "--extend"),
-    ("train --runs-dir {d}/runs --name short --train.epochs 2 --extend", "train.epochs=200 there, 2 here"),
-    ("train --runs-dir {d}/runs --name short --train.epochs 300 --extend --seed 1", "seed=0 there, 1 here"),
+    (f"train --runs-dir {{d}}/runs --name short {PLATEAU} 300", "--extend"),
+    (f"train --runs-dir {{d}}/runs --name short {PLATEAU} 2 --extend", "train.epochs=200 there, 2 here"),
+    (f"train --runs-dir {{d}}/runs --name short {PLATEAU} 300 --extend --seed 1", "seed=0 there, 1 here"),
     ("train --runs-dir {d}/runs --name cosine --train.epochs 300 --extend --optim.schedule cosine", "cosine"),
-    ("train --runs-dir {d}/runs --name stopped --train.epochs 300 --extend", "the target is reached"),
+    (f"train --runs-dir {{d}}/runs --name stopped {PLATEAU} 300 --extend", "the target is reached"),
     ("transfer --source {d}/missing.pth", "{d}/missing.pth"),
     ("transfer --source {d}/text.pth", "{d}/text.pth"),
     ("transfer --source {d}/empty.pth", "{d}/empty.pth"),
@@ -264,20 +268,7 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """No network, caches of their own, and JAX's settings as they were."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise socket.gaierror("no network")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setenv("COLUMNS", "80")
-    before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_platforms")}
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 def program(name: str, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:

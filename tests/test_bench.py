@@ -193,7 +193,10 @@ def test_a_page_keeps_what_is_outside_the_markers() -> None:
     begin, end = show.MARKERS
     page = f"above\n{begin}\nold\n{end}\nbelow\n"
     assert show.put("new", page) == f"above\n{begin}\nnew\n{end}\nbelow\n"
-    assert show.put("new", "old") == "new"
+    assert show.put("new", "") == "new"
+    for page in ("old", f"old {begin}", f"{end} old {begin}"):
+        with pytest.raises(InputError, match="no place for the table"):
+            show.put("new", page)
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     assert all(readme.count(marker) == 1 for marker in show.MARKERS)
 

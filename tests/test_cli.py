@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,11 +12,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments import train as train_program
 from experiments.cli import baseline, main, parse, train_main
 from experiments.config_file import RESOLVED, read_config, to_json
 from jaxcnn.config import (
@@ -87,20 +86,7 @@ def parsed(*argv: str, data: str = "cifar10") -> ExperimentConfig:
     return parse(baseline(data), "Train.", list(argv))[0]
 
 
-@pytest.fixture(autouse=True)
-def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """No network, caches of their own, and JAX's settings as they were."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise socket.gaierror("no network")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setenv("COLUMNS", "80")
-    before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_platforms")}
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+pytestmark = pytest.mark.usefixtures("isolated")
 
 
 # --help
@@ -136,6 +122,17 @@ for name in {PROGRAMS!r}:
 
 
 # Flags
+
+
+def test_the_digits_have_settings_of_their_own() -> None:
+    for words in (
+        ["--data.name", "digits"],
+        ["--data.name=digits", "--seed", "1"],
+        ["--data.name", "svhn", "--data.name", "digits"],
+    ):
+        assert train_program.default_for(words) == train_program.DIGITS
+    for words in ([], ["--data.name", "svhn"], ["--name", "digits"]):
+        assert train_program.default_for(words) == train_program.DEFAULT
 
 
 def test_the_flags_that_scripts_lean_on_set_what_they_say() -> None:

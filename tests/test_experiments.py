@@ -5,12 +5,10 @@ import json
 import math
 import struct
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -63,18 +61,11 @@ FILES = {
 TIMES = ("seconds", "images_per_second", "wall_seconds")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of this module's own, and JAX's setting as it was."""
-    before = jax.config.jax_compilation_cache_dir
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-    jax.config.update("jax_compilation_cache_dir", before)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(own_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run; not to be changed."""
     runs_dir = tmp_path_factory.mktemp("runs")
     run_experiment(replace(TINY, runs_dir=runs_dir))
@@ -359,7 +350,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
         with pytest.raises(SystemExit) as end:
             main(lambda: run_experiment(config))
     assert end.value.code == 130
-    assert capsys.readouterr().err == "stopped by SIGINT; the same command continues\n"
+    assert capsys.readouterr().err == "stopped by SIGINT; the same command continues a run that had begun\n"
     assert len(rows(tmp_path / "cut" / "metrics.csv")) == 1
     assert not (tmp_path / "cut" / "summary.json").exists()
     run_experiment(config)

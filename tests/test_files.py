@@ -81,6 +81,24 @@ def test_a_place_that_takes_no_file_is_refused(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 
+def test_a_last_row_without_its_line_end_is_kept_and_half_a_row_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    for row in ({"a": 1, "b": 2}, {"a": 3, "b": 45}):
+        append_row(path, row)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])  # as an editor may save it
+    append_row(path, {"a": 6, "b": 7})
+    assert path.read_bytes() == whole + b"6,7\n"
+    for cut in (whole[:-4], whole[:-1], whole[:-2]):  # what a killed process left of a row that it writes again
+        path.write_bytes(cut)
+        append_row(path, {"a": 3, "b": 45})
+        assert path.read_bytes() == whole
+    for part in (1, 3):
+        path.write_bytes(b"a,b\n"[:part])
+        append_row(path, {"a": 1, "b": 2})
+        assert path.read_bytes() == b"a,b\n1,2\n"
+
+
 WRITER = """
 import sys
 from pathlib import Path

@@ -151,6 +151,7 @@ def test_initialisers_draw_from_pytorchs_distributions(kind: str) -> None:
     [
         ("hidden_dims", {"hidden_dims": (32, 128, 256, 512, 512)}),
         ("hidden_dims", {"hidden_dims": (32, 128, 0, 512, 512, 128)}),
+        ("hidden_dims", {"hidden_dims": (32, 128, 10**400, 512, 512, 128)}),
         ("hidden_dims", {"hidden_dims": (32, 128, 2.5, 512, 512, 128)}),
         ("layers_per_block", {"layers_per_block": (1, 1, 1)}),
         ("layers_per_block", {"layers_per_block": (1, 0, 1, 1)}),

@@ -258,3 +258,12 @@ def test_cross_entropy_equals_pytorchs_with_label_smoothing_too(smoothing: float
     np.testing.assert_allclose(single, wanted, rtol=1e-6, atol=1e-6)
     half = cross_entropy(jnp.asarray(logits, jnp.bfloat16), jnp.asarray(labels), smoothing)
     assert half.dtype == np.float32  # the sum over classes is never taken in half precision
+
+
+def test_whole_numbers_are_as_good_as_others() -> None:
+    """JAX would take a Python int for an int32, which 2**31 is beyond."""
+    config = OptimConfig(weight_decay=2**31, learning_rate=1, clip_norm=10**30)
+    assert (config.weight_decay, config.learning_rate, config.clip_norm) == (2.0**31, 1.0, 1e30)
+    optimizer = make_optimizer(config)
+    direction, _ = optimizer.update(jnp.zeros(3), optimizer.init(jnp.ones(3)), jnp.ones(3))
+    np.testing.assert_allclose(direction, np.ones(3), rtol=1e-6)

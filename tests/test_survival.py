@@ -1,5 +1,6 @@
 """Runs that something happens to: signals, other processes, a full disk, divergence, a wish for more epochs."""
 
+import contextlib
 import errno
 import gc
 import json
@@ -14,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -36,18 +36,11 @@ ROOT = Path(__file__).parent.parent
 EXTEND, OVERWRITE = Existing(extend=True), Existing(overwrite=True)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of this module's own, and JAX's setting as it was."""
-    before = jax.config.jax_compilation_cache_dir
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-    jax.config.update("jax_compilation_cache_dir", before)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(own_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run; not to be changed."""
     runs_dir = tmp_path_factory.mktemp("runs")
     run_experiment(replace(TINY, runs_dir=runs_dir))
@@ -86,7 +79,10 @@ def test_a_signal_within_an_epoch_loses_no_step(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Progress, "step", at_step)
         got, out, err = ended(lambda: run_experiment(config), capsys)
-    assert (got, err) == (status, f"stopped by {signal.Signals(number).name}; the same command continues\n")
+    assert (got, err) == (
+        status,
+        f"stopped by {signal.Signals(number).name}; the same command continues a run that had begun\n",
+    )
     where = f"epoch 1 and {step} of {STEPS} steps" if step < STEPS else "epoch 2"
     assert out.endswith(f"stopping after {where}\n")
     assert max(int(path.name) for path in (tmp_path / "tiny/checkpoints").iterdir()) == STEPS + step
@@ -123,7 +119,7 @@ def test_a_signal_outside_of_training_ends_at_once_and_the_run_resumes(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, name, lambda *_, **__: send(signal.SIGTERM))
         status, _, err = ended(lambda: run_experiment(config), capsys)
-    assert (status, err) == (143, "stopped by SIGTERM; the same command continues\n")
+    assert (status, err) == (143, "stopped by SIGTERM; the same command continues a run that had begun\n")
     assert (tmp_path / "tiny").exists() == (name not in ("load_dataset", "first_variables"))
     run_experiment(config)
     assert_same_run(tmp_path / "tiny", finished)
@@ -161,6 +157,21 @@ def noting(*numbers: int) -> int:
     except Interrupted as error:
         return 1000 * count + error.status
     return count
+
+
+def test_a_signal_that_is_swallowed_still_ends_the_program_in_its_status() -> None:
+    def deaf(leave: Callable[[], None]) -> Callable[[], None]:
+        def work() -> None:
+            with contextlib.suppress(BaseException):
+                send(signal.SIGTERM)
+            leave()
+
+        return work
+
+    for leave in (lambda: None, lambda: sys.exit(1)):
+        with pytest.raises(SystemExit) as end:
+            main(deaf(leave))
+        assert end.value.code == 143
 
 
 def test_signals_are_noted_and_end_the_program_on_the_way_out() -> None:
@@ -242,12 +253,13 @@ def test_a_second_process_on_a_run_is_refused_until_the_first_is_gone(finished: 
 
 
 def test_what_a_killed_start_left_is_no_obstacle(finished: Path, tmp_path: Path) -> None:
-    (tmp_path / "tiny").mkdir()
-    for name in (".lock", ".config.json.abc.json"):
+    (tmp_path / "tiny" / "results").mkdir(parents=True)
+    for name in (".lock", ".note", ".jaxcnn-config.json-abc.json", "results/.jaxcnn-labels.npy-abc.npy"):
         (tmp_path / "tiny" / name).write_text("{")
     run_experiment(replace(TINY, runs_dir=tmp_path))
+    (tmp_path / "tiny" / ".note").unlink()  # the user's own
     assert_same_run(tmp_path / "tiny", finished)
-    assert [path.name for path in (tmp_path / "tiny").glob(".*")] == [".lock"]
+    assert [path.name for path in (tmp_path / "tiny").rglob(".*")] == [".lock"]
 
 
 def test_a_removal_that_is_cut_short_leaves_a_run_that_can_be_removed(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from test_parity import NETWORKS, REFERENCE, compare_weights, load
 from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN, DataConfig, ExperimentConfig, InputError, ModelConfig, OptimConfig, TrainConfig
 from jaxcnn.augment import standardise
-from jaxcnn.config import FreezeConfig
+from jaxcnn.config import FreezeConfig, Mask, Precision
 from jaxcnn.convert import Source, entries, from_torch, read_source
 from jaxcnn.data import Dataset, Split
 from jaxcnn.masks import frozen_stages
@@ -150,13 +150,15 @@ def tiny_data(n: int = 20) -> Dataset:
     return Dataset("tiny", split, split, split, ("a", "b", "c"), (0.5,) * 3, (0.3,) * 3)
 
 
-def tiny_run(freeze: FreezeConfig, epochs: int, **optim: Any) -> list[Any]:
+def tiny_run(freeze: FreezeConfig, epochs: int, precision: Precision = "float32", **optim: Any) -> list[Any]:
     """The parameters before training and after each epoch, and the last state."""
     config = ExperimentConfig(
         model=TINY,
         data=DataConfig(augment="none"),
         optim=OptimConfig(schedule="constant", **optim),
-        train=TrainConfig(epochs=epochs, batch_size=8, early_stopping_patience=None, early_stopping_target=None),
+        train=TrainConfig(
+            epochs=epochs, batch_size=8, early_stopping_patience=None, early_stopping_target=None, precision=precision
+        ),
         freeze=freeze,
     )
     variables = init_variables(TINY, jax.random.key(0))
@@ -217,10 +219,11 @@ def test_discriminative_rates_are_powers_of_the_decay() -> None:
             np.testing.assert_allclose(decayed, plain * 0.5 ** (4 - stage), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("mask", ["frozen", "partial"])
-def test_cached_features_train_the_same_weights(mask: str) -> None:
+def test_cached_features_train_the_same_weights(mask: Mask, precision: Precision) -> None:
     runs = [
-        tiny_run(FreezeConfig(mask=mask, freeze_until_block=0, cache_features=cache), 5, learning_rate=1e-2)
+        tiny_run(FreezeConfig(mask=mask, freeze_until_block=0, cache_features=cache), 5, precision, learning_rate=1e-2)
         for cache in (True, False)
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), runs[0][-1], runs[1][-1])

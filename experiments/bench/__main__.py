@@ -14,6 +14,7 @@ from typing import Literal
 import tyro
 
 from experiments.cli import main
+from jaxcnn.errors import InputError, reason
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Flags:
     """How often each program has its turn; processes of their own run half as often."""
     batch_size: int = 256
     """Images a step."""
-    steps: int = 3
+    steps: int = 4
     """Steps that are timed together."""
     images: int = 1024
     """Images of an epoch."""
@@ -56,6 +57,18 @@ class Flags:
     """Images."""
     model: ModelFlags = field(default_factory=ModelFlags)
     """Network."""
+
+
+def read_page(path: Path | None) -> str:
+    """The Markdown that is there already; empty if there is none.
+
+    Raises:
+        InputError: when it cannot be read.
+    """
+    try:
+        return path.read_text() if path is not None and path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--markdown {path} cannot be read: {reason(error)}") from error
 
 
 def bench(flags: Flags) -> None:
@@ -77,6 +90,8 @@ def bench(flags: Flags) -> None:
         for preset in flags.model.preset
     ]
     load_images(settings[0], 1)  # refuses a folder without the set before anything is measured
+    page = read_page(flags.markdown)
+    show.put("", page)  # refuses a page without a place for the table
     machine, command = show.machine_facts(), shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
     console.print(show.where(machine), markup=False)
     measured = []
@@ -88,7 +103,7 @@ def bench(flags: Flags) -> None:
             if flags.json is not None:  # after each row: a run that is cut short keeps what it has
                 kept = [
                     {**row.to_dict(), "preset": "deep" if row.name.startswith("deep/") else "shallow"}
-                    | {"batch_size": flags.batch_size, "command": command, **machine}
+                    | {"command": command, **machine}
                     for row in measured
                 ]
                 text = json.dumps(kept, indent=2) + "\n"
@@ -98,7 +113,6 @@ def bench(flags: Flags) -> None:
         console.print(remark, markup=False)
     if flags.markdown is not None:
         floors = "\n".join(show.paper(setting) for setting in settings)
-        page = flags.markdown.read_text() if flags.markdown.is_file() else ""
         text = show.put(f"{show.markdown(measured, machine, command)}\n{floors}", page)
         write_whole(flags.markdown, lambda temporary: temporary.write_text(text))
     if flags.chart is not None:

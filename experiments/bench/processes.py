@@ -66,15 +66,20 @@ def first_step(setting: Setting, *, warm: bool) -> Row:
     return Row(name, what, "s", seconds, more_is_better=False)
 
 
-def peak_memory(setting: Setting) -> Row:
-    """The most memory of each program over an epoch with AutoAugment, its compilation included."""
+def peak_memory(setting: Setting, *, warm: bool) -> Row:
+    """The most memory of each program over an epoch with AutoAugment, with an empty or a filled compilation cache."""
     values: dict[str, list[float]] = {program: [] for program in PROGRAMS}
-    for _ in range(setting.processes):
-        for program in PROGRAMS:
-            with temporary() as empty:
-                values[program].append(run_child("epoch", setting, empty, program)["peak_mib"])
-    what = f"peak memory of the process, an epoch of {setting.images:,} images, with compilation"
-    return Row("peak_memory", what, "MiB", values, more_is_better=False)
+    with temporary() as filled:
+        if warm:
+            run_child("epoch", setting, filled)
+        for _ in range(setting.processes):
+            for program in PROGRAMS:
+                with temporary() as empty:
+                    answer = run_child("epoch", setting, filled if warm else empty, program)
+                values[program].append(answer["peak_mib"])
+    name, cache = ("peak_memory_warm", "filled") if warm else ("peak_memory", "empty")
+    what = f"peak memory of the process, an epoch of {setting.images:,} images, compilation cache {cache}"
+    return Row(name, what, "MiB", values, more_is_better=False)
 
 
 def growing(setting: Setting, name: str) -> list[Row]:
@@ -98,8 +103,9 @@ def scale_images(setting: Setting, count: int) -> list[Row]:
 
 
 def scale_batch(setting: Setting, batch_size: int) -> list[Row]:
-    """Cost of 5,120 images in batches of this size."""
-    return growing(replace(setting, images=5_120, batch_size=batch_size), f"scale_batch_{batch_size}")
+    """Cost of batches of this size: 5,120 images, or 16 batches where that is more."""
+    setting = replace(setting, images=max(5_120, 16 * batch_size), batch_size=batch_size)
+    return growing(setting, f"scale_batch_{batch_size}")
 
 
 def open_dataset(setting: Setting) -> Row:

@@ -206,7 +206,8 @@ def groups() -> list[Group]:
         Group(("epoch_frozen_cached",), partial(epoch_rows, "epoch_frozen_cached", "frozen", "none")),
         Group(("first_step_cold",), _alone(partial(own.first_step, warm=False))),
         Group(("first_step_warm",), _alone(partial(own.first_step, warm=True))),
-        Group(("peak_memory",), _alone(own.peak_memory)),
+        Group(("peak_memory",), _alone(partial(own.peak_memory, warm=False))),
+        Group(("peak_memory_warm",), _alone(partial(own.peak_memory, warm=True))),
         Group(("open_dataset",), _alone(own.open_dataset)),
         Group(("convert_model",), convert_rows),
     ]

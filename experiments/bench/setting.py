@@ -30,7 +30,7 @@ class Setting:
     preset: str = "shallow"
     batch_size: int = 256
     rounds: int = 5
-    steps: int = 3
+    steps: int = 4
     """Steps that are timed together."""
     images: int = 1024
     """Of an epoch."""

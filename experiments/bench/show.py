@@ -13,6 +13,7 @@ from rich.table import Table
 from experiments.bench.flops import H100, floors, forward_flops, step_bytes, step_flops
 from experiments.bench.measure import Row
 from experiments.bench.setting import Setting
+from jaxcnn.errors import InputError
 
 MARKERS = ("<!-- experiments.bench writes from here -->", "<!-- to here -->")
 HEADER = ("row", "unit", "jaxcnn", "PyTorch", "ratio", "its range", "n", "also")
@@ -76,10 +77,16 @@ def markdown(rows: Sequence[Row], machine: dict[str, Any], command: str) -> str:
 
 
 def put(text: str, page: str) -> str:
-    """`page` with `text` between its two markers, or `text` alone where it has none."""
+    """`page` with `text` between its two markers; `text` alone for an empty page.
+
+    Raises:
+        InputError: when the page has something to lose and no such place.
+    """
     before, begin, rest = page.partition(MARKERS[0])
     _, end, after = rest.partition(MARKERS[1])
-    return f"{before}{begin}\n{text}\n{end}{after}" if begin and end else text
+    if page and not end:
+        raise InputError(f"--markdown: the page has no place for the table; give it the lines {' and '.join(MARKERS)}")
+    return f"{before}{begin}\n{text}\n{end}{after}" if page else text
 
 
 def paper(setting: Setting) -> str:
