@@ -1,6 +1,6 @@
 """From steps to epochs to a run: `fit` turns a state and a data set into a stream of epochs.
 
-An image's way from the file to the loss: `data.load_dataset` -> `batches` -> `augment.augment` ->
+An image's way from the file to the loss: `data.load_dataset` -> `make_train_epoch` -> `augment.augment` ->
 `augment.standardise` -> `model.CNN` -> `step.cross_entropy`.
 """
 
