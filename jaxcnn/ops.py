@@ -1,12 +1,14 @@
 """3x3 convolution, 2x2 max pool and batch normalisation whose gradients are fast on a CPU too.
 
 On an accelerator the convolution is XLA's own. On a CPU XLA's filter gradient is slow, and so is the scatter behind
-its max pool; here they are dots and comparisons. A step of the shallow network (batch 256, float32, 2 cores, an earlier
-form of the pool) ran at 1.17x PyTorch eager's rate, and with XLA's own forms at 0.54x (medians of 9 rounds in turn).
+its max pool; here they are dots and comparisons. A step of the shallow network (batch 256, float32, 2 cores) ran at
+1.49x PyTorch eager's rate, and with XLA's own forms at 0.57x (medians of 5 rounds in turn, `experiments.bench`).
 
-A convolution of wide inputs is Winograd's F(2x2, 3x3) (Lavin & Gray 2016, arXiv:1509.09308): tiles of 4x4 inputs
-become 2x2 outputs through 16 products per channel pair instead of 36. It rounds like the direct sum (rms 3.2e-7
-against 2.6e-7 of the output's deviation, at 128 channels); F(4x4, 3x3) is 6 times less exact.
+There are three forms on a CPU. Thin inputs, such as images, become runs that one dot with a banded kernel reads. Small
+ones become patches and one dot, which compiles quickly. All others take Winograd's F(2x2, 3x3) (Lavin & Gray 2016,
+arXiv:1509.09308): tiles of 4x4 inputs become 2x2 outputs through 16 products per channel pair instead of 36. It rounds
+like the direct sum (rms 3.2e-7 against 2.6e-7 of the output's deviation, at 128 channels); F(4x4, 3x3) is 6 times less
+exact. Its gradients are its steps backwards, tile by tile, so that input and kernel share the products' gradient.
 """
 
 from collections.abc import Callable, Sequence
