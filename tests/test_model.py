@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jax.extend.random import threefry_2x32
 
 from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN, DEEP, SHALLOW, InputError, ModelConfig, init_variables
 from jaxcnn.convert import entries, from_torch, to_torch
+from jaxcnn.dropout import dropout, threefry2x32
 from jaxcnn.step import cross_entropy
 
 
@@ -114,6 +116,25 @@ def test_dropout_keeps_the_mean_and_drops_the_share_it_should() -> None:
     np.testing.assert_allclose(values, [0, 2**16 / (2**16 - dropped)], rtol=1e-7)
     n = 200 * 256
     assert abs(counts[0] / n - 0.3) < 4 * (0.3 * 0.7 / n) ** 0.5
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5, 256])
+def test_dropout_treats_every_element_of_any_batch_alike_and_by_itself(batch: int) -> None:
+    x = jnp.ones((batch, 3, 4096))
+    kept = np.asarray(dropout(jax.random.key(2), x, 0.25)) > 0
+    assert kept.shape == x.shape
+    images = kept.reshape(batch, -1)
+    assert np.abs(images.mean(1) - 0.75).max() < 5 * (0.25 * 0.75 / 12288) ** 0.5
+    if batch > 1:  # no two images share their draws, or parts of them
+        correlations = np.corrcoef(images) - np.eye(batch)
+        assert np.abs(correlations).max() < 6 / 12288**0.5
+
+
+def test_threefry_gives_the_words_that_jax_gives() -> None:
+    key = jax.random.key_data(jax.random.key(7))
+    x, y = jnp.arange(1000, dtype=jnp.uint32), jnp.arange(1000, dtype=jnp.uint32) * jnp.uint32(2**31 + 5)
+    expected = threefry_2x32(key, jnp.concatenate([x, y]))
+    np.testing.assert_array_equal(jnp.concatenate(threefry2x32(key, x, y)), expected)
 
 
 TORCH_INITS = {
