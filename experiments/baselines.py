@@ -2,16 +2,46 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import tyro
 
-from experiments.cli import baseline, main
+from experiments.cli import baseline, main, shallow
 from experiments.config_file import Existing
-from jaxcnn.config import ExperimentConfig
-from jaxcnn.errors import InputError
+from jaxcnn.config import PRESETS, Augment, Device, ExperimentConfig
+from jaxcnn.errors import InputError, reason
+
+
+@dataclass(frozen=True)
+class DataFlags:
+    """Images."""
+
+    dir: Path | None = None
+    """Folder of prepared tfds data sets; tfds's own default if not given."""
+    archives: Path | None = None
+    """Folder of archives already downloaded."""
+    augment: Augment = "autoaugment"
+    """Augmentation of the training images."""
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """Network."""
+
+    preset: Literal["shallow", "deep"] = "shallow"
+    """A network of the seed document."""
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    """Training."""
+
+    epochs: int = 200
+    """Most epochs of each run."""
+    batch_size: int = 256
+    """Images a step."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +52,14 @@ class Flags:
     """Folder that holds the runs."""
     seed: int = 0
     """Seed of every run."""
-    dir: Path | None = None
-    """Folder of prepared tfds data sets; tfds's own default if not given."""
-    archives: Path | None = None
-    """Folder of archives already downloaded."""
-    epochs: int = 200
-    """Most epochs of each run."""
+    device: Device = "auto"
+    """Where to compute; auto takes the best that JAX finds."""
+    data: DataFlags = field(default_factory=DataFlags)
+    """Images."""
+    model: ModelFlags = field(default_factory=ModelFlags)
+    """Network."""
+    train: TrainFlags = field(default_factory=TrainFlags)
+    """Training."""
     names: tuple[str, ...] = ("cifar10", "cifar100", "svhn")
     """The data sets."""
     overwrite: bool = False
@@ -64,9 +96,10 @@ def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, over
             outcomes.append(
                 Outcome(name, run_experiment(replace(config, name=name), Existing(overwrite=overwrite)), None)
             )
-        except InputError as error:
-            print(f"error: {name}: {error}", file=sys.stderr)
-            outcomes.append(Outcome(name, None, str(error)))
+        except Exception as error:  # of whatever kind: a night's other runs must not end with it
+            told = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {reason(error)}"
+            print(f"error: {name}: {told}", file=sys.stderr)
+            outcomes.append(Outcome(name, None, told))
     table = Table("run", "test accuracy", "validation accuracy", "best epoch", "time", title="All runs")
     for name, summary, _ in outcomes:
         if summary is None:
@@ -91,10 +124,17 @@ def run_baselines(flags: Flags) -> None:
     """
     experiments = []
     for name in flags.names:
-        config = baseline(name)
-        data = replace(config.data, dir=flags.dir, archives=flags.archives)
-        train = replace(config.train, epochs=flags.epochs)
-        experiments.append((name, replace(config, runs_dir=flags.runs_dir, seed=flags.seed, data=data, train=train)))
+        default = baseline(name)
+        config = replace(
+            default,
+            runs_dir=flags.runs_dir,
+            seed=flags.seed,
+            device=flags.device,
+            data=replace(default.data, **shallow(flags.data)),
+            model=PRESETS[flags.model.preset],
+            train=replace(default.train, **shallow(flags.train)),
+        )
+        experiments.append((name, config))
     failed = [outcome.name for outcome in run_experiments(experiments, overwrite=flags.overwrite) if outcome.error]
     if failed:
         raise InputError(f"{len(failed)} of {len(experiments)} runs failed: {', '.join(failed)}; see above")

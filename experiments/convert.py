@@ -9,6 +9,7 @@ import tyro
 from experiments.cli import main
 from jaxcnn.config import Activation
 from jaxcnn.errors import InputError
+from jaxcnn.files import is_there
 
 FILES = (".pth", ".pt", ".safetensors")
 
@@ -42,14 +43,14 @@ def convert(flags: Flags) -> None:
     from rich.console import Console
 
     from jaxcnn.checkpoint import save_weights
-    from jaxcnn.convert import read_source, write_state_dict
+    from jaxcnn.convert import flags_to_read, read_source, to_torch, write_state_dict
 
     if flags.destination.suffix not in ("", *FILES):
         raise InputError(
             f"{flags.destination} is no kind of file that weights are written to: give one of {', '.join(FILES)}, "
             "or a folder's name without a dot for a checkpoint"
         )
-    if flags.destination.exists() and not flags.overwrite:
+    if is_there(flags.destination) and not flags.overwrite:
         raise InputError(f"{flags.destination} exists; give another destination or --overwrite")
     console = Console(soft_wrap=True, highlight=False)
     variables, config, assumed = read_source(
@@ -76,6 +77,8 @@ def convert(flags: Flags) -> None:
         )
     if flags.destination.suffix in FILES:
         write_state_dict(flags.destination, variables, config)
+        if words := flags_to_read(to_torch(variables, config), config):
+            console.print(f"such a file cannot tell all of the network; to read it again give {' '.join(words)}")
     else:
         save_weights(flags.destination, variables, config, overwrite=flags.overwrite)
     console.print(f"wrote {flags.destination}")

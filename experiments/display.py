@@ -16,7 +16,7 @@ from rich.table import Table
 from experiments.folder import Summary
 from jaxcnn.config import ExperimentConfig
 from jaxcnn.data import Dataset
-from jaxcnn.masks import frozen_stages
+from jaxcnn.masks import frozen_stages, settled_epoch
 from jaxcnn.step import Metrics
 from jaxcnn.train import EpochRecord, caches_features, feature_bytes
 
@@ -102,16 +102,22 @@ def print_start(
     trained, total = sum(count for _, count, trains in counts if trains), sum(count for _, count, _ in counts)
     parts = ", ".join(f"{name} {count:,}{'' if trains else ' (frozen)'}" for name, count, trains in counts)
     console.print(f"trains {trained:,} of {total:,} parameters: {parts}", highlight=False)
-    frozen = frozen_stages(config.freeze, config.model, config.train.epochs - 1)
-    if caches_features(config, dataset, frozen):
-        size = feature_bytes(config, dataset, frozen) / 2**20
+    settled = settled_epoch(config.freeze, config.model)
+    if settled >= config.train.epochs:
+        console.print(f"more than {settled} epochs would be needed to reach the mask {config.freeze.mask}")
+    phases = {frozen_stages(config.freeze, config.model, e) for e in range(min(settled + 1, config.train.epochs))}
+    kept = [feature_bytes(config, dataset, f) for f in phases if caches_features(config, dataset, f)]
+    if kept:
+        size = max(kept) / 2**20
         console.print(f"the output of the frozen stages is computed once and kept: {size:,.0f} MiB", highlight=False)
 
 
 def results_table(summary: Summary) -> Table:
     """A run's results to look at."""
-    table = Table(title=f"{escape(summary['name'])}: {summary['dataset']}, seed {summary['seed']}", show_header=False)
-    best = f"epoch {summary['best_epoch']} of {summary['epochs']} ({summary['stopped']})"
+    table = Table(
+        title=f"{escape(summary['name'])}: {escape(summary['dataset'])}, seed {summary['seed']}", show_header=False
+    )
+    best = f"epoch {summary['best_epoch']} of {summary['epochs']} ({escape(summary['stopped'])})"
     table.add_row("test accuracy", f"[bold]{summary['test_accuracy']:.2f} %[/]")
     table.add_row("test loss", f"{summary['test_loss']:.4f}")
     if summary["val_accuracy"] is not None:

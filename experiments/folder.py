@@ -89,11 +89,23 @@ def claimed(
             log_summary(folder, config, read_summary(folder / _PENDING))
         if (summary := _look(folder, wanted, existing)) is None:  # again, now that nobody changes it
             for leftover in folder.rglob(f"{TEMPORARY}*"):  # of a process that was killed
-                leftover.unlink()
+                with contextlib.suppress(OSError):
+                    leftover.unlink()
+            _tell_changes(folder, wanted)
             if existing.extend or not (folder / "config.json").exists():
                 (folder / "summary.json").unlink(missing_ok=True)  # of fewer epochs
                 write_json(folder / "config.json", wanted)
         yield summary
+
+
+def _tell_changes(folder: Path, wanted: dict[str, Any]) -> None:
+    """Says where a run that goes on was begun with other versions or on another device: its bits may differ."""
+    there = read_json(folder / "config.json").get(RESOLVED) if (folder / "config.json").exists() else None
+    if there:
+        old, new = ({name: of.get(name) for name in ("versions", "device")} for of in (there, wanted[RESOLVED]))
+        if changed := _differences(old, new):
+            told = "; ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
+            print(f"{folder} goes on under other conditions than it began with, and may round otherwise: {told}")
 
 
 def _look(folder: Path, wanted: dict[str, Any], existing: Existing) -> Summary | None:
@@ -101,17 +113,28 @@ def _look(folder: Path, wanted: dict[str, Any], existing: Existing) -> Summary |
     if not (folder / "config.json").exists():
         return None
     there = read_json(folder / "config.json")
+    resolved: dict[str, Any] = there.get(RESOLVED) or {}
     differences = {
         name: values
         for name, values in _differences({**there, RESOLVED: None}, {**wanted, RESOLVED: None}).items()
         if name not in ("device", "runs_dir", "name")
     }
-    resolved = there.get(RESOLVED)
-    began_with = resolved.get("source_digest") if isinstance(resolved, dict) else None
-    if "source" not in differences and began_with not in (None, wanted[RESOLVED].get("source_digest")):
+    now = json.loads(json.dumps(wanted[RESOLVED]))
+    began_with = resolved.get("source_digest")
+    if "source" not in differences and began_with not in (None, now.get("source_digest")):
         raise InputError(
-            f"{folder} began with other weights than {wanted['source']} holds now. Give --name for a run beside it, "
-            "--overwrite to replace it, or those weights back"
+            f"{folder} began with other weights than {wanted.get('source')} holds now. Give --name for a run beside "
+            "it, --overwrite to replace it, or those weights back"
+        )
+    other = [
+        name
+        for name in ("images", "class_names", "mean", "std")
+        if name in resolved and name in now and resolved[name] != now[name]
+    ]
+    if other and not any(name.startswith("data.") for name in differences):
+        raise InputError(
+            f"{folder} began with other images than {wanted['data']['name']} has now: {', '.join(other)} differ. "
+            "Give --name for a run beside it, --overwrite to replace it, or those images back"
         )
     done = (folder / "summary.json").exists()
     epochs, _ = differences.get("train.epochs", (None, None))
@@ -168,6 +191,10 @@ def _locked(folder: Path) -> Iterator[None]:
             raise InputError(
                 f"{folder} is in use by another process; wait until that has ended, or give another --name"
             ) from None
+        except OSError as error:
+            raise InputError(
+                f"{folder} cannot be locked: {reason(error)}; choose a --runs-dir on a file system with locks"
+            ) from error
         yield
 
 
@@ -200,13 +227,18 @@ def read_summary(path: Path) -> Summary:
         InputError: when the file is damaged.
     """
     summary = read_json(path)
-    wrong = [name for name, kind in SUMMARY.items() if not isinstance(summary.get(name, ...), kind)]
+    wrong = [name for name, kind in SUMMARY.items() if not _is(summary.get(name, ...), kind)]
     if wrong:
         raise InputError(
             f"{path} lacks {', '.join(wrong)}, or has something else there; delete it, and the same command "
             "computes it again"
         )
     return summary
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, and a number one that can be shown."""
+    return isinstance(value, kind) and (not isinstance(value, _NUMBER) or abs(value) <= 2**53)
 
 
 def resolve(dataset: Dataset) -> dict[str, Any]:
@@ -234,7 +266,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text())
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or not isinstance(values.get(RESOLVED, {}), dict):
             raise ValueError("it holds no object")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({reason(error)}); --overwrite begins the run anew") from error
@@ -314,6 +346,14 @@ class Board:
     def close(self) -> None:
         """Closes the file; what `add` wrote is in it already."""
         self._file.close()
+
+
+def count_metrics(folder: Path) -> int:
+    """Epochs in `metrics.csv`; 0 if there is none that can be read."""
+    try:
+        return max(0, (folder / "metrics.csv").read_bytes().count(b"\n") - 1)
+    except OSError:
+        return 0
 
 
 def write_metrics(folder: Path, records: Sequence[EpochRecord]) -> None:

@@ -1,9 +1,10 @@
 """One run: train, keep what comes of it in `runs/<name>/`, show it."""
 
-import os
+import sys
+import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from experiments.folder import (
     Board,
     Summary,
     claimed,
+    count_metrics,
     find_finished,
     log_summary,
     resolve,
@@ -31,13 +33,13 @@ from jaxcnn.config import Device, ExperimentConfig, TransferConfig
 from jaxcnn.convert import Source, read_source
 from jaxcnn.data import Dataset, as_original, load_dataset
 from jaxcnn.errors import InputError, reason
-from jaxcnn.files import write_npy
+from jaxcnn.files import cache_folder, is_there, write_npy
 from jaxcnn.masks import count_parameters, frozen_stages
 from jaxcnn.model import init_variables
 from jaxcnn.optim import best_epoch
 from jaxcnn.report import confusion_matrix, plot_confusion, plot_curves
-from jaxcnn.step import Metrics, TrainState, init_state, make_eval_step
-from jaxcnn.train import EpochRecord, Paused, backend_form, evaluate, fit, stopped
+from jaxcnn.step import Metrics, TrainState, init_state
+from jaxcnn.train import EpochRecord, Paused, evaluate, evaluation_step, fit, stopped
 from jaxcnn.transfer import transplant
 
 
@@ -52,25 +54,12 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
         Interrupted: when SIGINT or SIGTERM came while it trained; the same call continues.
     """
     console = Console(soft_wrap=True)
-    select_device(config.device)
-    folder = config.runs_dir / config.run_name
-    if original := config.protocol == "original":  # all training images train; the test split steers
-        config = replace(config, data=replace(config.data, validation=0.0))
-    source = open_source(config) if isinstance(config, TransferConfig) else None
-    model = config.model if source is None else source.config
-    dataset = load_dataset(config.data, input_size=model.input_size, in_channels=model.in_channels, seed=config.seed)
-    if original:
-        if model.in_channels != 3:
-            raise InputError(f"protocol='original' is for RGB images, not model.in_channels={model.in_channels}")
-        dataset = as_original(dataset)
-    config = replace(config, model=replace(model, num_classes=dataset.num_classes))
-    frozen_stages(config.freeze, config.model, 0)  # refuses a mask that the network does not have
-    resolved = resolve(dataset) | ({"source_digest": digest(source.variables)} if source is not None else {})
-    if (summary := find_finished(folder, config, resolved, existing)) is not None:
+    folder, config, source, dataset, resolved, summary = plan(config, existing)
+    if summary is not None:
         console.print(f"{folder} is finished; --overwrite trains anew, --name trains beside it", markup=False)
     else:
         variables, notes = first_variables(config, source)  # may refuse, so before the folder is made
-        with claimed(folder, config, resolved, existing) as summary:
+        with claimed(folder, config, resolved, existing) as summary, _enough_memory():
             if summary is None:
                 for note in notes:
                     console.print(note, markup=False)
@@ -84,17 +73,62 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
     return summary
 
 
+class Plan(NamedTuple):
+    """A run that nothing is known to stand against."""
+
+    folder: Path
+    config: ExperimentConfig
+    """With the network that the data set, and the source if there is one, ask for."""
+    source: Source | None
+    dataset: Dataset
+    resolved: dict[str, Any]
+    """What `config.json` keeps beside the configuration."""
+    summary: Summary | None
+    """Of the run, if it is finished."""
+
+
+def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
+    """Opens all that a run needs, and changes nothing.
+
+    Raises:
+        InputError: when the configuration, the data, the source or the run's folder cannot be used.
+    """
+    select_device(config.device)
+    folder = config.runs_dir / config.run_name
+    if original := config.protocol == "original":  # all training images train; the test split steers
+        config = replace(config, data=replace(config.data, validation=0.0))
+    source = open_source(config) if isinstance(config, TransferConfig) else None
+    model = config.model if source is None else source.config
+    frozen_stages(config.freeze, model, 0)  # refuses a mask that the network does not have
+    dataset = load_dataset(config.data, input_size=model.input_size, in_channels=model.in_channels, seed=config.seed)
+    if original:
+        if model.in_channels != 3:
+            raise InputError(f"protocol='original' is for RGB images, not model.in_channels={model.in_channels}")
+        dataset = as_original(dataset)
+    config = replace(config, model=replace(model, num_classes=dataset.num_classes))
+    resolved = resolve(dataset) | ({"source_digest": digest(source.variables)} if source is not None else {})
+    return Plan(folder, config, source, dataset, resolved, find_finished(folder, config, resolved, existing))
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(
+            f"there is not enough memory for this run ({reason(error)}); lower train.batch_size or model.hidden_dims"
+        ) from error
+
+
 def open_source(config: TransferConfig) -> Source:
     """The weights that a transfer begins with, and their network as it is to be fine-tuned.
 
     Raises:
         InputError: when they are not there or cannot be read.
     """
-    try:
-        there = config.source.exists()
-    except OSError as error:
-        raise InputError(f"source={str(config.source)!r} cannot be read: {reason(error)}") from error
-    if not there:
+    if not is_there(config.source):
         raise InputError(
             f"source={str(config.source)!r} does not exist; train one with python -m experiments.cifar10, "
             "or give --source a run's folder or a model.pth"
@@ -113,8 +147,11 @@ def open_source(config: TransferConfig) -> Source:
 def first_variables(config: ExperimentConfig, source: Source | None) -> tuple[dict[str, Any], list[str]]:
     """The variables that a run begins with, and what there is to say of what a transfer takes over."""
     key = jax.random.key(config.seed)
-    if source is None or not isinstance(config, TransferConfig) or config.freeze.mask == "scratch":
+    if source is None or not isinstance(config, TransferConfig):
         return dict(init_variables(config.model, key)), []
+    notes = [f"assumed of the source, as its weights do not tell: {assumption}" for assumption in source.assumed]
+    if config.freeze.mask == "scratch":
+        return dict(init_variables(config.model, key)), [*notes, f"nothing is taken over from {config.source}"]
     made = transplant(
         source,
         num_classes=config.model.num_classes,
@@ -122,9 +159,8 @@ def first_variables(config: ExperimentConfig, source: Source | None) -> tuple[di
         key=key,
         keep_fitting_head=config.protocol == "original",
     )
-    notes = [f"assumed of the source, as its weights do not tell: {assumption}" for assumption in source.assumed]
-    notes += [f"taken over from {config.source}: {', '.join(made.taken)}; new: {', '.join(made.new) or 'nothing'}"]
-    return made.variables, notes
+    taken, new, unfit = (", ".join(names) or "nothing" for names in (made.taken, made.new, made.unfit))
+    return made.variables, [*notes, f"taken over from {config.source}: {taken}; new: {new}; did not fit: {unfit}"]
 
 
 def select_device(device: Device) -> None:
@@ -135,9 +171,15 @@ def select_device(device: Device) -> None:
     """
     if device != "auto":
         _configure("jax_platforms", {"gpu": "cuda"}.get(device, device))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn" / "compiled"
-    _configure("jax_compilation_cache_dir", str(cache))
-    _configure("jax_persistent_cache_min_compile_time_secs", 0.1)
+    cache = cache_folder() / "compiled"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+    except OSError as error:  # which JAX would say of every function that it compiles
+        print(f"Compiled programs are not kept in {cache}: {reason(error)}", file=sys.stderr)
+    else:
+        _configure("jax_compilation_cache_dir", str(cache))
+        _configure("jax_persistent_cache_min_compile_time_secs", 0.1)
     try:
         found = jax.devices()[0].platform
     except (RuntimeError, AssertionError) as error:  # the latter where JAX has no support for the device installed
@@ -181,6 +223,8 @@ def _train(
     ):
         found = checkpoints.restore(state_in)
         state, records, part = found or Progress(state_in(0), [])
+        if (lost := count_metrics(folder)) > len(records):
+            console.print(f"the checkpoint after epoch {lost} is gone")
         if found is not None:
             console.print(f"continuing after {_where(records, part, steps)}")
         if records:
@@ -202,6 +246,8 @@ def _train(
                     write_metrics(folder, records)
                     board.add_record(record)
                     progress.epoch(record, is_best=best == len(records) - 1)
+                    if thawed := _thawed(config, len(records)):
+                        console.print(f"from the next epoch on, these train too: {', '.join(thawed)}", highlight=False)
                     if signals.came():
                         break
             except Paused as paused:
@@ -210,6 +256,15 @@ def _train(
             if signals.came():
                 console.print(f"stopping after {_where(records, part, steps)}")
     return records
+
+
+def _thawed(config: ExperimentConfig, epoch: int) -> list[str]:
+    """The stages that begin to train with an epoch (counted from 0)."""
+    if epoch == config.train.epochs:
+        return []
+    before, now = (frozen_stages(config.freeze, config.model, each) for each in (epoch - 1, epoch))
+    n = config.model.num_blocks
+    return [f"block_{stage}" if stage < n else f"fc{stage - n + 1}" for stage in range(now, before)]
 
 
 def _where(records: Sequence[EpochRecord], part: Metrics | None, steps: int) -> str:
@@ -227,16 +282,7 @@ def _evaluate(folder: Path, config: ExperimentConfig, dataset: Dataset, records:
     """Reads the test set with the best weights; leaves figures and arrays."""
     best = _kept(records, config)
     variables = convert.from_torch(convert.read_state_dict(folder / "model.pth"), config.model)
-    eval_step = jax.jit(
-        make_eval_step(
-            model=config.model,
-            mean=dataset.mean,
-            std=dataset.std,
-            augmentation=config.data.augment if config.protocol == "original" else "none",
-            vectorized=backend_form().vectorized,
-            precision=config.train.precision,
-        )
-    )
+    eval_step = evaluation_step(config, dataset)
     loss, accuracy, predictions = evaluate(eval_step, variables, dataset.test, config.train.batch_size)
     with closing(Board(folder / "logs")) as board:
         for record in records:

@@ -1,5 +1,6 @@
 """Transfer saved weights to another data set, with a frozen backbone, a partly frozen one, or none frozen."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -118,7 +119,8 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
 def default_name(config: TransferConfig) -> str:
     """`transfer_<source>_to_<target>`; the source is the run's name, or the file's."""
     path = config.source
-    source = path.parent.name if path.name == "model.pth" and path.parent.name else path.stem
+    file = path.suffix in (".pth", ".pt", ".safetensors")
+    source = path.parent.name if path.name == "model.pth" and path.parent.name else path.stem if file else path.name
     return f"transfer_{source or 'model'}_to_{config.data.name.replace('/', '_').replace(':', '_')}"
 
 
@@ -130,8 +132,9 @@ def transfer(argv: Sequence[str]) -> None:
     if len(configs) == 1:
         run_experiment(configs[0], existing)
     else:
-        folder = configs[0].name.partition(f"_{MASKS[0]}")[0] + "_comparison"
-        compare(configs, configs[0].runs_dir / folder, existing)
+        first = configs[0]
+        folder = re.sub(rf"_{first.freeze.mask}(_seed\d+)?$", "_comparison", first.name)
+        compare(configs, first.runs_dir / folder, existing)
 
 
 def compare(configs: Sequence[ExperimentConfig], folder: Path, existing: Existing = CONTINUE) -> list[dict[str, Any]]:
@@ -139,8 +142,10 @@ def compare(configs: Sequence[ExperimentConfig], folder: Path, existing: Existin
     from rich.console import Console
 
     from experiments.comparison import comparison_table, write_comparison
-    from experiments.run import run_experiment
+    from experiments.run import plan, run_experiment
 
+    for config in configs:  # before any is trained
+        plan(config, existing)
     summaries = [run_experiment(config, existing) for config in configs]
     write_comparison(folder, [config.runs_dir / config.run_name for config in configs], summaries)
     console = Console(soft_wrap=True)

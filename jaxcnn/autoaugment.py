@@ -64,12 +64,15 @@ class Draw(NamedTuple):
 
 
 def draw(key: jax.Array) -> Draw:
-    """Draws a sub-policy and whether to apply and to mirror its operations, as torchvision's `get_params`."""
-    policy_key, applied_key, negative_key = jax.random.split(key, 3)
-    policy = jax.random.randint(policy_key, (), 0, len(POLICY))
+    """Draws a sub-policy and whether to apply and to mirror its operations, as torchvision's `get_params`.
+
+    All of it from one draw of five words: three generators would take a second longer to compile.
+    """
+    words = jax.random.bits(key, (5,), jnp.uint32)
+    policy = (words[0] % len(POLICY)).astype(jnp.int32)
     probability = np.array([[p for _, p, _ in pair] for pair in POLICY], np.float32)
-    applied = jax.random.uniform(applied_key, (2,)) <= jnp.asarray(probability)[policy]
-    return Draw(policy, applied, jax.random.bernoulli(negative_key, 0.5, (2,)))
+    uniform = (words[1:3] >> 8).astype(jnp.float32) * 2.0**-24
+    return Draw(policy, uniform <= jnp.asarray(probability)[policy], words[3:] >> 31 == 1)
 
 
 def autoaugment(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -255,7 +258,7 @@ def _sharpness(image: jax.Array, factor: jax.Array) -> jax.Array:
     padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
     rows = padded[:-2] + padded[1:-1] + padded[2:]
     weighted = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * x
-    smooth = lax.div(weighted + 6, 13)  # the nearest whole number: thirteenths never tie
+    smooth = lax.div(weighted + 6, jnp.int32(13))  # the nearest whole number: thirteenths never tie
     inner = np.zeros((*image.shape[:2], 1), bool)
     inner[1:-1, 1:-1] = True  # Pillow's filter keeps the border
     return _blend(jnp.where(inner, smooth, x), image, factor)
@@ -299,7 +302,7 @@ def _autocontrast(image: jax.Array, _: jax.Array) -> jax.Array:
     scaled = 255 * (x - low)
     # Half a step above the exact quotient: float32 then cuts to the exact floor.
     level = ((scaled.astype(jnp.float32) + 0.5) / jnp.maximum(span, 1).astype(jnp.float32)).astype(jnp.int32)
-    short = (jnp.asarray(_autocontrast_shortfalls())[low, high] >> lax.div(level, 15).astype(jnp.uint32)) & 1
+    short = (jnp.asarray(_autocontrast_shortfalls())[low, high] >> lax.div(level, jnp.int32(15)).astype(jnp.uint32)) & 1
     level -= jnp.where(level * span == scaled, short.astype(jnp.int32), 0)
     return jnp.where(span > 0, level, x).astype(jnp.uint8)
 
@@ -310,7 +313,7 @@ def _equalize(image: jax.Array, _: jax.Array) -> jax.Array:
     place = (image.astype(jnp.uint32) + first).reshape(-1)
     counts = jnp.zeros(256 * channels, jnp.int32).at[place].add(1, mode="promise_in_bounds")
     brightest = counts.at[image.max(axis=(0, 1)) + first].get(mode="promise_in_bounds")
-    step = lax.div(pixels - brightest, 255)[:, None]
+    step = lax.div(pixels - brightest, jnp.int32(255))[:, None]
     counts = counts.reshape(channels, 256)
     below = jnp.cumsum(counts, axis=1) - counts
     # Half a step above the exact quotient, as in _autocontrast (exact up to 2**22 pixels); Pillow clips its table.

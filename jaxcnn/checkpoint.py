@@ -5,8 +5,10 @@ import hashlib
 import inspect
 import json
 import logging
+import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,9 +21,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
-from jaxcnn.config import ModelConfig, from_dict
+from jaxcnn.config import FreezeConfig, ModelConfig, OptimConfig, from_dict
 from jaxcnn.errors import InputError, reason
-from jaxcnn.step import Metrics, TrainState
+from jaxcnn.files import TEMPORARY
+from jaxcnn.masks import frozen_stages
+from jaxcnn.model import init_variables
+from jaxcnn.step import Metrics, TrainState, init_state
 from jaxcnn.train import EpochRecord
 
 
@@ -43,10 +48,10 @@ class Checkpoints:
         self._directory = Path(manager.directory)
 
     def save(self, state: TrainState, records: Sequence[EpochRecord], part: Metrics | None = None) -> None:
-        """Saves a state and what is behind it; returns once the arrays are copied, writes go on.
+        """Saves a state and what is behind it; returns once it is written, so that a kill costs no epoch that is over.
 
         Raises:
-            InputError: when this checkpoint, or the one before, cannot be written.
+            InputError: when it cannot be written.
         """
         behind = {
             "records": [record._asdict() for record in records],
@@ -64,6 +69,7 @@ class Checkpoints:
                 int(state.step),
                 args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), progress=ocp.args.JsonSave(progress)),
             )
+            self._manager.wait_until_finished()
 
     def restore(self, like: Callable[[int], TrainState]) -> Progress | None:
         """The newest state that can be read, and what is behind it; None if nothing was saved.
@@ -81,12 +87,31 @@ class Checkpoints:
                 print(f"the checkpoint after step {step} is damaged: {reason(error)}", file=sys.stderr)
                 damaged.append(step)
                 continue
-            for each in damaged:  # only now that there is another; they will be written again
-                self._manager.delete(each)
+            with _writing(self._directory):
+                for each in damaged:  # only now that there is another; they will be written again
+                    self._manager.delete(each)
             return progress
         if damaged:
             raise InputError(f"no checkpoint in {self._directory} can be read; --overwrite begins the run anew")
         return None
+
+    def read(self, step: str | None, like: Callable[[int], TrainState]) -> TrainState:
+        """The state after a step, or the last one; `like` is that of `restore`.
+
+        Raises:
+            InputError: when it is not there or cannot be read.
+        """
+        steps = {str(each): each for each in sorted(self._manager.all_steps())}
+        wanted = next(reversed(steps), None) if step is None else step
+        if wanted not in steps:
+            raise InputError(
+                f"{self._directory} has no checkpoint {wanted or ''}; there are {', '.join(steps) or 'none'}"
+            )
+        try:
+            return self._restore(steps[wanted], like).state
+        except Exception as error:  # Orbax raises whatever the layer that noticed the damage raised
+            why = reason(error)
+        raise InputError(f"{self._directory / wanted} is damaged: {why}; give another checkpoint or the run's folder")
 
     def _restore(self, step: int, like: Callable[[int], TrainState]) -> Progress:
         args = ocp.args.Composite(progress=ocp.args.JsonRestore())
@@ -115,14 +140,15 @@ def digest(tree: Any, note: str = "") -> str:
 
 
 @contextmanager
-def open_checkpoints(directory: Path) -> Iterator[Checkpoints]:
+def open_checkpoints(directory: Path, *, read_only: bool = False) -> Iterator[Checkpoints]:
     """The checkpoints in a folder, made if need be; what is being written is finished on the way out.
 
     Raises:
         InputError: when the folder, or what was still being written, cannot be written.
     """
     # What a killed process was writing goes with the next opening.
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, cleanup_tmp_directories=True)
+    writes = {} if read_only else {"max_to_keep": 2, "create": True, "cleanup_tmp_directories": True}
+    options = ocp.CheckpointManagerOptions(read_only=read_only, **writes)
     # Weights hardly compress, and the next epoch would wait for the processor that tries.
     handlers = {
         "state": ocp.PyTreeCheckpointHandler(use_compression=False),
@@ -182,31 +208,48 @@ def _writing(directory: Path) -> Iterator[None]:
 def save_weights(directory: Path, variables: Any, config: ModelConfig, *, overwrite: bool = False) -> None:
     """Writes variables and their configuration as one Orbax checkpoint; `overwrite` replaces one that is there.
 
+    It is written beside its place, and takes that when it is whole.
+
     Raises:
         InputError: when the folder exists or cannot be written.
     """
     if directory.exists() and not (overwrite and (directory / "_CHECKPOINT_METADATA").exists()):
         raise InputError(f"cannot write the checkpoint {directory}: it exists; give another destination")
+    aside = None
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=directory.parent.absolute(), prefix=f"{TEMPORARY}{directory.name}-"))
+        with _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             checkpointer.save(
-                directory.absolute(),
+                aside / "new",
                 args=ocp.args.Composite(
                     variables=ocp.args.StandardSave(variables),
                     model=ocp.args.JsonSave(asdict(config)),
                 ),
-                force=overwrite,
             )
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot write the checkpoint {directory}: {reason(error)}") from error
+        if directory.exists():
+            os.replace(directory, aside / "old")
+        os.replace(aside / "new", directory)
+    except Exception as error:  # Orbax raises whatever the layer below raised
+        raise InputError(
+            f"cannot write the checkpoint {directory}: {reason(error)}; free space or give another destination"
+        ) from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:
-    """Variables (NumPy arrays) and configuration of a checkpoint that `save_weights` wrote.
+    """Variables (NumPy arrays) and configuration of a checkpoint that `save_weights` or a run wrote.
+
+    Of a run, `directory` is `checkpoints`, which stands for the last one, or one of those inside.
 
     Raises:
         InputError: when the folder holds no such checkpoint, or a damaged one.
     """
+    for home, step in ((directory, None), (directory.parent, directory.name)):
+        if home.name == "checkpoints" and (home.parent / "config.json").exists():
+            return _load_trained(home, step)
     try:
         with _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             restored = checkpointer.restore(
@@ -227,3 +270,23 @@ def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:
         f"{directory} holds no readable checkpoint of weights: {why}; "
         "make one with python -m experiments.convert model.pth CHECKPOINT"
     )
+
+
+def _load_trained(home: Path, step: str | None) -> tuple[dict[str, Any], ModelConfig]:
+    """What `load_weights` returns, of a run's checkpoint: the one after a step, or the last."""
+    try:
+        values = json.loads((home.parent / "config.json").read_text())
+        sections = {"model": ModelConfig, "optim": OptimConfig, "freeze": FreezeConfig}
+        model, optim, freeze = (from_dict(kind, values[name], f"{name}.") for name, kind in sections.items())
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{home.parent / 'config.json'} does not describe these checkpoints: {reason(error)}"
+        ) from error
+
+    def like(epoch: int) -> TrainState:
+        frozen = frozen_stages(freeze, model, epoch)
+        return init_state(init_variables(model, jax.random.key(0)), model, optim, seed=0, frozen_stages=frozen)
+
+    with open_checkpoints(home, read_only=True) as checkpoints:
+        state = checkpoints.read(step, like)
+    return jax.device_get({"params": state.params, "batch_stats": state.batch_stats}), model

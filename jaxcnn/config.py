@@ -249,7 +249,8 @@ class FreezeConfig:
     unfreeze_every: int = 0
     """Begin with the head alone, and unfreeze one more stage every so many epochs, down to the mask; 0 does not."""
     layer_decay: float = 1.0
-    """The learning rate of each stage is this many times that of the stage after it (discriminative rates)."""
+    """The learning rate of each stage is this many times that of the stage after it (discriminative rates). Like
+    probing and unfreezing, it is for weights taken over: scratch does without."""
     cache_features: bool = True
     """Without augmentation, compute the output of the frozen stages once instead of in every epoch."""
 

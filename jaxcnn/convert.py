@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxcnn.config import Activation, ModelConfig, from_dict
 from jaxcnn.errors import InputError, reason
-from jaxcnn.files import write_whole
+from jaxcnn.files import is_there, write_whole
 
 StateDict = Mapping[str, Any]
 Variables = Mapping[str, Any]
@@ -212,6 +212,20 @@ def infer_config(
     return config, assumed
 
 
+def flags_to_read(state_dict: StateDict, config: ModelConfig) -> list[str]:
+    """The command line's words without which `infer_config` takes these weights for those of another network."""
+    told = {name: getattr(config, name) for name in ("input_size", "apply_pooling", "activation_function")}
+    try:
+        guess: ModelConfig | None = infer_config(state_dict)[0]
+    except InputError:
+        guess = None
+    words: list[str] = []
+    for name, value in told.items():
+        if guess is None or getattr(guess, name) != value:
+            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
+    return words
+
+
 class Source(NamedTuple):
     """Weights from a file or folder, with the network they belong to."""
 
@@ -244,8 +258,8 @@ def read_source(
         )
         if value is not None
     }
-    if path.is_dir():
-        if not (path / "model.pth").exists():
+    if is_there(path) and path.is_dir():
+        if not is_there(path / "model.pth"):
             from jaxcnn.checkpoint import load_weights
 
             variables, config = load_weights(path)
@@ -278,7 +292,7 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     Raises:
         InputError: naming the file, when it is missing, damaged, or holds anything but tensors.
     """
-    if not path.is_file():
+    if not (is_there(path) and path.is_file()):
         raise InputError(f"{path} does not exist; give the path of a model.pth or .safetensors file")
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
@@ -301,12 +315,16 @@ def _read_pickle(path: Path) -> Any:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                declared = sum(member.file_size for member in archive.infolist())
-            if declared > path.stat().st_size:  # torch.save compresses nothing
-                raise InputError(
-                    f"{path} would unpack to {declared:,} bytes, more than it holds; it was not read. "
-                    "Give a file that torch.save wrote"
-                )
+                members = archive.infolist()
+                declared = sum(member.file_size for member in members)
+                if declared > path.stat().st_size:  # torch.save compresses nothing
+                    raise InputError(
+                        f"{path} would unpack to {declared:,} bytes, more than it holds; it was not read. "
+                        "Give a file that torch.save wrote"
+                    )
+                for member in members:  # torch.load itself looks at no checksum
+                    if member.CRC:  # 0 is what PyTorch writes where it was told to compute none
+                        archive.read(member)
         return torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise

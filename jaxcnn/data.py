@@ -11,11 +11,14 @@ import numpy as np
 from PIL import Image
 
 from jaxcnn.config import DataConfig
-from jaxcnn.errors import InputError
+from jaxcnn.errors import InputError, reason
 from jaxcnn.reader import Split as Split
 from jaxcnn.reader import Stored, find_prepared, load_prepared
 
 _PREPARABLE = ("cifar10", "cifar100", "svhn_cropped")
+
+_FRACTION, _VALIDATION = 2**31, 2**31 + 1
+"""Numbers of random streams beyond those of any epoch, so that no two choices shuffle alike."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,10 @@ def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed:
         raise InputError(f"model.in_channels={in_channels} fits no data set; give 3, or 1 for grey images")
 
     def fit(image: np.ndarray) -> np.ndarray:
-        return fit_image(image, input_size, in_channels)
+        try:
+            return fit_image(image, input_size, in_channels)
+        except InputError as error:
+            raise InputError(f"data.name={config.name!r} does not fit the network: {error}") from error
 
     if config.name == "digits":
         stored = _load_digits(fit)
@@ -99,7 +105,7 @@ def fit_image(image: np.ndarray, size: int, channels: int) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise InputError(f"an image has {image.dtype} values and shape {image.shape}; grey or RGB bytes are needed")
     if image.shape[2] > channels:
-        raise InputError(f"the images are RGB, but model.in_channels={channels}; give 3")
+        raise InputError(f"the images are RGB, but model.in_channels={channels}; give 3, or weights that read RGB")
     if image.shape[:2] != (size, size):
         picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
         image = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, -1)
@@ -189,12 +195,11 @@ def _divide(split: Split, config: DataConfig, seed: int) -> tuple[Split, Split |
     """What `fraction` leaves of the training images, and what `validation` then holds out."""
     kept = np.arange(len(split.labels))
     if config.fraction < 1:
-        # Streams of their own, for else both choices would shuffle alike.
-        kept, _ = stratified_split(split.labels, 1 - config.fraction, (seed, 0))
+        kept, _ = stratified_split(split.labels, 1 - config.fraction, (seed, _FRACTION))
     if config.validation == 0:
         whole = len(kept) == len(split.labels)
         return split if whole else Split(split.images[kept], split.labels[kept]), None
-    rest, held = stratified_split(split.labels[kept], config.validation, (seed, 1))
+    rest, held = stratified_split(split.labels[kept], config.validation, (seed, _VALIDATION))
     if not len(held):
         raise InputError(
             f"data.validation={config.validation} of {len(kept)} training images leaves none to validate on; "
@@ -219,15 +224,23 @@ def _prepared_folder(config: DataConfig) -> Path:
     """The folder of the prepared set, prepared now where that is possible and has not been done."""
     name = re.sub(r"^svhn\b", "svhn_cropped", config.name)
     data_dir = config.dir or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    data_dir = data_dir.expanduser()
+    data_dir = _expanded(data_dir, "data.dir")
     folder = find_prepared(name, data_dir)
     if folder is None and name in _PREPARABLE:
         from jaxcnn.prepare import prepare
 
-        folder = prepare(name, data_dir, config.archives and config.archives.expanduser())
+        folder = prepare(name, data_dir, config.archives and _expanded(config.archives, "data.archives"))
     if folder is None:
         raise InputError(
             f"data.name={config.name!r} is not prepared in {data_dir}; prepare it there with tfds "
             "(file_format='array_record'), pass --data.dir, or choose cifar10, cifar100, svhn or digits"
         )
     return folder
+
+
+def _expanded(path: Path, name: str) -> Path:
+    """The path with its ~ replaced."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{name}={str(path)!r} cannot be used: {reason(error)}; give a path without ~") from error

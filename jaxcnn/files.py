@@ -18,6 +18,26 @@ TEMPORARY = ".jaxcnn-"
 """What the names of files begin with that are being written; a killed process leaves them."""
 
 
+def cache_folder() -> Path:
+    """Where this project keeps what it can make anew: under XDG_CACHE_HOME, or .cache in the user's home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn"
+    except RuntimeError:  # nobody's home: a place where nothing can be written, as callers are prepared for
+        return Path(os.devnull) / "jaxcnn"
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path exists.
+
+    Raises:
+        InputError: when that cannot be told, as of a name that is too long or in a folder that may not be read.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {reason(error)}; give another path") from error
+
+
 def write_whole(path: Path, save: Callable[[Path], object]) -> None:
     """Runs `save` on a temporary file beside `path`, then renames it: readers see the old file or the new one.
 

@@ -5,6 +5,7 @@ too and leaves a linear probe. The parameters that are trained, the optimiser's 
 batch norm all follow from it.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ Params = dict[str, Any]
 
 
 def frozen_stages(freeze: FreezeConfig, config: ModelConfig, epoch: int) -> int:
-    """How many stages are frozen in an epoch (counted from 0).
+    """How many stages are frozen in an epoch (counted from 0); never any where there are no weights to keep.
 
     Raises:
         InputError: when the mask freezes blocks that the network does not have.
@@ -29,11 +30,21 @@ def frozen_stages(freeze: FreezeConfig, config: ModelConfig, epoch: int) -> int:
             f"{config.num_blocks - 1}"
         )
     finally_frozen = {"partial": freeze.freeze_until_block + 1, "frozen": config.num_blocks}.get(freeze.mask, 0)
+    if freeze.mask == "scratch":
+        return 0
     if epoch < freeze.probe_epochs:
         return config.num_stages
     if freeze.unfreeze_every:
         return max(finally_frozen, config.num_stages - epoch // freeze.unfreeze_every)
     return finally_frozen
+
+
+def settled_epoch(freeze: FreezeConfig, config: ModelConfig) -> int:
+    """The epoch (counted from 0) from which on no further stage thaws: where the mask itself begins."""
+    if freeze.mask == "scratch":
+        return 0
+    finally_frozen = frozen_stages(freeze, config, sys.maxsize)
+    return freeze.unfreeze_every * (config.num_stages - finally_frozen) or freeze.probe_epochs
 
 
 def partition(params: Mapping[str, Any], config: ModelConfig, frozen_stages: int) -> tuple[Params, Params]:

@@ -172,6 +172,7 @@ class CNN(nn.Module):
             kernel_init=KERNEL_INITS[init],
             bias_init=bias_init(init, x.shape[-1]),
             name=name,
+            dot_general=lambda x, kernel, *_, **__: ops.dense(x, kernel),
         )
         return layer(x)
 

@@ -35,6 +35,7 @@ from jaxcnn.archives import (
     read_svhn,
 )
 from jaxcnn.errors import InputError, reason
+from jaxcnn.files import is_there
 
 
 class Checksum(NamedTuple):
@@ -268,7 +269,7 @@ def _undone(source: Source, data_dir: Path, *, downloaded: bool) -> Iterator[Non
 
 
 def _require_archives(source: Source, archives: Path) -> None:
-    if not archives.is_dir():
+    if not (is_there(archives) and archives.is_dir()):
         raise InputError(f"data.archives={archives} is no folder; {source.instructions}")
     missing = [name for name in source.files if not (archives / name).is_file()]
     if missing and source.layout(archives) is None:

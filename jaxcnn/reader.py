@@ -11,13 +11,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxcnn.errors import InputError, reason
+from jaxcnn.files import cache_folder
 
 _FORMAT = 1
 """Of the cached arrays; another number makes every cached set be read again."""
@@ -85,7 +86,7 @@ def load_prepared(folder: Path, fit: Callable[[np.ndarray], np.ndarray], shape: 
     """
     fingerprint = _fingerprint(folder)
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn"
+    home = cache_folder()
     entry = home / f"{folder.parent.name}-{'x'.join(map(str, shape))}-{place}"
     stored = _open_cache(entry, fingerprint, shape)
     if stored is None:
@@ -134,9 +135,16 @@ def _open_cache(entry: Path, fingerprint: str, shape: tuple[int, int, int]) -> S
             return None
         mapped = {name: np.asarray(np.load(entry / name, mmap_mode="r")) for name in sizes}
         splits = {name: Split(*(mapped[f"{name}_{part}.npy"] for part in Split._fields)) for name in _SPLITS}
-        if any(split.images.shape != (len(split.labels), *shape) for split in splits.values()):
-            return None
-        return Stored(**splits, class_names=tuple(meta["class_names"]))
+        names = tuple(meta["class_names"])
+        for images, labels in splits.values():
+            if images.shape != (len(labels), *shape) or [images.dtype, labels.dtype] != [
+                np.dtype(np.uint8),
+                np.dtype(np.int32),
+            ]:
+                return None
+            if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
+                return None
+        return Stored(**splits, class_names=names)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -147,6 +155,7 @@ def _read(folder: Path, fit: Callable[[np.ndarray], np.ndarray], shape: tuple[in
     from jaxcnn.prepare import quiet
 
     with quiet(), _reading(folder):
+        _refuse_foreign_code(folder)
         builder = tfds.builder_from_directory(folder)
         info = builder.info
         if not set(_SPLITS) <= set(info.splits):
@@ -170,6 +179,25 @@ def _read(folder: Path, fit: Callable[[np.ndarray], np.ndarray], shape: tuple[in
                 raise InputError(f"{folder} has images without a label in {name}; choose another data set")
             splits[name] = Split(images, labels)
         return Stored(**splits, class_names=tuple(info.features[label_key].names))
+
+
+def _refuse_foreign_code(folder: Path) -> None:
+    """Refuses features that are not tfds's own: it imports whatever module a data set's features.json names."""
+    found: list[Any] = [json.loads((folder / "features.json").read_text())]
+    while found:
+        node = found.pop()
+        if isinstance(node, str) and node.lstrip().startswith(("{", "[")):
+            with suppress(ValueError):  # an older form has JSON within JSON
+                found.append(json.loads(node))
+        if isinstance(node, dict):
+            for key in ("pythonClassName", "python_class_name", "type"):
+                name = node.get(key)
+                if isinstance(name, str) and "." in name and not name.startswith("tensorflow_datasets.core.features."):
+                    raise InputError(
+                        f"{folder}/features.json names {name!r}, code that is not tfds's own; it was not loaded. "
+                        "Choose another data set"
+                    )
+        found += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
 def _examples(source: Any, title: str) -> Iterator[Any]:

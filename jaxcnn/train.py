@@ -1,13 +1,13 @@
 """From steps to epochs to a run: `fit` turns a state and a data set into a stream of epochs.
 
-An image's way from the file to the loss: `data.load_dataset` -> `make_train_epoch` -> `augment.augment` ->
-`augment.standardise` -> `model.CNN` -> `step.cross_entropy`.
+An image's way from the file to the loss: `data.load_dataset` -> `make_train_epoch` -> `step.make_train_step`, which
+calls in turn `augment.augment` and `augment.standardise`, `model.CNN`, and `step.cross_entropy`.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from jaxcnn.augment import standardise
 from jaxcnn.config import ExperimentConfig, ModelConfig, Precision
 from jaxcnn.data import Dataset, Split, epoch_order
 from jaxcnn.errors import InputError
-from jaxcnn.masks import frozen_stages
+from jaxcnn.masks import frozen_stages, settled_epoch
 from jaxcnn.optim import Schedule, make_schedule, plateau_scale, stop_reason
 from jaxcnn.step import (
     Batch,
@@ -148,8 +148,9 @@ def make_train_epoch(step: TrainStep, split: Split, batch_size: int, *, steps_pe
     return train
 
 
-def _leaves(tree: Any) -> list[np.ndarray[Any, Any]]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _total(metrics: Sequence[Metrics]) -> Metrics:
@@ -171,9 +172,30 @@ def evaluate(
     return float(total.loss / total.count), float(100 * total.correct / total.count), predictions
 
 
+def evaluation_step(config: ExperimentConfig, dataset: Dataset, first_stage: int = 0) -> EvalStep:
+    """The jitted step that evaluates as a run does, on images or on what stage `first_stage` reads.
+
+    Equal settings get one and the same, so that an epoch's evaluation, the test's and another run's compile once.
+    """
+    return _evaluation_step(
+        model=config.model,
+        mean=tuple(dataset.mean),
+        std=tuple(dataset.std),
+        augmentation=config.data.augment if config.protocol == "original" else "none",
+        first_stage=first_stage,
+        vectorized=backend_form().vectorized,
+        precision=config.train.precision,
+    )
+
+
+@lru_cache(maxsize=8)
+def _evaluation_step(**settings: Any) -> EvalStep:
+    return jax.jit(make_eval_step(**settings))
+
+
 def compute_features(
     variables: Any,
-    split: Split,
+    splits: Sequence[Split],
     *,
     model: ModelConfig,
     mean: Sequence[float],
@@ -181,14 +203,22 @@ def compute_features(
     end_stage: int,
     batch_size: int,
     precision: Precision = "float32",
-) -> Split:
-    """What stage `end_stage` reads, in evaluation mode, for every image of `split`: (N, H, W, C) of that precision."""
+) -> list[Split]:
+    """What stage `end_stage` reads, in evaluation mode, for every image of each split: (N, H, W, C) or (N, C)."""
     network = make_network(model, precision)
     forward = jax.jit(
         lambda variables, images: network.apply(variables, standardise(images, mean, std), end_stage=end_stage)
     )
-    parts = [np.asarray(forward(variables, b.images)) for b in batches(split, np.arange(len(split.labels)), batch_size)]
-    return Split(np.concatenate(parts)[: len(split.labels)], split.labels)
+
+    def of(split: Split) -> Split:
+        n = len(split.labels)
+        kind = jnp.bfloat16 if precision == "bfloat16" else np.float32
+        features = np.empty((n, *_feature_shape(model, end_stage)), kind)
+        for start, batch in zip(range(0, n, batch_size), batches(split, np.arange(n), batch_size), strict=True):
+            features[start : start + batch_size] = np.asarray(forward(variables, batch.images))[: n - start]
+        return Split(features, split.labels)
+
+    return [of(split) for split in splits]
 
 
 def feature_bytes(config: ExperimentConfig, dataset: Dataset, end_stage: int) -> int:
@@ -227,9 +257,13 @@ def fit(
         should_stop: asked after each dispatch; once true, the epoch in hand ends there, unless it is over.
 
     Raises:
-        InputError: when the loss stops being finite, naming the step.
+        InputError: when the network has another number of classes than the data set, or the loss stops being finite,
+            naming the step.
         Paused: when `should_stop` cut an epoch short.
     """
+    if config.model.num_classes != dataset.num_classes:
+        given, wanted = config.model.num_classes, dataset.num_classes
+        raise InputError(f"model.num_classes={given} is not usable: {dataset.name} has {wanted} classes")
     optim, batch_size = config.optim, config.train.batch_size
     n = len(dataset.train.labels)
     steps = -(-n // batch_size)
@@ -270,7 +304,7 @@ def fit(
                     f"the validation loss is {val_loss} after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
                     "training diverged; lower optim.learning_rate or set optim.clip_norm"
                 )
-        elif not all(np.isfinite([np.min(leaf), np.max(leaf)]).all() for leaf in _leaves(state.params)):
+        elif not _all_finite(state.params):
             raise InputError(
                 f"a weight is no longer finite after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
                 "training diverged; lower optim.learning_rate or set optim.clip_norm"
@@ -312,25 +346,20 @@ class _Phase(NamedTuple):
 def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, frozen: int) -> _Phase:
     model, optim, batch_size = config.model, config.optim, config.train.batch_size
     form = backend_form()
-    original = config.protocol == "original"
     train, validation, first_stage = dataset.train, dataset.validation, 0
     if caches_features(config, dataset, frozen):
         first_stage = frozen
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-
-        def features(split: Split) -> Split:
-            return compute_features(
-                variables,
-                split,
-                model=model,
-                mean=dataset.mean,
-                std=dataset.std,
-                end_stage=frozen,
-                batch_size=batch_size,
-                precision=config.train.precision,
-            )
-
-        train, validation = features(train), validation and features(validation)
+        train, *held_out = compute_features(
+            {"params": state.params, "batch_stats": state.batch_stats},
+            [train] if validation is None else [train, validation],
+            model=model,
+            mean=dataset.mean,
+            std=dataset.std,
+            end_stage=frozen,
+            batch_size=batch_size,
+            precision=config.train.precision,
+        )
+        validation = held_out[0] if held_out else None
     steps_per_epoch = -(-len(train.labels) // batch_size)
     schedule = make_schedule(optim, steps_per_epoch=steps_per_epoch, epochs=config.train.epochs)
     step = make_train_step(
@@ -341,27 +370,22 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         std=dataset.std,
         augmentation=config.data.augment,
         frozen_stages=frozen,
-        layer_decay=config.freeze.layer_decay,
-        drifting_stats=original,
-        first_stage=first_stage,
-        vectorized=form.vectorized,
-        precision=config.train.precision,
-    )
-    eval_step = make_eval_step(
-        model=model,
-        mean=dataset.mean,
-        std=dataset.std,
-        augmentation=config.data.augment if original else "none",
+        layer_decay=1.0 if config.freeze.mask == "scratch" else config.freeze.layer_decay,
+        drifting_stats=config.protocol == "original",
         first_stage=first_stage,
         vectorized=form.vectorized,
         precision=config.train.precision,
     )
     train_epoch = make_train_epoch(step, train, batch_size, steps_per_call=form.steps_per_call)
-    return _Phase(schedule, train_epoch, jax.jit(eval_step), validation)
+    return _Phase(schedule, train_epoch, evaluation_step(config, dataset, first_stage), validation)
 
 
 def stopped(records: Sequence[EpochRecord], config: ExperimentConfig) -> str | None:
-    """Why a run with these records is over before its last epoch, or None."""
-    losses = [r.val_loss for r in records if r.val_loss is not None]
-    accuracies = [r.val_accuracy for r in records if r.val_accuracy is not None]
+    """Why a run with these records is over before its last epoch, or None.
+
+    Epochs of probing and of gradual unfreezing do not count, lest a run end before it has trained what it should.
+    """
+    counted = records[settled_epoch(config.freeze, config.model) :]
+    losses = [r.val_loss for r in counted if r.val_loss is not None]
+    accuracies = [r.val_accuracy for r in counted if r.val_accuracy is not None]
     return stop_reason(losses, accuracies, config.train)

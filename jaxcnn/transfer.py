@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxcnn.config import FreezeConfig, Head, Mask, ModelConfig
+from jaxcnn.config import Activation, FreezeConfig, Head, Mask, ModelConfig
 from jaxcnn.convert import Source, read_source
 from jaxcnn.errors import InputError
 from jaxcnn.masks import frozen_stages
@@ -25,6 +25,8 @@ class Transplant(NamedTuple):
     """Top-level modules whose weights come from the source."""
     new: list[str]
     """Those freshly initialised."""
+    unfit: list[str]
+    """Of the new ones, those that the source has in another shape."""
 
 
 def transplant(
@@ -60,7 +62,16 @@ def transplant(
         collection: {name: (source.variables if name in taken else fresh)[collection][name] for name in modules}
         for collection, modules in fresh.items()
     }
-    return Transplant(variables, config, taken, new)
+    unfit = [
+        name
+        for name in new
+        if name in source.variables["params"] and _shapes(source.variables, name) != _shapes(fresh, name)
+    ]
+    return Transplant(variables, config, taken, new, unfit)
+
+
+def _shapes(variables: Any, name: str) -> Any:
+    return jax.tree.map(lambda leaf: tuple(leaf.shape), variables["params"][name])
 
 
 def create_transfer_model(
@@ -71,6 +82,10 @@ def create_transfer_model(
     freeze_until_block: int = 1,
     head: Head = "fc3",
     seed: int = 0,
+    input_size: int | None = None,
+    apply_pooling: tuple[int, ...] | None = None,
+    activation_function: Activation | None = None,
+    dropout_rate: float | None = None,
 ) -> tuple[CNN, dict[str, Any], dict[str, Any]]:
     """A network for another task from saved weights: `(model, variables, mask)`.
 
@@ -81,15 +96,26 @@ def create_transfer_model(
         freeze_until_block: the last block that `partial` freezes, counted from 0.
         head: what is new: the last layer, or the whole classifier.
         seed: of the new layers.
+        input_size: what the source's network reads, where its files do not tell; so with the next two.
+        apply_pooling: see `input_size`.
+        activation_function: see `input_size`.
+        dropout_rate: while fine-tuning; the source's if not given.
 
     Returns:
         The module, its variables, and a tree like `variables["params"]` of booleans: True where a parameter trains
-        (what `optax.selective_transform` wants is its negation).
+        (what `optax.selective_transform` wants is its negation). To train with frozen blocks left alone, their running
+        statistics too, apply the module with `eval_stages`, the number of stages that the mask freezes
+        (`jaxcnn.masks.frozen_stages`).
 
     Raises:
         InputError: when the source cannot be read or the mask does not fit its network.
     """
-    made = transplant(read_source(Path(source)), num_classes=num_classes, head=head, key=jax.random.key(seed))
+    read = read_source(
+        Path(source), input_size=input_size, apply_pooling=apply_pooling, activation_function=activation_function
+    )
+    if dropout_rate is not None:
+        read = read._replace(config=replace(read.config, dropout_rate=dropout_rate))
+    made = transplant(read, num_classes=num_classes, head=head, key=jax.random.key(seed))
     freeze = FreezeConfig(mask=mask, freeze_until_block=freeze_until_block)
     frozen = frozen_stages(freeze, made.config, 0)
     variables = dict(init_variables(made.config, jax.random.key(seed))) if mask == "scratch" else made.variables

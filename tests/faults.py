@@ -9,6 +9,7 @@ end with status 143 and the next start continue at the very step at which it sai
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -101,15 +102,20 @@ class Trial:
             self.position = first
         for stopping, epoch in told:
             self.position = stopping or f"epoch {epoch}"
-        if wanted == -signal.SIGKILL:
+        if wanted == -signal.SIGKILL and (continued or told):
             self.position = None
         return wrong
 
     def finished(self) -> bool:
         return (self.folder / "summary.json").exists()
 
-    def writing(self) -> list[Path]:
-        return list((self.folder / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+    def writing(self) -> set[tuple[str, int]]:
+        """What Orbax is writing, or was when it was killed: names, and when each was last touched."""
+        found = set()
+        for path in (self.folder / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
+            with contextlib.suppress(FileNotFoundError):
+                found.add((path.name, path.stat().st_ctime_ns))
+        return found
 
 
 def wait(process: subprocess.Popen[bytes], seconds: float, until: Any = lambda: False) -> bool:
@@ -128,6 +134,7 @@ def hit(trial: Trial, kind: str, span: float, rng: random.Random) -> tuple[str |
     Returns:
         Where that hit the run, or None if it had ended before; and what is wrong with how it ended.
     """
+    left_over = trial.writing()  # by the kill before this one
     process = trial.start()
     if kind == "checkpoint":
         for _ in range(rng.randint(1, 3)):  # which of the next checkpoints
@@ -146,7 +153,7 @@ def hit(trial: Trial, kind: str, span: float, rng: random.Random) -> tuple[str |
         if process.wait(timeout=120) == 0:  # it ended in that moment
             return None, trial.end(process, 0)
         wrong = trial.end(process, -signal.SIGKILL)
-        return ("inside a checkpoint" if trial.writing() else "elsewhere"), wrong
+        return ("inside a checkpoint" if trial.writing() - left_over else "elsewhere"), wrong
     process.terminate()
     sent = time.monotonic()
     process.wait(timeout=120)

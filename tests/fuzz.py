@@ -25,6 +25,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import hypothesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(Path(__file__).parent))  # for make_archives, as `python -m tests.fuzz` needs it
 
@@ -194,7 +198,25 @@ def build(config: Any) -> None:
     jax.eval_shape(first, *(jax.ShapeDtypeStruct(shape, kind) for shape, kind in kinds))
 
 
-def fuzz_configs(count: int, rng: random.Random, folder: Path, report: Report) -> None:
+def explore(count: int, seed: int, one: Callable[[random.Random], None]) -> None:
+    """Has hypothesis draw so many examples. Nothing is shrunk: what fails is reported, and the others go on."""
+
+    @hypothesis.seed(seed)
+    @settings(
+        max_examples=count,
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.randoms(use_true_random=True))
+    def example(rng: random.Random) -> None:
+        one(rng)
+
+    example()
+
+
+def fuzz_configs(count: int, seed: int, folder: Path, report: Report) -> None:
     from experiments import cli, transfer
     from experiments.config_file import read_config
     from jaxcnn.config import DataConfig, ExperimentConfig, TransferConfig
@@ -202,7 +224,9 @@ def fuzz_configs(count: int, rng: random.Random, folder: Path, report: Report) -
     default = ExperimentConfig(data=DataConfig("digits", augment="none"))
     path = folder / "config.json"
     accepted: list[Any] = []
-    for number in range(count):
+
+    def one(rng: random.Random) -> None:
+        number = report.configurations
         kind = rng.choice([ExperimentConfig, TransferConfig])
         argv: list[str] = []
         if number % 10 < 8:
@@ -222,6 +246,8 @@ def fuzz_configs(count: int, rng: random.Random, folder: Path, report: Report) -
         if works and report.accepted % BUILT == 1:
             config = accepted[-1][0] if isinstance(accepted[-1], list) else accepted[-1]
             report.built += attempt(report, f"building {config}", lambda config=config: build(config))
+
+    explore(count, seed, one)
 
 
 # Files
@@ -329,14 +355,16 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     }
 
 
-def fuzz_files(count: int, rng: random.Random, folder: Path, report: Report) -> None:
+def fuzz_files(count: int, seed: int, folder: Path, report: Report) -> None:
     (folder / "whole").mkdir()
     known = samples(folder / "whole")
     for name, (path, read) in known.items():
         if not attempt(report, f"whole {name}", lambda path=path, read=read: read(path)):
             report.failures.append(f"whole {name}: refused")
     cheap = [name for name in known if "checkpoint" not in name and name not in ("prepared set", "cache")]
-    for number in range(count):
+
+    def one(rng: random.Random) -> None:
+        number = sum(report.files.values())
         # What takes a tenth of a second to read is read less often.
         name = rng.choice(list(known) if number % 4 == 0 else cheap)
         path, read = known[name]
@@ -362,6 +390,8 @@ def fuzz_files(count: int, rng: random.Random, folder: Path, report: Report) -> 
         report.read_all_the_same += attempt(report, what, lambda read=read, copy=copy: read(copy))
         report.files[name] = report.files.get(name, 0) + 1
 
+    explore(count, seed, one)
+
 
 def run(configs: int, files: int, seed: int, folder: Path) -> Report:
     report, began = Report(), time.monotonic()
@@ -371,8 +401,8 @@ def run(configs: int, files: int, seed: int, folder: Path) -> Report:
         f"{told.err_msg}: {told.exc_value!r} {told.object!r}"[:300]
     )
     try:
-        fuzz_configs(configs, random.Random(seed), folder, report)
-        fuzz_files(files, random.Random(seed), folder, report)
+        fuzz_configs(configs, seed, folder, report)
+        fuzz_files(files, seed, folder, report)
     finally:
         sys.unraisablehook = hook
         os.environ.pop("XDG_CACHE_HOME", None)

@@ -61,6 +61,13 @@ FILES: dict[str, Any] = {
     "runs/mistyped/summary.json": {**dict.fromkeys(SUMMARY, 1), **dict.fromkeys(TEXTS, "x"), "test_accuracy": "high"},
     "runs/broken/config.json": FINISHED,
     "runs/broken/summary.json": "{",
+    "runs/huge_number/config.json": FINISHED,
+    "runs/huge_number/summary.json": {
+        **dict.fromkeys(SUMMARY, 1),
+        **dict.fromkeys(TEXTS, "x"),
+        "test_accuracy": 10**400,
+    },
+    "runs/data/config.json": {**FINISHED, "resolved": {"images": {"train": 1, "validation": 0, "test": 1}}},
     "runs/short/config.json": EXTENSIBLE,
     "runs/cosine/config.json": FINISHED,
     "runs/stopped/config.json": EXTENSIBLE,
@@ -239,7 +246,17 @@ BAD: list[tuple[str, str]] = [
     ("convert {d}/good.pth {d}/empty --input-size 8 --overwrite", "{d}/empty"),
     ("convert {d}/notensors {d}/out.pth", "{d}/notensors"),
     ("convert {d}/good.pth", "DESTINATION"),
-    ("baselines --epochs x", "--epochs"),
+    ("convert {d}/" + 300 * "x" + " {d}/out.pth", "File name too long"),
+    ("convert {d}/good.pth {d}/" + 300 * "x" + ".pth --input-size 8", "File name too long"),
+    ("train --data.name cifar10 --data.dir {d}/new --data.archives {d}/" + 300 * "x", "File name too long"),
+    ("train --data.name cifar10 --data.dir ~nosuchuser/sets", "data.dir='~nosuchuser/sets'"),
+    ("train --data.name svhn --data.dir {d}/new --data.archives ~nosuchuser", "data.archives='~nosuchuser'"),
+    ("transfer --source {d}/good.pth --input-size 8 --mask all --freeze-until-block 9", "freeze_until_block=9"),
+    ("transfer --source {d}/flipped.pth", "{d}/flipped.pth is damaged"),
+    ("transfer --source {d}/runs/other/checkpoints", "{d}/runs/other/checkpoints"),
+    ("train --runs-dir {d}/runs --name huge_number", "lacks test_accuracy"),
+    ("train --runs-dir {d}/runs --name data", "other images than digits has now"),
+    ("baselines --train.epochs x", "--train.epochs"),
     ("baselines --names mnist --runs-dir {d}/new", "data.name='mnist'"),
 ]
 
@@ -249,6 +266,9 @@ def write_weights(folder: Path) -> None:
     good = to_torch(init_variables(model, jax.random.key(0)), model)
     torch.save(good, folder / "good.pth")
     (folder / "cut.pth").write_bytes((folder / "good.pth").read_bytes()[:-3000])
+    flipped = bytearray((folder / "good.pth").read_bytes())
+    flipped[flipped.index(good["fc1.weight"].numpy().tobytes()) + 5] ^= 4
+    (folder / "flipped.pth").write_bytes(flipped)
     torch.save([1, 2], folder / "list.pth")
     torch.save({"layer.weight": torch.zeros(2, 2)}, folder / "foreign.pth")
     torch.save({"blocks.0.0.weight": "text"}, folder / "strings.pth")

@@ -1,8 +1,10 @@
 """Checkpoints: every bit comes back, and what cannot come back is refused."""
 
+import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from experiments.pytorch_network import TorchCNN
 from jaxcnn import InputError, ModelConfig, OptimConfig
 from jaxcnn.checkpoint import load_weights, open_checkpoints, save_weights
+from jaxcnn.config import ExperimentConfig, FreezeConfig
 from jaxcnn.convert import from_torch
 from jaxcnn.step import Metrics, TrainState, init_state
 from jaxcnn.train import EpochRecord
@@ -234,3 +237,24 @@ def test_other_folders_and_files_are_no_weights(tmp_path: Path) -> None:
     for place in ("run", "run/1", "empty", "file"):
         with pytest.raises(InputError, match="holds no readable checkpoint"):
             load_weights(tmp_path / place)
+
+
+def test_a_runs_own_checkpoints_are_weights_too(tmp_path: Path) -> None:
+    states = {3: draw_state(3), 6: draw_state(6)}
+    with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
+        for step, state in states.items():
+            checkpoints.save(state, draw_records(step // 3))
+    freeze = FreezeConfig(mask="partial", freeze_until_block=0)
+    config = ExperimentConfig(model=MODEL, freeze=freeze)
+    (tmp_path / "config.json").write_text(json.dumps(asdict(config), default=str))
+    for given, step in (("checkpoints", 6), ("checkpoints/6", 6), ("checkpoints/3", 3)):
+        variables, model = load_weights(tmp_path / given)
+        assert model == MODEL
+        assert_same_bits(variables, {"params": states[step].params, "batch_stats": states[step].batch_stats})
+    with pytest.raises(InputError, match=r"has no checkpoint 4; there are 3, 6"):
+        load_weights(tmp_path / "checkpoints" / "4")
+    victim = max((tmp_path / "checkpoints" / "6" / "state").rglob("*"), key=lambda path: path.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"checkpoints/6 is damaged"):
+        load_weights(tmp_path / "checkpoints")
+    assert (tmp_path / "checkpoints" / "6").exists()  # nothing of the run's is touched

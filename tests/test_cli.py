@@ -315,7 +315,7 @@ def test_a_device_that_the_machine_lacks_is_refused(device: str, tmp_path: Path)
     [
         ("svhn", "--train.epochs 0", "train.epochs=0"),
         ("cifar100", "--config missing.json", "missing.json"),
-        ("baselines", "--epochs x", "--epochs"),
+        ("baselines", "--train.epochs x", "--train.epochs"),
         ("convert", "missing.pth out.pth", "missing.pth"),
         ("convert", "only_one", "A .pth or .safetensors file"),
     ],

@@ -20,7 +20,15 @@ from experiments.pytorch_network import TorchCNN
 from jaxcnn import InputError, ModelConfig
 from jaxcnn.checkpoint import save_weights
 from jaxcnn.config import DataConfig, ExperimentConfig
-from jaxcnn.convert import from_torch, infer_config, read_source, read_state_dict, to_torch, write_state_dict
+from jaxcnn.convert import (
+    flags_to_read,
+    from_torch,
+    infer_config,
+    read_source,
+    read_state_dict,
+    to_torch,
+    write_state_dict,
+)
 
 SMALL = ModelConfig(
     input_size=8, in_channels=1, hidden_dims=(2, 3, 4, 5), layers_per_block=(2, 1), apply_pooling=(1, 0),
@@ -388,3 +396,27 @@ def test_weights_that_the_disk_does_not_take_are_an_input_error(
     assert f"cannot write {path}" in problem
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_flipped_bit_in_a_model_pth_is_noticed(tmp_path: Path) -> None:
+    """PyTorch itself looks at no checksum, and would load the other number."""
+    path = tmp_path / "model.pth"
+    torch.save({"fc3.bias": torch.arange(4096.0)}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.arange(4096.0).numpy().tobytes()) + 8001] ^= 1
+    path.write_bytes(data)
+    assert not torch.equal(torch.load(path, weights_only=True)["fc3.bias"], torch.arange(4096.0))
+    with pytest.raises(InputError, match=r"model\.pth is damaged.*CRC"):
+        read_state_dict(path)
+
+
+def test_the_flags_that_a_weight_file_needs_to_be_read_again_are_told() -> None:
+    plain = ModelConfig(
+        hidden_dims=(4, 6, 9, 7), layers_per_block=(1, 1), apply_pooling=(1, 0), apply_bn=(1, 1), num_blocks=2
+    )
+    odd = replace(plain, input_size=8, apply_pooling=(0, 1), activation_function="gelu")
+    for config, wanted in (
+        (plain, []),
+        (odd, ["--input-size", "8", "--apply-pooling", "0", "1", "--activation-function", "gelu"]),
+    ):
+        assert flags_to_read(TorchCNN(config).state_dict(), config) == wanted

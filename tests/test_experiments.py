@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tyro
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
@@ -24,7 +25,7 @@ from experiments.display import Progress
 from experiments.pytorch_network import TorchCNN
 from experiments.run import run_experiment
 from jaxcnn.checkpoint import Checkpoints
-from jaxcnn.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
+from jaxcnn.config import DEEP, DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxcnn.data import load_dataset
 from jaxcnn.errors import InputError
 from jaxcnn.train import EpochRecord
@@ -187,7 +188,8 @@ def test_pytorch_gets_the_same_predictions_from_the_weights(finished: Path) -> N
 
 
 def test_the_weights_are_those_of_the_best_epoch(finished: Path) -> None:
-    best = int(np.argmin(np.load(finished / "results" / "val_loss.npy"))) + 1
+    loss, accuracy = (np.load(finished / "results" / f"val_{name}.npy") for name in ("loss", "accuracy"))
+    best = min(range(len(loss)), key=lambda i: (-accuracy[i], loss[i])) + 1
     assert json.loads((finished / "summary.json").read_text())["best_epoch"] == best
     assert weights(finished)["blocks.0.1.num_batches_tracked"] == best * STEPS
 
@@ -393,17 +395,21 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.C
     short = replace(TINY, runs_dir=tmp_path, train=TrainConfig(1, 64))
     bad = replace(short, data=replace(short.data, classes=(0, 99)))
     good = replace(short, train=TINY.train)
-    outcomes = run_experiments([("short", short), ("bad", bad), ("good", good)])
-    assert [outcome.name for outcome in outcomes] == ["short", "bad", "good"]
-    assert [outcome.summary is None for outcome in outcomes] == [False, True, False]
+    broken: Any = replace(short)
+    object.__setattr__(broken, "optim", None)  # an error of another kind
+    outcomes = run_experiments([("short", short), ("bad", bad), ("broken", broken), ("good", good)])
+    assert [outcome.name for outcome in outcomes] == ["short", "bad", "broken", "good"]
+    assert [outcome.summary is None for outcome in outcomes] == [False, True, True, False]
     accuracies = {o.name: o.summary["test_accuracy"] for o in outcomes if o.summary is not None}
     assert accuracies["good"] > accuracies["short"]
     out, err = capsys.readouterr()
     assert "error: bad: " in err
     assert "label 99" in err
+    assert "error: broken: " in err
+    assert "Error: " in err.partition("error: broken: ")[2]  # its kind
     assert f"best run: good, test accuracy {accuracies['good']:.2f} %" in out
     assert "failed" in out
-    assert {path.name for path in tmp_path.iterdir()} == {"short", "good", "experiment_logs.csv"}
+    assert {path.name for path in tmp_path.iterdir()} - {"broken"} == {"short", "good", "experiment_logs.csv"}
 
 
 def test_the_baselines_share_their_flags_and_report_failures_in_the_end(
@@ -417,14 +423,16 @@ def test_the_baselines_share_their_flags_and_report_failures_in_the_end(
         return [baselines.Outcome(name, None, "why" if name == "svhn" else None) for name, _ in experiments]
 
     monkeypatch.setattr(baselines, "run_experiments", take)
-    flags = baselines.Flags(tmp_path, seed=3, dir=tmp_path / "sets", epochs=7, overwrite=True)
+    words = f"--runs-dir {tmp_path} --seed 3 --data.dir {tmp_path}/sets --data.augment none --model.preset deep"
+    flags = tyro.cli(baselines.Flags, args=[*words.split(), "--train.epochs", "7", "--overwrite"])
     with pytest.raises(InputError, match=r"1 of 3 runs failed: svhn"):
         run_baselines(flags)
     assert [name for name, _ in seen] == ["cifar10", "cifar100", "svhn"]
     for name, config in seen:
         wanted = baseline(name)
-        data, train = replace(wanted.data, dir=tmp_path / "sets"), replace(wanted.train, epochs=7)
-        assert config == replace(wanted, runs_dir=tmp_path, seed=3, data=data, train=train)
+        data = replace(wanted.data, dir=tmp_path / "sets", augment="none")
+        train = replace(wanted.train, epochs=7)
+        assert config == replace(wanted, runs_dir=tmp_path, seed=3, data=data, model=DEEP, train=train)
 
 
 # Conversion

@@ -126,6 +126,19 @@ def python(path: Path) -> object:
     return read_cifar_python(path, CIFAR10)
 
 
+def prepared(path: Path) -> object:
+    return load_dataset(DataConfig("cifar10", dir=path), input_size=32, in_channels=3, seed=0)
+
+
+def features(folder: Path, described: object) -> Path:
+    """A prepared set whose description names a module; tfds would import it, and that would touch the canary."""
+    checksums = archives.write_official(folder / "archives", "cifar10", archives.cifar10(2))
+    prepare("cifar10", folder / "sets", folder / "archives", checksums)
+    (folder / "songbird.py").write_text(f"from pathlib import Path\nPath({str(folder / 'canary')!r}).touch()\n")
+    write(folder / "sets" / "cifar10" / "3.0.2" / "features.json", json.dumps(described).encode())
+    return folder / "sets"
+
+
 def config(path: Path) -> object:
     return read_config(path, ExperimentConfig)
 
@@ -199,6 +212,28 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
         python,
     ),
     "mat: an absurd shape": (mat, read_svhn),
+    "features: import code": (lambda folder: features(folder, {"pythonClassName": "songbird.Feature"}), prepared),
+    "features: import code, by the other name": (
+        lambda folder: features(folder, {"python_class_name": "songbird.Feature"}),
+        prepared,
+    ),
+    "features: import code, old form within the new": (
+        lambda folder: features(
+            folder,
+            {
+                "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+                "featuresDict": {
+                    "features": {
+                        "image": {
+                            "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+                            "jsonFeature": {"json": json.dumps({"x": {"type": "songbird.Feature", "content": {}}})},
+                        }
+                    }
+                },
+            },
+        ),
+        prepared,
+    ),
     "json: nested without end": (deep, config),
     "json: nested without end, by name": (lambda folder: deep(folder, '{"train":'), config),
     "json: a number of 10**5 digits": (
@@ -218,10 +253,12 @@ def bomb() -> bytes:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_is_refused_without_effect(name: str, tmp_path: Path) -> None:
+def test_a_hostile_file_is_refused_without_effect(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make, read = HOSTILE[name]
     home = tmp_path / "home"
     home.mkdir()
+    monkeypatch.syspath_prepend(home)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = make(home)
     before = contents(tmp_path)
     with pytest.raises(InputError) as refused:
@@ -239,6 +276,16 @@ def test_the_canary_sings_where_nothing_stops_it(tmp_path: Path) -> None:
         pickle.loads(data)
         assert (tmp_path / "canary").exists()
         (tmp_path / "canary").unlink()
+
+
+def test_the_songbird_sings_where_tfds_is_left_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow_datasets as tfds
+
+    folder = features(tmp_path, {"pythonClassName": "songbird.Feature"})
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Exception, match="songbird"):
+        tfds.builder_from_directory(folder / "cifar10" / "3.0.2").info  # noqa: B018
+    assert (tmp_path / "canary").exists()
 
 
 def test_a_hostile_archive_is_refused_when_it_is_prepared(tmp_path: Path) -> None:

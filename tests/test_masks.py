@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from experiments.pytorch_network import TorchCNN
 from jaxcnn import DEEP, SHALLOW, ModelConfig, OptimConfig, init_variables
-from jaxcnn.masks import count_parameters, partition
+from jaxcnn.config import FreezeConfig
+from jaxcnn.masks import count_parameters, frozen_stages, partition, settled_epoch
 from jaxcnn.step import init_state
 
 
@@ -100,3 +101,23 @@ def test_the_optimiser_remembers_trained_parameters_only(optimizer: str) -> None
         for name, module in trained.items():
             moments = [leaf for leaf in jax.tree.leaves(state.opt_state[name]) if leaf.ndim]
             assert sum(m.size for m in moments) == copies * sum(p.size for p in jax.tree.leaves(module))
+
+
+@pytest.mark.parametrize(
+    ("fields", "frozen", "settled"),
+    [
+        ({"mask": "partial", "freeze_until_block": 0, "probe_epochs": 3}, [6, 6, 6, 1, 1], 3),
+        ({"mask": "full", "unfreeze_every": 1}, [6, 5, 4, 3, 2, 1, 0, 0], 6),
+        ({"mask": "frozen", "unfreeze_every": 2}, [6, 6, 5, 5, 4, 4], 4),
+        ({"mask": "frozen"}, [4, 4], 0),
+        ({"mask": "scratch", "probe_epochs": 3}, [0, 0], 0),
+        ({"mask": "scratch", "unfreeze_every": 2}, [0, 0], 0),
+    ],
+)
+def test_what_is_frozen_in_each_epoch_and_when_that_settles(
+    fields: dict[str, Any], frozen: list[int], settled: int
+) -> None:
+    """Four blocks, fc1 and fc2; new weights have nothing to keep, and so are never frozen."""
+    freeze = FreezeConfig(**fields)
+    assert [frozen_stages(freeze, SHALLOW, epoch) for epoch in range(len(frozen))] == frozen
+    assert settled_epoch(freeze, SHALLOW) == settled

@@ -209,6 +209,26 @@ def test_conv_activation_pool_is_right_when_fused(act: Callable[[Array], Array],
             assert distance(ours, plain) < 1e-12
 
 
+def plain_norm(x: Array, scale: Array, shift: Array) -> Array:
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    return (x - mean) / jnp.sqrt(var + 1e-5) * scale + shift
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(8, 3), (1024, 1024), (1030, 1024)])
+def test_dense_layer_is_the_plain_product_and_pytorchs(inputs: int, outputs: int) -> None:
+    """Large kernels take the transposed copy in parts, but not one whose inputs cannot be divided."""
+    rng = np.random.default_rng(0)
+    x, kernel, g = rng.normal(size=(5, inputs)), rng.normal(size=(inputs, outputs)), rng.normal(size=(5, outputs))
+    with jax.enable_x64(True):
+        ours = with_gradients(ops.dense, g, x, kernel)
+        plain = with_gradients(jnp.matmul, g, x, kernel)
+    tensors = [torch.from_numpy(a).requires_grad_() for a in (x, kernel)]
+    y = torch.matmul(*tensors)
+    theirs = [y, *torch.autograd.grad(y, tensors, torch.from_numpy(g))]
+    assert distance(ours, plain) < 1e-13
+    assert distance(ours, [a.detach().numpy() for a in theirs]) < 1e-13
+
+
 def torch_norm(keep: np.ndarray) -> Callable[..., Any]:
     """Batch norm by the kept images' statistics, of the kept images."""
     return lambda x, scale, shift: F.batch_norm(x[keep], None, None, scale, shift, training=True, eps=1e-5)
@@ -226,6 +246,9 @@ def test_batch_norm_is_pytorchs_over_the_mask(masked: bool) -> None:
         y, *back = with_gradients(lambda *a: ops.batch_norm(*a, mask)[0], g, x, scale, shift)
         _, mean, var, n = ops.batch_norm(jnp.asarray(x), scale, shift, mask)
     assert distance([y[keep], *back], theirs) < 1e-13
+    if not masked:
+        with jax.enable_x64(True):
+            assert distance([y, *back], with_gradients(plain_norm, g, x, scale, shift)) < 1e-13
     assert int(n) == x[keep].size // 7
     np.testing.assert_allclose(mean, x[keep].mean((0, 1, 2)), rtol=1e-13)
     np.testing.assert_allclose(var, x[keep].var((0, 1, 2)), rtol=1e-13)

@@ -426,3 +426,35 @@ def test_a_transfer_that_cannot_begin_leaves_nothing(finished: Path, tmp_path: P
         with pytest.raises(InputError, match="cannot be taken over"):
             run_experiment(config)
     assert not (tmp_path / "runs").exists()
+
+
+# What else can have changed
+
+
+def test_checkpoints_that_are_gone_are_missed(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(TINY, runs_dir=tmp_path)
+    run_experiment(replace(config, train=replace(TINY.train, epochs=2)))
+    shutil.rmtree(tmp_path / "tiny" / "checkpoints" / str(2 * STEPS))
+    capsys.readouterr()
+    run_experiment(config, EXTEND)
+    out = capsys.readouterr().out
+    assert "the checkpoint after epoch 2 is gone\ncontinuing after epoch 1\n" in out
+    assert_same_run(tmp_path / "tiny", finished)
+
+
+def test_other_versions_are_told_and_other_images_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(TINY, runs_dir=tmp_path, train=replace(TINY.train, epochs=1))
+    run_experiment(config)
+    path = tmp_path / "tiny" / "config.json"
+    began = json.loads(path.read_text())
+    capsys.readouterr()
+    began["resolved"]["versions"]["jax"] = "0.0.1"
+    path.write_text(json.dumps(began))
+    run_experiment(replace(config, train=replace(TINY.train, epochs=2)), EXTEND)
+    assert "versions.jax was 0.0.1, is " in capsys.readouterr().out
+    began["resolved"]["mean"][0] += 1e-3
+    path.write_text(json.dumps(began))
+    with pytest.raises(InputError, match=r"other images than digits has now: mean differ"):
+        run_experiment(config)

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import make_archives as archives
 import pytest
 import torch
 
+from experiments import transfer as transfer_module
 from experiments.comparison import rows
 from experiments.config_file import read_config
 from experiments.transfer import parse, transfer
-from jaxcnn import ModelConfig, init_variables
+from jaxcnn import InputError, ModelConfig, init_variables
 from jaxcnn.config import Augment, TransferConfig
 from jaxcnn.convert import from_torch, read_state_dict, write_state_dict
 from jaxcnn.data import as_original, load_dataset
+from jaxcnn.prepare import prepare
 from jaxcnn.step import make_eval_step
 from jaxcnn.train import evaluate
 
@@ -149,3 +152,61 @@ def test_under_the_originals_protocol_the_test_images_are_augmented_too(source: 
 
     assert summary(tmp_path / "original")["test_loss"] == pytest.approx(loss("flipcrop"), rel=1e-6)
     assert abs(loss("flipcrop") - loss("none")) > 1e-4
+
+
+def test_a_comparison_is_refused_before_anything_is_trained(source: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    with pytest.raises(InputError, match=r"freeze_until_block=9"):
+        transfer(flags(source, runs, "--mask", "all", "--freeze-until-block", "9"))
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize("name", ["from_scratch", "a_scratch_b", ""])
+def test_a_comparison_is_named_after_all_its_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = []
+    monkeypatch.setattr(transfer_module, "compare", lambda configs, folder, existing: folders.append(folder.name))
+    words = ["--mask", "all", "--target", "digits", *(["--name", name] if name else [])]
+    transfer(words)
+    transfer([*words, "--seeds", "3"])
+    assert folders == [f"{name or 'transfer_cifar10_to_digits'}_comparison"] * 2
+
+
+def test_folders_that_differ_behind_a_dot_are_different_sources() -> None:
+    names = [parse(["--source", f"runs/lr0.{i}", "--mask", "full"])[0][0].name for i in (1, 5)]
+    assert names == ["transfer_lr0.1_to_cifar100_full", "transfer_lr0.5_to_cifar100_full"]
+
+
+def test_what_is_taken_over_and_what_trains_is_printed(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--mask", "partial", "--freeze-until-block", "0", "--probe-epochs", "1", "--name"]
+    transfer(flags(source, tmp_path, *words, "sound"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == [
+        f"assumed of the source, as its weights do not tell: {each}"
+        for each in ("activation_function=relu", "apply_pooling=[1, 0] (the first blocks pool)")
+    ] + [
+        f"taken over from {source}: block_0, block_1, fc1, fc2; new: fc3; did not fit: fc3",
+        f"{tmp_path}/sound: digits, 10 classes, 1,294 training, 144 validation, 359 test images; augmentation none; "
+        "seed 0; on cpu",
+    ]
+    assert lines[4] == (
+        "trains 2,602 of 2,722 parameters: block_0 120 (frozen), block_1 312, fc1 2,064, fc2 136, fc3 90"
+    )
+    assert "from the next epoch on, these train too: block_1, fc1, fc2" in lines
+    transfer(flags(source, tmp_path, "--mask", "scratch", "--name", "new", "--train.epochs", "1"))
+    out = capsys.readouterr().out
+    assert f"nothing is taken over from {source}" in out
+    assert "assumed of the source" in out
+
+
+def test_a_grey_network_and_a_coloured_target_do_not_fit(source: Path, tmp_path: Path) -> None:
+    checksums = archives.write_official(tmp_path / "archives", "cifar10", archives.cifar10(2))
+    prepare("cifar10", tmp_path / "sets", tmp_path / "archives", checksums)
+    grey = tmp_path / "grey" / "model.pth"
+    config = replace(TINY, in_channels=1)
+    write_state_dict(grey, init_variables(config, jax.random.key(0)), config)
+    with pytest.raises(InputError, match=r"data.name='cifar10' does not fit the network: .* model.in_channels=1"):
+        transfer(
+            ["--source", str(grey), "--input-size", "8", "--target", "cifar10", "--data.dir", str(tmp_path / "sets")]
+        )
