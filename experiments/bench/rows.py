@@ -1,5 +1,6 @@
 """Every row of the benchmark, and what measures it."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -52,6 +53,21 @@ def compiled_steps(setting: Setting, frozen_blocks: int) -> tuple[Program | None
     return program, ""
 
 
+PATIENCE = 20.0  # seconds, for what takes PyTorch's other forms two
+
+
+def half_steps(setting: Setting, frozen_blocks: int) -> tuple[Program | None, str]:
+    """The same in bfloat16; None and what one turn showed on a processor whose instructions do not know the type."""
+    program = torch_steps(setting, frozen_blocks, bfloat16=True)
+    began = time.perf_counter()
+    program()
+    seconds = time.perf_counter() - began
+    if seconds < PATIENCE:
+        return program, ""
+    rate = setting.steps * setting.batch_size / seconds
+    return None, f"pytorch bf16 {rate:.0f} in a single turn, as this processor has no bfloat16"
+
+
 def step_rows(mask: Mask, setting: Setting, skipped: Skipped) -> list[Row]:
     """A training step with this mask, in all of PyTorch's forms; with the full mask also what is derived from it."""
     name, full = f"step_{mask}", mask == "full"
@@ -60,13 +76,14 @@ def step_rows(mask: Mask, setting: Setting, skipped: Skipped) -> list[Row]:
         "jaxcnn": jax_program.train_steps(setting, mask),
         "pytorch": torch_steps(setting, frozen_blocks),
     }
-    note = ""
+    note, further = "", {}
     if not skipped(name):
         programs["jaxcnn_bf16"] = jax_program.train_steps(setting, mask, precision="bfloat16")
-        programs["pytorch_bf16"] = torch_steps(setting, frozen_blocks, bfloat16=True)
-        compiled, note = compiled_steps(setting, frozen_blocks)
-        if compiled is not None:
-            programs["pytorch_compiled"] = compiled
+        half, slow = half_steps(setting, frozen_blocks)
+        compiled, failed = compiled_steps(setting, frozen_blocks)
+        further = {"pytorch_bf16": half, "pytorch_compiled": compiled}
+        programs |= {column: program for column, program in further.items() if program is not None}
+        note = "; ".join(filter(None, (slow, failed)))
     if full and not skipped("stock_step_full"):
         programs["stock"] = stock.train_steps(setting)
     if full and not all(map(skipped, MATMUL_ROWS)):
@@ -75,8 +92,7 @@ def step_rows(mask: Mask, setting: Setting, skipped: Skipped) -> list[Row]:
     seconds = take_turns(programs, setting.rounds)
     speed = rates(seconds, setting.steps * setting.batch_size)
     columns = {column: speed[column] for column in speed if column.startswith(("jaxcnn", "pytorch"))}
-    if note:
-        columns["pytorch_compiled"] = []
+    columns |= {column: [] for column, program in further.items() if program is None}
     rows = [Row(name, f"training step, {WHAT[mask]}, batch {setting.batch_size}", "images/s", columns, note=note)]
     if "stock" in speed:
         both = {"jaxcnn": speed["stock"], "pytorch": speed["pytorch"], "product": speed["jaxcnn"]}
