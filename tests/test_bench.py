@@ -203,3 +203,13 @@ def test_a_page_keeps_what_is_outside_the_markers() -> None:
 
 def test_numbers_are_short() -> None:
     assert [show.number(value) for value in (None, 0.123, 12.34, 1234.5)] == ["", "0.12", "12.3", "1,234"]
+
+
+def test_what_this_processor_does_not_know_gets_one_turn_and_a_remark(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, remark = rows.half_steps(TINY, frozen_blocks=4)
+    assert program is not None
+    assert remark == ""
+    monkeypatch.setattr(rows, "PATIENCE", 0.0)
+    program, remark = rows.half_steps(TINY, frozen_blocks=4)
+    assert program is None
+    assert remark.startswith("pytorch bf16 ")
