@@ -236,6 +236,9 @@ def save_weights(directory: Path, variables: Any, config: ModelConfig, *, overwr
         ) from error
     finally:
         if aside is not None:
+            if not directory.exists():  # the last step failed: what was there goes back
+                with suppress(OSError):
+                    os.replace(aside / "old", directory)
             shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -258,3 +259,23 @@ def test_a_runs_own_checkpoints_are_weights_too(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"checkpoints/6 is damaged"):
         load_weights(tmp_path / "checkpoints")
     assert (tmp_path / "checkpoints" / "6").exists()  # nothing of the run's is touched
+
+
+def test_a_replacement_that_fails_at_its_last_step_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (from_torch(TorchCNN(MODEL).state_dict(), MODEL) for _ in range(2))
+    save_weights(tmp_path / "weights", old, MODEL)
+    replace_path = os.replace
+
+    def fail_once(source: Path, target: Path) -> None:
+        if Path(source).name == "new":
+            raise OSError(5, "Input/output error")
+        replace_path(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_once)
+    with pytest.raises(InputError, match=r"cannot write the checkpoint .*weights: .*Input/output error"):
+        save_weights(tmp_path / "weights", new, MODEL, overwrite=True)
+    monkeypatch.undo()
+    assert_same_bits(load_weights(tmp_path / "weights")[0], old)
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
