@@ -50,7 +50,8 @@ class TorchCNN(nn.Module):
             x = block(x)
         x = self.act(self.fc1(self.dropout(x.flatten(1))))
         x = self.act(self.fc2(self.dropout(x)))
-        return self.fc3(x)  # type: ignore[no-any-return]  # torch leaves what a module returns untyped
+        logits: torch.Tensor = self.fc3(x)
+        return logits
 
 
 def torch_network(state_dict: Mapping[str, Any], config: ModelConfig) -> TorchCNN:

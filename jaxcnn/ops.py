@@ -2,7 +2,7 @@
 
 On an accelerator the convolution is XLA's own. On a CPU XLA's filter gradient is slow, and so is the scatter behind
 its max pool; here they are dots and comparisons. A step of the shallow network (batch 256, float32, 2 cores) ran at
-1.49x PyTorch eager's rate, and with XLA's own forms at 0.57x (medians of 5 rounds in turn, `experiments.bench`).
+1.58x PyTorch eager's rate, and with XLA's own forms at 0.57x (medians of 3 rounds in turn, `experiments.bench`).
 
 There are three forms on a CPU. Thin inputs, such as images, become runs that one dot with a banded kernel reads. Small
 ones become patches and one dot, which compiles quickly. All others take Winograd's F(2x2, 3x3) (Lavin & Gray 2016,

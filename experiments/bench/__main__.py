@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -107,7 +108,7 @@ def bench(flags: Flags) -> None:
                     for row in measured
                 ]
                 text = json.dumps(kept, indent=2) + "\n"
-                write_whole(flags.json, lambda temporary, text=text: temporary.write_text(text))  # type: ignore[misc]
+                write_whole(flags.json, partial(Path.write_text, data=text))
     console.print(show.rich_table(measured), width=max(console.width, 110), crop=False)  # pipes count as 80 columns
     for remark in show.remarks(measured):
         console.print(remark, markup=False)
