@@ -69,7 +69,6 @@ class Checkpoints:
                 int(state.step),
                 args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), progress=ocp.args.JsonSave(progress)),
             )
-            self._manager.wait_until_finished()
 
     def restore(self, like: Callable[[int], TrainState]) -> Progress | None:
         """The newest state that can be read, and what is behind it; None if nothing was saved.
@@ -141,14 +140,15 @@ def digest(tree: Any, note: str = "") -> str:
 
 @contextmanager
 def open_checkpoints(directory: Path, *, read_only: bool = False) -> Iterator[Checkpoints]:
-    """The checkpoints in a folder, made if need be; what is being written is finished on the way out.
+    """The checkpoints in a folder, made if need be.
 
     Raises:
-        InputError: when the folder, or what was still being written, cannot be written.
+        InputError: when the folder cannot be written.
     """
     # What a killed process was writing goes with the next opening.
     writes = {} if read_only else {"max_to_keep": 2, "create": True, "cleanup_tmp_directories": True}
-    options = ocp.CheckpointManagerOptions(read_only=read_only, **writes)
+    # `save` returns once all is on disk, so threads that write in the background would only add their own start.
+    options = ocp.CheckpointManagerOptions(read_only=read_only, enable_async_checkpointing=False, **writes)
     # Weights hardly compress, and the next epoch would wait for the processor that tries.
     handlers = {
         "state": ocp.PyTreeCheckpointHandler(use_compression=False),
