@@ -148,11 +148,6 @@ def make_train_epoch(step: TrainStep, split: Split, batch_size: int, *, steps_pe
     return train
 
 
-@jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
-
-
 def _total(metrics: Sequence[Metrics]) -> Metrics:
     return Metrics(*(sum(np.float64(m[i]) for m in metrics) for i in range(3)))
 
@@ -304,7 +299,7 @@ def fit(
                     f"the validation loss is {val_loss} after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
                     "training diverged; lower optim.learning_rate or set optim.clip_norm"
                 )
-        elif not _all_finite(state.params):
+        elif not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)):  # compiling takes longer
             raise InputError(
                 f"a weight is no longer finite after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
                 "training diverged; lower optim.learning_rate or set optim.clip_norm"

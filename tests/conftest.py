@@ -7,20 +7,33 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 # Set before JAX starts, and so that child processes have it too. The tests compare programs on the CPU, whatever else
-# the machine has; caches live and die with the session; a program that several tests use is compiled once.
-_cache = tempfile.mkdtemp(prefix="jaxcnn-tests-")
-atexit.register(shutil.rmtree, _cache, ignore_errors=True)
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XDG_CACHE_HOME"] = _cache
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_cache, "jaxcnn", "compiled")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+# the machine has; caches live and die with the session; a program that several tests use, in whichever of the
+# session's processes, is compiled once.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = tempfile.mkdtemp(prefix="jaxcnn-tests-")
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XDG_CACHE_HOME"] = _cache
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_cache, "jaxcnn", "compiled")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**33)  # with a limit, JAX locks what another may be writing
+COMPILED = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and so would the programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def new_cache(folder: Path) -> str:
+    """A cache for XDG_CACHE_HOME that has nothing but the session's compiled programs."""
+    COMPILED.mkdir(parents=True, exist_ok=True)
+    (folder / "jaxcnn").mkdir()
+    (folder / "jaxcnn" / "compiled").symlink_to(COMPILED)
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +43,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     before = jax.config.jax_compilation_cache_dir
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", new_cache(tmp_path_factory.mktemp("cache")))
         yield
     jax.config.update("jax_compilation_cache_dir", before)
 
@@ -44,7 +57,7 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
         raise socket.gaierror("no network")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("XDG_CACHE_HOME", new_cache(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("COLUMNS", "80")
     before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_platforms")}
     yield

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN, InputError, ModelConfig, ops
@@ -34,17 +33,13 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """`fit` compiles its steps at each call; here, calls alike share them."""
-    names = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled"))}
-    names |= {"jax_persistent_cache_min_compile_time_secs": 0}
-    old = {name: getattr(jax.config, name) for name in names}
-    for name, value in names.items():
-        jax.config.update(name, value)
+def compiled_once() -> Iterator[None]:
+    """`fit` compiles its steps at each call; here, calls alike share even the small ones."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    old = getattr(jax.config, name)
+    jax.config.update(name, 0)
     yield
-    for name, value in old.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    jax.config.update(name, old)
 
 
 def draw_split(n: int, seed: int, classes: int = MODEL.num_classes) -> Split:
