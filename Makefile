@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Where it is set, every start would compile its libraries' modules anew: two seconds, and so minutes of the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help quickstart test check clean
 
 help:
