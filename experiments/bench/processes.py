@@ -53,15 +53,7 @@ def temporary() -> Iterator[Path]:
 
 def first_step(setting: Setting, *, warm: bool) -> Row:
     """From the start of the process to the first updated weights, with an empty or a filled compilation cache."""
-    seconds: dict[str, list[float]] = {program: [] for program in PROGRAMS}
-    with temporary() as filled:
-        for program in PROGRAMS:  # not timed: whatever is to be measured, Python has compiled the modules before
-            run_child("first_step", setting, filled, program)
-        for _ in range(setting.processes):
-            for program in PROGRAMS:
-                with temporary() as empty:
-                    answer = run_child("first_step", setting, filled if warm else empty, program)
-                seconds[program].append(answer["seconds"])
+    seconds = _in_turn("first_step", "seconds", setting, warm)
     name, cache = ("first_step_warm", "filled") if warm else ("first_step_cold", "empty")
     what = f"start of the process to the first updated weights, compilation cache {cache}"
     return Row(name, what, "s", seconds, more_is_better=False)
@@ -69,18 +61,24 @@ def first_step(setting: Setting, *, warm: bool) -> Row:
 
 def peak_memory(setting: Setting, *, warm: bool) -> Row:
     """The most memory of each program over an epoch with AutoAugment, with an empty or a filled compilation cache."""
+    peaks = _in_turn("epoch", "peak_mib", setting, warm)
+    name, cache = ("peak_memory_warm", "filled") if warm else ("peak_memory", "empty")
+    what = f"peak memory of the process, an epoch of {setting.images:,} images, compilation cache {cache}"
+    return Row(name, what, "MiB", peaks, more_is_better=False)
+
+
+def _in_turn(do: str, figure: str, setting: Setting, warm: bool) -> dict[str, list[float]]:
+    """One figure of both programs, each time in a process of its own, with an empty or a filled compilation cache."""
     values: dict[str, list[float]] = {program: [] for program in PROGRAMS}
     with temporary() as filled:
-        if warm:
-            run_child("epoch", setting, filled)
+        for program in PROGRAMS:  # does not count: Python's own compiled modules are there afterwards, warm or cold
+            run_child(do, setting, filled, program)
         for _ in range(setting.processes):
             for program in PROGRAMS:
                 with temporary() as empty:
-                    answer = run_child("epoch", setting, filled if warm else empty, program)
-                values[program].append(answer["peak_mib"])
-    name, cache = ("peak_memory_warm", "filled") if warm else ("peak_memory", "empty")
-    what = f"peak memory of the process, an epoch of {setting.images:,} images, compilation cache {cache}"
-    return Row(name, what, "MiB", values, more_is_better=False)
+                    answer = run_child(do, setting, filled if warm else empty, program)
+                values[program].append(answer[figure])
+    return values
 
 
 def growing(setting: Setting, name: str) -> list[Row]:
