@@ -1,5 +1,7 @@
 """Dropout whose random numbers cost little on a CPU."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -8,13 +10,14 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA  # keeps the third word of the key schedule from being zero when the key is
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def dropout(key: Array, x: Array, rate: float) -> Array:
     """Sets each element to 0 with probability `rate`, to the nearest 1/65536, and scales the others to keep the mean.
 
     A threefry block gives 16 bits to each of four elements, one in each quarter of the batch, and is computed once: an
     eighth of the time of `jax.random.bernoulli` on a CPU, where that is a third of a step on cached features.
 
-    x is (B, ...) of a floating dtype, and so is what comes back.
+    x is (B, ...) of a floating dtype, and so is what comes back. Reverse mode only.
     """
     dropped = min(round(rate * 2**16), 2**16 - 1)
     quarter = -(-len(x) // 4)
@@ -26,6 +29,18 @@ def dropout(key: Array, x: Array, rate: float) -> Array:
         some = x[i * quarter : (i + 1) * quarter]
         quarters.append(jnp.where(draws[: len(some)] >= dropped, some * (2**16 / (2**16 - dropped)), 0))
     return jnp.concatenate(quarters)
+
+
+def _forward(key: Array, x: Array, rate: float) -> tuple[Array, Array]:
+    return dropout(key, x, rate), key
+
+
+def _backward(rate: float, key: Array, g: Array) -> tuple[None, Array]:
+    # The gradient takes the way of the images. What differentiation makes of the quarters draws 16 times as much.
+    return None, dropout(key, g, rate)
+
+
+dropout.defvjp(_forward, _backward)
 
 
 def threefry2x32(key: Array, x: Array, y: Array) -> tuple[Array, Array]:
