@@ -221,26 +221,30 @@ def report(result: dict[str, Any]) -> None:
         say(f"{name}: {value}")
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.compare_pytorch", description=__doc__)
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m tests.compare_pytorch", description=__doc__)
+    made.add_argument(
         "--data.dir", dest="dir", type=Path, help="folder of prepared tfds data sets; tfds's own if not given"
     )
-    parser.add_argument("--data.archives", dest="archives", type=Path, help="folder of archives already downloaded")
-    parser.add_argument("--images", type=int, default=10_000, help="train on the first so many images (10000)")
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of each run (5)")
-    parser.add_argument("--batch-size", type=int, default=256, help="images a step (256)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file, too")
-    flags = parser.parse_args()
+    made.add_argument("--data.archives", dest="archives", type=Path, help="folder of archives already downloaded")
+    made.add_argument("--images", type=int, default=10_000, help="train on the first so many images (10000)")
+    made.add_argument("--epochs", type=int, default=5, help="epochs of each run (5)")
+    made.add_argument("--batch-size", type=int, default=256, help="images a step (256)")
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
+    made.add_argument("--json", type=Path, help="write the numbers to this file, too")
+    return made
+
+
+def main() -> None:
+    """The command line."""
+    flags = parser().parse_args()
     if min(flags.images, flags.epochs, flags.batch_size) < 1:
-        parser.error("--images, --epochs and --batch-size must be at least 1")
+        parser().error("--images, --epochs and --batch-size must be at least 1")
     try:
         config = DataConfig(name="cifar10", dir=flags.dir, archives=flags.archives, validation=0.0, augment="none")
         dataset = load_dataset(config, input_size=MODEL.input_size, in_channels=MODEL.in_channels, seed=0)
     except InputError as error:
-        parser.error(str(error))
+        parser().error(str(error))
     train = Split(dataset.train.images[: flags.images], dataset.train.labels[: flags.images])
     result = compare(replace(dataset, train=train), flags.seeds, flags.epochs, flags.batch_size)
     report(result)

@@ -265,14 +265,18 @@ def run(kills: int, terms: int, seed: int, cases: list[str], folder: Path) -> Re
     return report
 
 
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.partition("\n")[0])
+    made.add_argument("--kills", type=int, default=50, help="how many SIGKILLs (default: 50)")
+    made.add_argument("--terms", type=int, default=20, help="how many SIGTERMs (default: 20)")
+    made.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    made.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="which configurations")
+    made.add_argument("--json", action="store_true", help="print the report as JSON")
+    return made
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=50, help="how many SIGKILLs (default: 50)")
-    parser.add_argument("--terms", type=int, default=20, help="how many SIGTERMs (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="which configurations")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    flags = parser.parse_args(argv)
+    flags = parser().parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="jaxcnn-faults-") as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"  # one cache of compiled programs for all starts
         report = run(flags.kills, flags.terms, flags.seed, flags.cases, Path(folder))

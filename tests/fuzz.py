@@ -412,13 +412,17 @@ def run(configs: int, files: int, seed: int, folder: Path) -> Report:
     return report
 
 
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
+    made.add_argument("--configs", type=int, default=10_000, help="how many configurations (default: 10000)")
+    made.add_argument("--files", type=int, default=2_000, help="how many damaged files (default: 2000)")
+    made.add_argument("--seed", type=int, default=0, help="of the choices (default: 0)")
+    made.add_argument("--json", action="store_true", help="print the report as JSON")
+    return made
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
-    parser.add_argument("--configs", type=int, default=10_000, help="how many configurations (default: 10000)")
-    parser.add_argument("--files", type=int, default=2_000, help="how many damaged files (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choices (default: 0)")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    flags = parser.parse_args(argv)
+    flags = parser().parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="jaxcnn-fuzz-") as folder:
         report = run(flags.configs, flags.files, flags.seed, Path(folder))
     if flags.json:
