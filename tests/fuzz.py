@@ -48,8 +48,8 @@ class Report:
     seconds: float = 0
 
 
-class Hang(Exception):
-    pass
+class Hang(BaseException):
+    """No `Exception`, which a library may take for an error of its own and go on."""
 
 
 @contextlib.contextmanager
