@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -134,6 +135,9 @@ def main(program: Callable[[], object]) -> None:
         interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
         print(interrupted, file=sys.stderr)
         raise SystemExit(interrupted.status) from None
+    except BrokenPipeError:  # whoever read this program's output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to write
+        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def baseline(name: str) -> ExperimentConfig:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from jaxcnn.errors import InputError, reason
 from jaxcnn.files import write_whole
 from jaxcnn.report import plot_comparison
 
@@ -59,7 +60,14 @@ def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
 
 
 def write_comparison(folder: Path, runs: Sequence[Path], summaries: Sequence[dict[str, Any]]) -> None:
-    """Writes comparison.png (validation accuracy by epoch, a line for each mask), .md and .csv."""
+    """Writes comparison.png (validation accuracy by epoch, a line for each mask), .md and .csv.
+
+    Raises:
+        InputError: when a run's `metrics.csv` is gone or another program's, or a file cannot be written.
+    """
+    curves: dict[str, list[list[float]]] = {}
+    for run, summary in zip(runs, summaries, strict=True):
+        curves.setdefault(summary["mask"], []).append(_accuracies(run / "metrics.csv"))
     table = rows(summaries)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *table])
@@ -67,9 +75,12 @@ def write_comparison(folder: Path, runs: Sequence[Path], summaries: Sequence[dic
     lines = [_COLUMNS, tuple("---" for _ in _COLUMNS), *table]
     markdown = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     write_whole(folder / "comparison.md", lambda path: path.write_text(markdown))
-    curves: dict[str, list[list[float]]] = {}
-    for run, summary in zip(runs, summaries, strict=True):
-        with (run / "metrics.csv").open(newline="") as file:
-            values = [float(row["val_accuracy"]) for row in csv.DictReader(file) if row["val_accuracy"]]
-        curves.setdefault(summary["mask"], []).append(values)
     plot_comparison(folder / "comparison.png", curves)
+
+
+def _accuracies(path: Path) -> list[float]:
+    try:
+        with path.open(newline="") as file:
+            return [float(row["val_accuracy"]) for row in csv.DictReader(file) if row["val_accuracy"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} cannot be read: {reason(error)}; --overwrite trains that run anew") from error

@@ -81,7 +81,7 @@ def claimed(
         InputError: as `find_finished`, and when another process uses the folder.
     """
     wanted = {**to_json(config), RESOLVED: resolved}
-    _refuse_foreign(folder)
+    _refuse_foreign(folder, existing.overwrite)
     with _locked(folder):
         if existing.overwrite:
             _empty(folder)
@@ -117,7 +117,7 @@ def _look(folder: Path, wanted: dict[str, Any], existing: Existing) -> Summary |
     differences = {
         name: values
         for name, values in _differences({**there, RESOLVED: None}, {**wanted, RESOLVED: None}).items()
-        if name not in ("device", "runs_dir", "name")
+        if name not in ("device", "runs_dir", "name", "data.dir", "data.archives")  # where, and not what
     }
     now = json.loads(json.dumps(wanted[RESOLVED]))
     began_with = resolved.get("source_digest")
@@ -165,15 +165,35 @@ def _refuse_useless(folder: Path, wanted: dict[str, Any], epochs: int, done: boo
         )
 
 
-def _refuse_foreign(folder: Path) -> None:
+def is_unfinished(folder: Path) -> bool:
+    """Whether a run was begun in a folder, and has not come to its end."""
+    return (folder / _LOCK).exists() and not (folder / "summary.json").exists()
+
+
+def source_digest(folder: Path) -> str | None:
+    """Of the weights that a transfer's run began with."""
+    digest = read_json(folder / "config.json").get(RESOLVED, {}).get("source_digest")
+    return digest if isinstance(digest, str) else None
+
+
+def _refuse_foreign(folder: Path, overwrite: bool = False) -> None:
+    """Refuses a folder that holds something else; what is to be deleted must look like a run."""
     try:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is no folder; give another --name or --runs-dir")
-        ours = any((folder / name).exists() for name in ("config.json", _LOCK))
+        config = folder / "config.json"
+        ours = (folder / _LOCK).exists() or (config.exists() and (not overwrite or _describes_run(config)))
         if folder.exists() and not ours and any(folder.iterdir()):
             raise InputError(f"{folder} exists and is no run of this program; give another --name or --runs-dir")
     except OSError as error:
         raise InputError(f"{folder} cannot be used: {reason(error)}; give another --name or --runs-dir") from error
+
+
+def _describes_run(path: Path) -> bool:
+    try:
+        return {"data", "model", "train"} <= read_json(path).keys()
+    except InputError:
+        return False
 
 
 @contextlib.contextmanager

@@ -35,6 +35,8 @@ class Flags:
     """Epochs of each transfer; the pretraining takes a quarter of them."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each seed draws other images, weights and orders."""
+    overwrite: bool = False
+    """Begin anew where there are runs already."""
 
 
 def configs(flags: Flags) -> tuple[list[ExperimentConfig], list[TransferConfig]]:
@@ -71,13 +73,15 @@ def configs(flags: Flags) -> tuple[list[ExperimentConfig], list[TransferConfig]]
 
 def quickstart(flags: Flags) -> None:
     """Pretrains, transfers by every mask, and shows the comparison."""
+    from experiments.config_file import Existing
     from experiments.run import run_experiment
     from experiments.transfer import compare
 
+    existing = Existing(overwrite=flags.overwrite)
     pretrainings, transfers = configs(flags)
     for config in pretrainings:
-        run_experiment(config)
-    compare(transfers, flags.runs_dir / "comparison")
+        run_experiment(config, existing)
+    compare(transfers, flags.runs_dir / "comparison", existing)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from experiments.folder import (
     claimed,
     count_metrics,
     find_finished,
+    is_unfinished,
     log_summary,
     resolve,
     write_metrics,
@@ -29,13 +30,13 @@ from experiments.folder import (
 from experiments.signals import noted
 from jaxcnn import convert
 from jaxcnn.checkpoint import Progress, digest, open_checkpoints
-from jaxcnn.config import Device, ExperimentConfig, TransferConfig
+from jaxcnn.config import Device, ExperimentConfig, FreezeConfig, TransferConfig
 from jaxcnn.convert import Source, read_source
 from jaxcnn.data import Dataset, as_original, load_dataset
 from jaxcnn.errors import InputError, reason
 from jaxcnn.files import cache_folder, is_there, write_npy
 from jaxcnn.masks import count_parameters, frozen_stages
-from jaxcnn.model import init_variables
+from jaxcnn.model import init_variables, key_of
 from jaxcnn.optim import best_epoch
 from jaxcnn.report import confusion_matrix, plot_confusion, plot_curves
 from jaxcnn.step import Metrics, TrainState, init_state
@@ -58,7 +59,8 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
     if summary is not None:
         console.print(f"{folder} is finished; --overwrite trains anew, --name trains beside it", markup=False)
     else:
-        variables, notes = first_variables(config, source)  # may refuse, so before the folder is made
+        with _enough_memory():
+            variables, notes = first_variables(config, source)  # may refuse, so before the folder is made
         with claimed(folder, config, resolved, existing) as summary, _enough_memory():
             if summary is None:
                 for note in notes:
@@ -95,6 +97,8 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
     """
     select_device(config.device)
     folder = config.runs_dir / config.run_name
+    if not isinstance(config, TransferConfig) and config.freeze != FreezeConfig():
+        raise InputError("freeze is for weights that are taken over: use python -m experiments.transfer")
     if original := config.protocol == "original":  # all training images train; the test split steers
         config = replace(config, data=replace(config.data, validation=0.0))
     source = open_source(config) if isinstance(config, TransferConfig) else None
@@ -146,10 +150,12 @@ def open_source(config: TransferConfig) -> Source:
 
 def first_variables(config: ExperimentConfig, source: Source | None) -> tuple[dict[str, Any], list[str]]:
     """The variables that a run begins with, and what there is to say of what a transfer takes over."""
-    key = jax.random.key(config.seed)
+    key = key_of(config.seed)
     if source is None or not isinstance(config, TransferConfig):
         return dict(init_variables(config.model, key)), []
     notes = [f"assumed of the source, as its weights do not tell: {assumption}" for assumption in source.assumed]
+    if is_unfinished(config.source if config.source.is_dir() else config.source.parent):
+        notes.append(f"the run in {config.source} is not finished; its best epoch so far is taken")
     if config.freeze.mask == "scratch":
         return dict(init_variables(config.model, key)), [*notes, f"nothing is taken over from {config.source}"]
     made = transplant(
@@ -191,6 +197,8 @@ def select_device(device: Device) -> None:
         raise InputError(
             f"device={device!r} cannot be had: {why}; {remedy.get(device, 'install jax anew')}, or give --device cpu"
         ) from error
+    if found != "cpu":  # where JAX's own choice for float32 is less: TF32 on an NVIDIA GPU, bfloat16 on a TPU
+        _configure("jax_default_matmul_precision", "highest")
     if device not in ("auto", found):
         raise InputError(f"device={device!r} cannot be had: JAX already computes on {found} in this process")
 

@@ -16,7 +16,9 @@ class Interrupted(KeyboardInterrupt):
     """A signal asked the program to end."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; the same command continues a run that had begun")
+        super().__init__(
+            f"stopped by {signal.Signals(number).name}; the same command, without --overwrite, continues what had begun"
+        )
         self.number = number
         self.status = 128 + number
         """The exit status by which shells tell that a signal ended a program."""

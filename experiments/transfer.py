@@ -81,15 +81,16 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
     """
     argv = list(argv)
     saved, target, mask = (value_of(flag, argv) for flag in ("--config", "--target", "--mask"))
+    target = target or value_of("--data.name", argv)
+    generated = ""
     if saved is not None:
         default = read_config(Path(saved), TransferConfig)
         target, mask = target or default.data.name, mask or default.freeze.mask
+        generated = f"{default_name(default)}_{default.freeze.mask}"
     else:
-        target, mask = target or value_of("--data.name", argv) or "cifar100", mask or "full"
+        target, mask = target or "cifar100", mask or "full"
         default = settings(target, mask if mask in (*MASKS, "all") else "full")
-    source = Path(value_of("--runs-dir", argv) or default.runs_dir) / "cifar10"
-    if default.source == TransferConfig().source:
-        default = replace(default, source=source)
+        default = replace(default, source=Path(value_of("--runs-dir", argv) or default.runs_dir) / "cifar10")
     freeze = _FreezeFlags(**{**shallow(default.freeze), "mask": mask if mask in (*MASKS, "all") else "full"})
     values = {**shallow(default), "data": replace(default.data, name=target), "freeze": freeze, "target": target}
     flags = parse_flags(_Flags(**values), __doc__, argv, hidden="freeze.")
@@ -99,10 +100,13 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
         raise InputError(f"seeds={flags.seeds!r} belongs to --mask all; give --seed to a single run")
     config = replace(narrow(TransferConfig, flags, freeze=FreezeConfig()), data=replace(flags.data, name=flags.target))
     masks: tuple[Mask, ...] = MASKS if flags.freeze.mask == "all" else (flags.freeze.mask,)
-    if len(masks) == 1 and flags.name:
-        names = {masks[0]: flags.name}
+    name = flags.name
+    if generated and re.fullmatch(rf"{re.escape(generated)}(_seed\d+)?", name):  # by the saved settings
+        name = name if f"{default_name(config)}_{flags.freeze.mask}" == generated else ""
+    if len(masks) == 1 and name:
+        names = {masks[0]: name}
     else:
-        names = {each: f"{flags.name or default_name(config)}_{each}" for each in masks}
+        names = {each: f"{name or default_name(config)}_{each}" for each in masks}
     configs = [
         replace(
             config,
@@ -142,11 +146,15 @@ def compare(configs: Sequence[ExperimentConfig], folder: Path, existing: Existin
     from rich.console import Console
 
     from experiments.comparison import comparison_table, write_comparison
+    from experiments.folder import source_digest
     from experiments.run import plan, run_experiment
 
-    for config in configs:  # before any is trained
-        plan(config, existing)
-    summaries = [run_experiment(config, existing) for config in configs]
+    planned = [plan(config, existing).resolved for config in configs]  # before any is trained
+    summaries = []
+    for config, resolved in zip(configs, planned, strict=True):
+        summaries.append(run_experiment(config, existing))
+        if source_digest(config.runs_dir / config.run_name) not in (None, resolved.get("source_digest")):
+            raise InputError(f"the weights that {config.run_name} began with changed meanwhile; compare once they stay")
     write_comparison(folder, [config.runs_dir / config.run_name for config in configs], summaries)
     console = Console(soft_wrap=True)
     console.print(comparison_table(summaries))

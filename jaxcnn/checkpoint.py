@@ -23,7 +23,7 @@ from absl import logging as absl_logging
 
 from jaxcnn.config import FreezeConfig, ModelConfig, OptimConfig, from_dict
 from jaxcnn.errors import InputError, reason
-from jaxcnn.files import TEMPORARY
+from jaxcnn.files import TEMPORARY, is_there
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables
 from jaxcnn.step import Metrics, TrainState, init_state
@@ -82,6 +82,8 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 progress = self._restore(step, like)
+            except MemoryError:  # no damage
+                raise
             except Exception as error:  # Orbax raises whatever the layer that noticed the damage raised
                 print(f"the checkpoint after step {step} is damaged: {reason(error)}", file=sys.stderr)
                 damaged.append(step)
@@ -201,7 +203,7 @@ def _writing(directory: Path) -> Iterator[None]:
     except Exception as error:  # Orbax raises whatever the layer below raised, in this thread or another
         raise InputError(
             f"cannot write the checkpoints in {directory}: {reason(error)}; free space or choose another folder; "
-            "the same command continues after the last whole one"
+            "the same command, without --overwrite, continues after the last whole one"
         ) from error
 
 
@@ -213,7 +215,7 @@ def save_weights(directory: Path, variables: Any, config: ModelConfig, *, overwr
     Raises:
         InputError: when the folder exists or cannot be written.
     """
-    if directory.exists() and not (overwrite and (directory / "_CHECKPOINT_METADATA").exists()):
+    if is_there(directory) and not (overwrite and (directory / "_CHECKPOINT_METADATA").exists()):
         raise InputError(f"cannot write the checkpoint {directory}: it exists; give another destination")
     aside = None
     try:
@@ -239,7 +241,8 @@ def save_weights(directory: Path, variables: Any, config: ModelConfig, *, overwr
             if not directory.exists():  # the last step failed: what was there goes back
                 with suppress(OSError):
                     os.replace(aside / "old", directory)
-            shutil.rmtree(aside, ignore_errors=True)
+            if directory.exists() or not (aside / "old").exists():
+                shutil.rmtree(aside, ignore_errors=True)
 
 
 def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:

@@ -85,6 +85,11 @@ def from_torch(state_dict: StateDict, config: ModelConfig) -> dict[str, Any]:
         for name, entry in wanted.items()
         if name in arrays and arrays[name].shape != entry.torch_shape
     ]
+    problems += [
+        f"{name} holds {arrays[name].dtype}, not floating-point numbers"
+        for name, entry in wanted.items()
+        if name in arrays and entry.kind != "count" and arrays[name].dtype.kind != "f"
+    ]
     if problems:
         shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
         raise InputError(f"the weights do not fit the network: {shown}. Give the configuration they were trained with")
@@ -117,7 +122,7 @@ def _to_numpy(name: str, value: Any) -> np.ndarray[Any, Any]:
         if hasattr(value, "detach"):  # a torch tensor; NumPy has no bfloat16
             value = value.detach().cpu()
             value = value.float() if str(value.dtype) in ("torch.bfloat16", "torch.float16") else value
-        array = np.asarray(value)
+        array = np.asarray(value).copy()  # PyTorch's optimisers write into theirs
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name!r} is no plain tensor ({reason(error)}); save it as float32") from error
     if array.dtype.kind not in "fiu":
@@ -263,7 +268,10 @@ def read_source(
             from jaxcnn.checkpoint import load_weights
 
             variables, config = load_weights(path)
-            return Source(variables, replace(config, **given), [])
+            if given:
+                changed = replace(config, **given)
+                variables, config = from_torch(to_torch(variables, config), changed), changed
+            return Source(variables, config, [])
         path = path / "model.pth"
     state_dict = read_state_dict(path)
     beside = path.parent / "config.json"

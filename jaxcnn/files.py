@@ -52,6 +52,8 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
         temporary = Path(name)
         save(temporary)
         os.chmod(temporary, 0o644)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # or a machine that loses power may keep the new name and not what is in it
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         raise InputError(f"cannot write {path}: {reason(error)}; free space or choose another folder") from error

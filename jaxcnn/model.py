@@ -15,7 +15,9 @@ from flax.typing import Dtype, VariableDict
 from jaxcnn import ops
 from jaxcnn.config import ModelConfig
 from jaxcnn.dropout import dropout
+from jaxcnn.errors import InputError
 
+PRNG = "threefry2x32"  # whatever JAX's default is set to, one seed means one run
 BN_EPSILON = 1e-5
 BN_MOMENTUM = 0.1  # PyTorch's convention: the share of the new batch in the running average
 
@@ -146,7 +148,12 @@ class CNN(nn.Module):
             eval_stages: this many stages from the input up run as in evaluation even when `train`.
             first_stage: begin here, to compute a network's tail on features.
             end_stage: return what this stage would read, instead of logits.
+
+        Raises:
+            InputError: when the images are integers.
         """
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise InputError(f"the images are {x.dtype}, not floating-point; see jaxcnn.augment.standardise")
         config = self.config
         act = ACTIVATIONS[config.activation_function]
         dtype = self.dtype or x.dtype
@@ -175,6 +182,11 @@ class CNN(nn.Module):
             dot_general=lambda x, kernel, *_, **__: ops.dense(x, kernel),
         )
         return layer(x)
+
+
+def key_of(seed: int) -> jax.Array:
+    """The key of a run's random numbers."""
+    return jax.random.key(seed, impl=PRNG)
 
 
 def init_variables(config: ModelConfig, key: jax.Array) -> VariableDict:

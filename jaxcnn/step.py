@@ -11,7 +11,7 @@ from jaxcnn import ops
 from jaxcnn.augment import augment, standardise
 from jaxcnn.config import Augment, ModelConfig, OptimConfig, Precision
 from jaxcnn.masks import partition
-from jaxcnn.model import CNN, stage_of
+from jaxcnn.model import CNN, PRNG, key_of, stage_of
 from jaxcnn.optim import Schedule, make_optimizer
 
 
@@ -47,8 +47,6 @@ class Metrics(NamedTuple):
     count: Any
 
 
-_PRNG = "threefry2x32"  # whatever JAX's default is set to, one seed means one run
-
 TrainStep = Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Any, Batch, jax.Array], tuple[Metrics, jax.Array]]
 
@@ -76,7 +74,7 @@ def init_state(
             params=variables["params"],
             batch_stats=variables["batch_stats"],
             opt_state={name: optimizer.init(params) for name, params in trained.items()},
-            key=jax.random.key_data(jax.random.key(seed, impl=_PRNG)),
+            key=jax.random.key_data(key_of(seed)),
         )
 
     state: TrainState = jax.jit(begin)(variables)
@@ -137,7 +135,7 @@ def make_train_step(
     clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
 
     def step(state: TrainState, batch: Batch, scale: jax.Array) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl=_PRNG), state.step)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl=PRNG), state.step)
         augment_key, dropout_key = jax.random.split(key)
         inputs = batch.images
         if first_stage == 0:
@@ -198,7 +196,7 @@ def make_eval_step(
     def step(variables: Any, batch: Batch, key: jax.Array) -> tuple[Metrics, jax.Array]:
         inputs = batch.images
         if first_stage == 0:
-            inputs = augment(jax.random.wrap_key_data(key, impl=_PRNG), inputs, augmentation, vectorized=vectorized)
+            inputs = augment(jax.random.wrap_key_data(key, impl=PRNG), inputs, augmentation, vectorized=vectorized)
             inputs = standardise(inputs, mean, std, dtype=jax.tree.leaves(variables["params"])[0].dtype)
 
         def forward(x: jax.Array) -> jax.Array:

@@ -46,7 +46,7 @@ class EpochRecord(NamedTuple):
     learning_rate: float
     """At the epoch's last step."""
     seconds: float
-    """Training and validation, without compilation where that was separate."""
+    """Training and validation, with what had to be compiled; of an epoch that was interrupted, what came after."""
     images_per_second: float
     """Training images, over the time spent training."""
 
@@ -263,6 +263,7 @@ def fit(
     n = len(dataset.train.labels)
     steps = -(-n // batch_size)
     records = list(history)
+    settled = settled_epoch(config.freeze, config.model)
     frozen, phase = -1, None
     while len(records) < config.train.epochs and stopped(records, config) is None:
         began = time.perf_counter()
@@ -273,7 +274,7 @@ def fit(
             phase = _make_phase(state, config, dataset, frozen)
         assert phase is not None
         ready = time.perf_counter()
-        scale = plateau_scale([r.val_loss for r in records if r.val_loss is not None], optim)
+        scale = plateau_scale([r.val_loss for r in records[settled:] if r.val_loss is not None], optim)
         done = 0 if part is None else batch_size * len(part.loss)
         order = epoch_order(config.seed, epoch, n)[done:]
         state, metrics = phase.train_epoch(state, order, scale, on_step, should_stop)
@@ -378,7 +379,8 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
 def stopped(records: Sequence[EpochRecord], config: ExperimentConfig) -> str | None:
     """Why a run with these records is over before its last epoch, or None.
 
-    Epochs of probing and of gradual unfreezing do not count, lest a run end before it has trained what it should.
+    Epochs of probing and of gradual unfreezing do not count, lest a run end before it has trained what it should; nor
+    do they for plateaus.
     """
     counted = records[settled_epoch(config.freeze, config.model) :]
     losses = [r.val_loss for r in counted if r.val_loss is not None]

@@ -10,7 +10,8 @@ from jaxcnn.config import Activation, FreezeConfig, Head, Mask, ModelConfig
 from jaxcnn.convert import Source, read_source
 from jaxcnn.errors import InputError
 from jaxcnn.masks import frozen_stages
-from jaxcnn.model import CNN, init_variables, stage_of
+from jaxcnn.model import CNN, init_variables, key_of, stage_of
+from jaxcnn.validate import require_choice
 
 _NEW = {"fc3": ("fc3",), "all": ("fc1", "fc2", "fc3")}
 
@@ -42,8 +43,9 @@ def transplant(
         keep_fitting_head: keep the source's fc3 if the number of classes is the same, as the original program does.
 
     Raises:
-        InputError: when weights to be taken over do not have the network's shapes.
+        InputError: when weights to be taken over do not have the network's shapes, or there is no such `head`.
     """
+    require_choice("head", head, Head)
     config = replace(source.config, num_classes=num_classes)
     fresh = init_variables(config, key)
     keeps = keep_fitting_head and num_classes == source.config.num_classes
@@ -115,10 +117,10 @@ def create_transfer_model(
     )
     if dropout_rate is not None:
         read = read._replace(config=replace(read.config, dropout_rate=dropout_rate))
-    made = transplant(read, num_classes=num_classes, head=head, key=jax.random.key(seed))
+    made = transplant(read, num_classes=num_classes, head=head, key=key_of(seed))
     freeze = FreezeConfig(mask=mask, freeze_until_block=freeze_until_block)
     frozen = frozen_stages(freeze, made.config, 0)
-    variables = dict(init_variables(made.config, jax.random.key(seed))) if mask == "scratch" else made.variables
+    variables = dict(init_variables(made.config, key_of(seed))) if mask == "scratch" else made.variables
     trains = {
         name: jax.tree.map(lambda _, name=name: stage_of(name, made.config) >= frozen, module)
         for name, module in variables["params"].items()

@@ -55,6 +55,7 @@ FILES: dict[str, Any] = {
     "source.json": {"source": 5},
     "head.json": {"head": "fc4"},
     "mask.json": {"freeze": {"mask": "all"}},
+    "frozen.json": {"freeze": {"mask": "frozen"}},
     "runs/lacking/config.json": FINISHED,
     "runs/lacking/summary.json": {"name": "lacking"},
     "runs/mistyped/config.json": FINISHED,
@@ -257,6 +258,8 @@ BAD: list[tuple[str, str]] = [
     ("train --runs-dir {d}/runs --name huge_number", "lacks test_accuracy"),
     ("train --runs-dir {d}/runs --name data", "other images than digits has now"),
     ("baselines --train.epochs x", "--train.epochs"),
+    ("train --data.name digits --config {d}/frozen.json --runs-dir {d}/new", "use python -m experiments.transfer"),
+    ("transfer --source {d}/integers.pth --input-size 8", "fc3.bias holds int64, not floating-point numbers"),
     ("baselines --names mnist --runs-dir {d}/new", "data.name='mnist'"),
 ]
 
@@ -273,6 +276,7 @@ def write_weights(folder: Path) -> None:
     torch.save({"layer.weight": torch.zeros(2, 2)}, folder / "foreign.pth")
     torch.save({"blocks.0.0.weight": "text"}, folder / "strings.pth")
     torch.save({**good, "fc3.bias": torch.zeros(7)}, folder / "shape.pth")
+    torch.save({**good, "fc3.bias": torch.zeros(10, dtype=torch.int64)}, folder / "integers.pth")
     torch.save({**good, "fc3.bias": torch.full((3,), torch.nan)}, folder / "nan.pth")
 
 

@@ -89,6 +89,17 @@ def parsed(*argv: str, data: str = "cifar10") -> ExperimentConfig:
 pytestmark = pytest.mark.usefixtures("isolated")
 
 
+def test_a_reader_that_has_seen_enough_ends_the_program(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "experiments.cifar10", "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, cwd=tmp_path, env=environment, check=False)
+    os.close(writing)
+    assert done.returncode == 141
+    assert done.stderr == b""
+
+
 # --help
 
 

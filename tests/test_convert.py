@@ -170,6 +170,23 @@ def test_half_precision_is_read_exactly(dtype: torch.dtype, suffix: str, tmp_pat
     assert_same_tensors(to_torch(variables, SMALL), wanted)
 
 
+def test_whole_numbers_are_no_weights() -> None:
+    state_dict = TorchCNN(SMALL).state_dict()
+    state_dict["fc2.bias"] = state_dict["fc2.bias"].to(torch.int64)
+    with pytest.raises(InputError, match=r"fc2\.bias holds int64, not floating-point numbers"):
+        from_torch(state_dict, SMALL)
+
+
+def test_variables_are_copies_of_the_weights() -> None:
+    network = TorchCNN(SMALL)
+    variables = from_torch(network.state_dict(), SMALL)
+    before = jax.tree.map(np.copy, variables)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1)
+    jax.tree.map(np.testing.assert_array_equal, variables, before)
+
+
 def test_every_tensor_that_does_not_fit_is_listed() -> None:
     weights = draw_weights(SMALL)
     del weights["fc2.bias"], weights["blocks.0.1.running_var"]
@@ -350,6 +367,18 @@ def test_a_source_may_be_a_run_a_file_beside_its_configuration_or_a_checkpoint(t
         assert_same_variables(read.variables, variables)
         changed = read_source(tmp_path / source, activation_function="elu", input_size=8, apply_pooling=(1, 0))
         assert changed.config == replace(model, activation_function="elu", apply_pooling=(1, 0))
+
+
+def test_a_checkpoint_is_read_as_the_network_that_the_arguments_describe(tmp_path: Path) -> None:
+    """fc1 reads 6x6 pixels of four channels, which must not be taken for 12x12 of one."""
+    model = replace(SMALL, hidden_dims=(2, 4, 4, 5), input_size=12)
+    state_dict = TorchCNN(model).state_dict()
+    save_weights(tmp_path / "checkpoint", from_torch(state_dict, model), model)
+    other = read_source(tmp_path / "checkpoint", input_size=24, apply_pooling=(1, 1))
+    for name, tensor in to_torch(other.variables, other.config).items():
+        assert torch.equal(tensor, state_dict[name]), name
+    with pytest.raises(InputError, match=r"fc1\.weight has shape"):
+        read_source(tmp_path / "checkpoint", input_size=24)
 
 
 def test_what_lies_beside_the_weights_must_be_readable_and_fit(tmp_path: Path) -> None:

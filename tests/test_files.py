@@ -128,6 +128,20 @@ def test_rows_of_several_processes_are_all_there_and_whole(tmp_path: Path) -> No
     assert len(rows) == 100
 
 
+def test_a_row_that_the_disk_does_not_take_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.csv"
+    append_row(path, {"a": 1, "b": "x"})
+    before = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match=rf"cannot write {path}: No space left on device; free space"):
+        append_row(path, {"a": 2, "b": "y"})
+    assert path.read_bytes() == before
+
+
 def test_a_row_of_other_columns_is_refused_and_not_written(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     append_row(path, {"a": 1, "b": 'x, "y"\nz'})

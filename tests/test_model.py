@@ -193,3 +193,13 @@ def test_initialisers_draw_from_pytorchs_distributions(kind: str) -> None:
 def test_a_network_that_cannot_be_is_refused_by_the_name_of_the_field(field: str, changes: dict) -> None:
     with pytest.raises(InputError, match=rf"model\.{field}="):
         ModelConfig(**changes)
+
+
+def test_images_that_are_no_floating_point_numbers_are_refused() -> None:
+    config = ModelConfig(
+        input_size=8, hidden_dims=(4, 9, 7), layers_per_block=(1,), apply_pooling=(True,), apply_bn=(False,),
+        num_blocks=1,
+    )  # fmt: skip
+    variables = init_variables(config, jax.random.key(0))
+    with pytest.raises(InputError, match=r"the images are uint8, not floating-point; see jaxcnn\.augment\.standardise"):
+        CNN(config).apply(variables, jnp.zeros((1, 8, 8, 3), jnp.uint8))

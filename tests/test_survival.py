@@ -81,7 +81,7 @@ def test_a_signal_within_an_epoch_loses_no_step(
         got, out, err = ended(lambda: run_experiment(config), capsys)
     assert (got, err) == (
         status,
-        f"stopped by {signal.Signals(number).name}; the same command continues a run that had begun\n",
+        f"stopped by {signal.Signals(number).name}; the same command, without --overwrite, continues what had begun\n",
     )
     where = f"epoch 1 and {step} of {STEPS} steps" if step < STEPS else "epoch 2"
     assert out.endswith(f"stopping after {where}\n")
@@ -119,7 +119,10 @@ def test_a_signal_outside_of_training_ends_at_once_and_the_run_resumes(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, name, lambda *_, **__: send(signal.SIGTERM))
         status, _, err = ended(lambda: run_experiment(config), capsys)
-    assert (status, err) == (143, "stopped by SIGTERM; the same command continues a run that had begun\n")
+    assert (status, err) == (
+        143,
+        "stopped by SIGTERM; the same command, without --overwrite, continues what had begun\n",
+    )
     assert (tmp_path / "tiny").exists() == (name not in ("load_dataset", "first_variables"))
     run_experiment(config)
     assert_same_run(tmp_path / "tiny", finished)
@@ -313,7 +316,8 @@ def full(*_: object, **__: object) -> None:
         ("orbax.checkpoint.CheckpointManager.save", "checkpoints"),
         ("numpy.save", "train_loss.npy"),
         ("tensorboardX.record_writer.masked_crc32c", "logs"),
-        ("jaxcnn.files.os.fsync", "experiment_logs.csv"),
+        ("jaxcnn.files.os.fsync", "config.json"),
+        ("jaxcnn.files._line", "experiment_logs.csv"),
     ],
 )
 def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_once_there_is_space(
@@ -395,6 +399,20 @@ def test_an_unfinished_run_can_be_extended_too(finished: Path, tmp_path: Path) -
 
 
 # Transfers
+
+
+def test_what_only_has_a_config_json_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny/config.json").write_text('{"architectures": ["Foreign"]}')
+    with pytest.raises(InputError, match="tiny exists and is no run of this program"):
+        run_experiment(replace(TINY, runs_dir=tmp_path), OVERWRITE)
+    assert len(contents(tmp_path)) == 2
+
+
+def test_where_the_images_lie_is_no_part_of_a_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = replace(TINY, runs_dir=finished.parent, data=replace(TINY.data, archives=Path("elsewhere")))
+    run_experiment(moved)
+    assert "is finished" in capsys.readouterr().out
 
 
 def test_a_transfer_whose_source_has_changed_is_refused(finished: Path, tmp_path: Path) -> None:

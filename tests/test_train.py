@@ -508,6 +508,14 @@ def test_early_stopping_waits_until_the_mask_is_reached() -> None:
     assert len(run(probed, contradicting())[1]) == 5
 
 
+def test_plateaus_wait_until_the_mask_is_reached() -> None:
+    config = experiment(epochs=5, learning_rate=0.3, plateau_patience=0)
+    probed = replace(config, freeze=FreezeConfig(mask="full", probe_epochs=3))
+    rates = [[record.learning_rate for record in run(each, contradicting())[1]] for each in (config, probed)]
+    assert rates[0][-1] < rates[0][0]
+    assert rates[1][:4] == [rates[1][0]] * 4
+
+
 def test_new_weights_know_no_rate_by_depth() -> None:
     config = replace(experiment(epochs=1), freeze=FreezeConfig(mask="scratch"))
     decayed = replace(config, freeze=FreezeConfig(mask="scratch", layer_decay=0.1))

@@ -266,3 +266,8 @@ def test_a_mask_beyond_the_network_is_refused() -> None:
 def test_a_missing_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         create_transfer_model(tmp_path / "model.pth", 10)
+
+
+def test_a_head_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match=r"head='fc2' is not usable: choose one of fc3, all"):
+        create_transfer_model(REFERENCE / "small" / "model.pth", 10, head="fc2")  # type: ignore[arg-type]

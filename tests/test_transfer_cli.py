@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from experiments import transfer as transfer_module
-from experiments.comparison import rows
-from experiments.config_file import read_config
+from experiments.comparison import rows, write_comparison
+from experiments.config_file import read_config, to_json
 from experiments.transfer import parse, transfer
 from jaxcnn import InputError, ModelConfig, init_variables
 from jaxcnn.config import Augment, TransferConfig
 from jaxcnn.convert import from_torch, read_state_dict, write_state_dict
 from jaxcnn.data import as_original, load_dataset
+from jaxcnn.files import write_json
 from jaxcnn.prepare import prepare
 from jaxcnn.step import make_eval_step
 from jaxcnn.train import evaluate
@@ -210,3 +211,45 @@ def test_a_grey_network_and_a_coloured_target_do_not_fit(source: Path, tmp_path:
         transfer(
             ["--source", str(grey), "--input-size", "8", "--target", "cifar10", "--data.dir", str(tmp_path / "sets")]
         )
+
+
+def test_saved_settings_keep_their_source_and_leave_their_name_to_others(tmp_path: Path) -> None:
+    words = ["--mask", "frozen", "--source", "runs/cifar10", "--runs-dir", str(tmp_path)]
+    (config,), _ = parse(words)
+    write_json(tmp_path / "config.json", to_json(config))
+    saved = ["--config", str(tmp_path / "config.json")]
+    (same,), _ = parse(saved)
+    assert same == config
+    (other,), _ = parse([*saved, "--mask", "full", "--data.name", "svhn"])
+    assert other.source == Path("runs/cifar10")
+    assert other.name == "transfer_cifar10_to_svhn_full"
+    (named,), _ = parse([*saved, "--mask", "full", "--name", "mine"])
+    assert named.name == "mine"
+
+
+def test_an_unfinished_source_is_told(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (source.parent / ".lock").touch()
+    transfer(flags(source, tmp_path / "runs", "--mask", "frozen", "--train.epochs", "1"))
+    assert "is not finished; its best epoch so far is taken" in capsys.readouterr().out
+
+
+def test_a_source_that_changes_meanwhile_ends_the_comparison(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments import run
+
+    def train(config: TransferConfig, existing: object) -> dict[str, Any]:
+        digest = str(len(list((tmp_path / "runs").glob("*"))))  # another one each time
+        write_json(config.runs_dir / config.run_name / "config.json", {"resolved": {"source_digest": digest}})
+        return {}
+
+    monkeypatch.setattr(run, "run_experiment", train)
+    with pytest.raises(InputError, match=r"the weights that .*_scratch began with changed meanwhile"):
+        transfer(flags(source, tmp_path / "runs", "--mask", "all"))
+
+
+def test_a_comparison_without_a_runs_metrics_writes_nothing(tmp_path: Path) -> None:
+    summary = {"mask": "full", "seed": 0, "test_accuracy": 1.0, "best_epoch": 1, "seconds": 1.0}
+    with pytest.raises(InputError, match=r"run/metrics\.csv cannot be read"):
+        write_comparison(tmp_path / "new", [tmp_path / "run"], [{**summary, "trainable_parameters": 1}])
+    assert not (tmp_path / "new").exists()

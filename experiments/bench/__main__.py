@@ -82,8 +82,10 @@ def bench(flags: Flags) -> None:
 
     from experiments.bench import rows, show
     from experiments.bench.setting import Setting, load_images
+    from experiments.run import select_device
     from jaxcnn.files import write_whole
 
+    select_device("cpu")  # where the PyTorch program computes
     console = Console(soft_wrap=True, highlight=False)
     data_dir = None if flags.data.dir is None else str(flags.data.dir)
     settings = [
@@ -91,8 +93,7 @@ def bench(flags: Flags) -> None:
         for preset in flags.model.preset
     ]
     load_images(settings[0], 1)  # refuses a folder without the set before anything is measured
-    page = read_page(flags.markdown)
-    show.put("", page)  # refuses a page without a place for the table
+    show.put("", read_page(flags.markdown))  # refuses a page without a place for the table
     machine, command = show.machine_facts(), shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
     console.print(show.where(machine), markup=False)
     measured = []
@@ -114,7 +115,7 @@ def bench(flags: Flags) -> None:
         console.print(remark, markup=False)
     if flags.markdown is not None:
         floors = "\n".join(show.paper(setting) for setting in settings)
-        text = show.put(f"{show.markdown(measured, machine, command)}\n{floors}", page)
+        text = show.put(f"{show.markdown(measured, machine, command)}\n{floors}", read_page(flags.markdown))
         write_whole(flags.markdown, lambda temporary: temporary.write_text(text))
     if flags.chart is not None:
         show.chart(flags.chart, measured)

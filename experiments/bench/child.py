@@ -47,7 +47,7 @@ def jax_epoch(setting: Setting, clock: Clock) -> None:
     from experiments.bench import jax_program
     from experiments.run import select_device
 
-    select_device("auto")  # as every run does: this is where the cache of compiled programs is chosen
+    select_device("cpu")  # as every run does: this is where the cache of compiled programs is chosen
     jax_program.epochs(setting, "full", "autoaugment", clock)()
 
 

@@ -57,7 +57,7 @@ PATIENCE = 20.0  # seconds, for what takes PyTorch's other forms two
 
 
 def half_steps(setting: Setting, frozen_blocks: int) -> tuple[Program | None, str]:
-    """The same in bfloat16; None and what one turn showed on a processor whose instructions do not know the type."""
+    """The same in bfloat16; None and what one turn showed where that takes long, as without instructions for it."""
     program = torch_steps(setting, frozen_blocks, bfloat16=True)
     began = time.perf_counter()
     program()
@@ -65,7 +65,7 @@ def half_steps(setting: Setting, frozen_blocks: int) -> tuple[Program | None, st
     if seconds < PATIENCE:
         return program, ""
     rate = setting.steps * setting.batch_size / seconds
-    return None, f"pytorch bf16 {rate:.0f} in a single turn, as this processor has no bfloat16"
+    return None, f"pytorch bf16 {rate:.0f} in a single turn of {seconds:.0f} s"
 
 
 def step_rows(mask: Mask, setting: Setting, skipped: Skipped) -> list[Row]:
@@ -119,7 +119,11 @@ def matmul_rows(setting: Setting, seconds: Mapping[str, list[float]], speed: Map
     def share(name: str, of: str, peak: float) -> Row:
         values = {column: [each * nominal / peak for each in speed[column]] for column in ("jaxcnn", "pytorch")}
         return Row(
-            name, f"nominal operations of the full step ({1e3 * nominal:.0f} MFLOP an image) over {of}", "", values
+            name,
+            f"nominal operations of the full step ({1e3 * nominal:.0f} MFLOP an image) over {of}",
+            "",
+            values,
+            compares=False,
         )
 
     return [

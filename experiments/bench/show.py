@@ -152,4 +152,4 @@ def chart(path: Path, rows: Sequence[Row]) -> None:
     axes.margins(x=0.12)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="PyTorch = 1; to the right jaxcnn is better (black: range of the rounds)")
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
