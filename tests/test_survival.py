@@ -333,7 +333,7 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_once_there_is_space(
     assert named in err
     assert "No space left on device; free space or choose another folder" in err
     assert err.count("\n") == 1
-    run_experiment(config)
+    run_experiment(config, EXTEND)
     assert_same_run(tmp_path / "tiny", finished)
 
 
