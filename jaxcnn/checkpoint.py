@@ -90,8 +90,9 @@ class Checkpoints:
                 damaged.append(step)
                 continue
             with _writing(self._directory):
-                for each in damaged:  # only now that there is another; they will be written again
-                    self._manager.delete(each)
+                for each in damaged:  # only now that there is another, and at once, for they will be written again
+                    shutil.rmtree(self._directory / str(each))
+                self._manager.reload()
             return progress
         if damaged:
             raise InputError(f"no checkpoint in {self._directory} can be read; --overwrite begins the run anew")
@@ -154,10 +155,12 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> Iterator[Ch
     Raises:
         InputError: when the folder cannot be written.
     """
-    # What a killed process was writing goes with the next opening.
-    writes = {} if read_only else {"max_to_keep": 2, "create": True, "cleanup_tmp_directories": True}
+    # What a killed process was writing goes with the next opening; the disk alone is busy with what is deleted.
+    writes = {"max_to_keep": 2, "create": True, "cleanup_tmp_directories": True, "enable_background_delete": True}
     # `save` returns once all is on disk, so threads that write in the background would only add their own start.
-    options = ocp.CheckpointManagerOptions(read_only=read_only, enable_async_checkpointing=False, **writes)
+    options = ocp.CheckpointManagerOptions(
+        read_only=read_only, enable_async_checkpointing=False, **({} if read_only else writes)
+    )
     # Weights hardly compress, and the next epoch would wait for the processor that tries.
     handlers = {
         "state": ocp.PyTreeCheckpointHandler(use_compression=False),
