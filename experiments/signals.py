@@ -1,15 +1,21 @@
 """SIGINT and SIGTERM: where they end the program at once, and where work in hand is finished first."""
 
+import _thread
 import os
 import signal
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_AGAIN = signal.SIGURG  # what this module sends itself; it does no harm to a program that expects none
+_LIBRARIES = {
+    *("importlib", "_frozen_importlib", "_frozen_importlib_external", "logging"),
+    *("jax", "jaxlib", "flax", "orbax", "tensorstore", "torch"),
+}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -37,7 +43,8 @@ class Noted:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None and number == signal.SIGINT:
             raise Interrupted(number)
-        self.number = self.number or number
+        # _AGAIN is of a signal that came before, and which `raised` has not forgotten.
+        self.number = self.number or (signal.SIGTERM if number == _AGAIN else number)
 
 
 @contextmanager
@@ -52,22 +59,45 @@ def noted() -> Iterator[Noted]:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Signals raise `Interrupted` within, wherever the program is."""
+    """Signals raise `Interrupted` within, wherever the program is, but for libraries: the first waits for their end."""
     came: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        raise Interrupted(number)
+        if number != _AGAIN:
+            came.append(number)
+        if _in_library(frame) and len(came) < 2:
+            _signal_again()
+        elif came:
+            raise Interrupted(came[0])
 
     with _handled(handle):
         try:
             yield
         except BaseException:
-            if came:  # perhaps a library, loading its compiled part for one, made an error of its own of it
+            if came:  # perhaps a library made an error of its own of it
                 raise Interrupted(came[0]) from None
             raise
         if came:
             raise Interrupted(came[0])
+
+
+def _in_library(frame: FrameType | None) -> bool:
+    """Whether Python is loading a module, or within a library whose compiled part an exception from nowhere can crash
+    or have print a traceback.
+    """
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in _LIBRARIES:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _signal_again() -> None:
+    def send() -> None:
+        time.sleep(0.02)
+        os.kill(os.getpid(), _AGAIN)
+
+    _thread.start_new_thread(send, ())  # threading takes locks, which the program may hold where the signal met it
 
 
 @contextmanager
@@ -77,12 +107,12 @@ def _handled(handle: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     def again(unraisable: Any) -> None:
         # Raised in a callback, of the garbage collector for one, from where no exception gets out.
         if isinstance(unraisable.exc_value, Interrupted):
-            threading.Timer(0.02, os.kill, (os.getpid(), unraisable.exc_value.number)).start()
+            _signal_again()
         else:
             report(unraisable)
 
     try:
-        before = {number: signal.signal(number, handle) for number in _NUMBERS}
+        before = {number: signal.signal(number, handle) for number in (*_NUMBERS, _AGAIN)}
     except ValueError:  # not in the main thread, which alone is told of signals
         yield
         return

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import importlib
 import json
 import os
 import shutil
@@ -185,6 +186,25 @@ def test_signals_are_noted_and_end_the_program_on_the_way_out() -> None:
     assert noting(signal.SIGINT) == 1130
     assert noting(signal.SIGINT, signal.SIGINT) == 1130  # someone will not wait
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_waits_until_a_module_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled modules that an exception from nowhere meets while they load crash, or print a traceback."""
+    code = "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.1)\nLOADED.append(1)\n"
+    (tmp_path / "sends_a_signal.py").write_text(code.replace("LOADED", "__import__('sys').modules[__name__ + '_told']"))
+    monkeypatch.syspath_prepend(tmp_path)
+    told: Any = []
+    monkeypatch.setitem(sys.modules, "sends_a_signal_told", told)
+    reached = []
+
+    def work() -> None:
+        importlib.import_module("sends_a_signal")
+        time.sleep(5)
+        reached.append(True)
+
+    with pytest.raises(SystemExit) as end:
+        main(work)
+    assert (end.value.code, told, reached) == (143, [1], [])
 
 
 def test_a_signal_that_comes_where_no_exception_gets_out_is_not_lost() -> None:
