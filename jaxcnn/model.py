@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype, VariableDict
 
 from jaxcnn import ops
+from jaxcnn.backend import jit
 from jaxcnn.config import ModelConfig
 from jaxcnn.dropout import dropout
 from jaxcnn.errors import InputError
@@ -192,10 +193,10 @@ def key_of(seed: int) -> jax.Array:
 def init_variables(config: ModelConfig, key: jax.Array) -> VariableDict:
     """Fresh `{"params": ..., "batch_stats": ...}` in float32 (float64 under x64); no batch_stats without batch norm."""
     image = jnp.zeros((1, config.input_size, config.input_size, config.in_channels))
-    # It runs once, and so saves a second of compilation; but JAX takes no options within another function's trace.
+    # JAX takes no options within another function's trace.
     traced = any(isinstance(value, jax.core.Tracer) for value in (image, key))
-    options = {} if traced else {"xla_backend_optimization_level": 1}
-    init = jax.jit(CNN(config).init, compiler_options=options)
+    # It runs once, so that what costs the compiler a second is not worth it.
+    init = CNN(config).init if traced else jit(CNN(config).init, xla_backend_optimization_level=1)
     variables: VariableDict = {"batch_stats": {}, **init(key, image)}
     return variables
 

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 Matrix = Sequence[Sequence[float]]
 Grid = list[list[Array]]
@@ -92,8 +93,9 @@ def take_images(x: Array, indices: Array) -> Array:
 
 
 def _copy_rows(x: Array, indices: Array) -> Array:
-    rows: Array = lax.map(lambda i: lax.dynamic_index_in_dim(x, i, keepdims=False), indices)
-    return rows
+    flat = x.reshape(len(x), -1)  # a row that is one run of memory, whatever layout is wanted of the copies
+    rows: Array = lax.map(lambda i: lax.dynamic_index_in_dim(flat, i, keepdims=False), indices)
+    return rows.reshape(-1, *x.shape[1:])
 
 
 def _in_chunks(f: Callable[[Array], Array], x: Array, n: int) -> Array:
@@ -108,7 +110,7 @@ def _in_chunks(f: Callable[[Array], Array], x: Array, n: int) -> Array:
 
 
 def _on_cpu(fast: Callable[..., Any], plain: Callable[..., Any], *args: Array) -> Any:
-    """The one place that asks for the backend: `fast` on a CPU, else `plain`."""
+    """The one place within programs that asks for the backend: `fast` on a CPU, else `plain`."""
     return lax.platform_dependent(*args, cpu=fast, default=plain)
 
 
@@ -292,11 +294,16 @@ def _dot_rows(a: Array, b: Array) -> Array:
 
 
 def _turned_dot(a: Array, b: Array) -> Array:
-    """a.T @ b with a.T written down, which XLA would undo but for the barrier: half the time for fc1."""
+    """a.T @ b with a.T written down, which XLA would undo but for the barrier: half the time for fc1.
+
+    Turned by its layout, as its own transposition takes ten times as long in the form that `backend.jit` compiles.
+    """
     if a.shape[1] * b.shape[1] < _LARGE:
         return _dot_rows(a, b)
-    turned: Array = lax.optimization_barrier(a.T)  # type: ignore[no-untyped-call]  # JAX leaves this one untyped
-    return turned @ b
+    # JAX leaves both of these functions untyped.
+    turned = with_layout_constraint(a, Layout(major_to_minor=(1, 0))).T  # type: ignore[no-untyped-call]
+    copied: Array = lax.optimization_barrier(turned)  # type: ignore[no-untyped-call]
+    return copied @ b
 
 
 def _dot_columns(a: Array, b: Array) -> Array:

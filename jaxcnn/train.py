@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxcnn import ops
 from jaxcnn.augment import standardise
+from jaxcnn.backend import Jit, backend_form, jit
 from jaxcnn.config import ExperimentConfig, ModelConfig, Precision
 from jaxcnn.data import Dataset, Split, epoch_order
 from jaxcnn.errors import InputError
@@ -72,25 +73,6 @@ class Paused(Exception):
         """The metrics of each step of the epoch so far."""
 
 
-class Form(NamedTuple):
-    """How to compute, where there is a choice that changes no result."""
-
-    steps_per_call: int | None
-    """Training steps in one compiled call; None is an epoch."""
-    vectorized: bool
-    """Whether augmentation takes a batch at once instead of image by image."""
-
-
-def backend_form() -> Form:
-    """The form that suits JAX's default backend.
-
-    On a CPU four steps a call are a tenth faster than one, since the later ones find their buffers in place; more
-    gain little, and a signal would wait longer. An accelerator gets an epoch in one call.
-    """
-    on_cpu = jax.default_backend() == "cpu"
-    return Form(steps_per_call=4 if on_cpu else None, vectorized=not on_cpu)
-
-
 def padded_order(order: np.ndarray[Any, Any], batch_size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Indices and mask, both (steps, batch_size): one shape for every step, the last one padded."""
     steps = -(-len(order) // batch_size)
@@ -106,7 +88,9 @@ def batches(split: Split, order: np.ndarray[Any, Any], batch_size: int) -> Itera
         yield Batch(split.images[indices], split.labels[indices], mask)
 
 
-def make_train_epoch(step: TrainStep, split: Split, batch_size: int, *, steps_per_call: int | None) -> TrainEpoch:
+def make_train_epoch(
+    step: TrainStep, split: Split, batch_size: int, *, steps_per_call: int | None, jit: Jit = jit
+) -> TrainEpoch:
     """`(state, order, scale, on_step, should_stop) -> (state, metrics of each step)`: one pass over `split`.
 
     A pass ends early after the call in which `should_stop()` becomes true.
@@ -117,7 +101,7 @@ def make_train_epoch(step: TrainStep, split: Split, batch_size: int, *, steps_pe
     images, labels = jax.device_put((split.images, split.labels))
     most = steps_per_call or -(-len(split.labels) // batch_size)
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jit, donate_argnums=0)
     def run(
         state: TrainState, images: jax.Array, labels: jax.Array, indices: Any, mask: Any, steps: Any, scale: Any
     ) -> tuple[TrainState, Metrics]:
@@ -185,7 +169,7 @@ def evaluation_step(config: ExperimentConfig, dataset: Dataset, first_stage: int
 
 @lru_cache(maxsize=8)
 def _evaluation_step(**settings: Any) -> EvalStep:
-    return jax.jit(make_eval_step(**settings))
+    return jit(make_eval_step(**settings))
 
 
 def compute_features(
@@ -201,7 +185,7 @@ def compute_features(
 ) -> list[Split]:
     """What stage `end_stage` reads, in evaluation mode, for every image of each split: (N, H, W, C) or (N, C)."""
     network = make_network(model, precision)
-    forward = jax.jit(
+    forward = jit(
         lambda variables, images: network.apply(variables, standardise(images, mean, std), end_stage=end_stage)
     )
 
@@ -372,7 +356,13 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         vectorized=form.vectorized,
         precision=config.train.precision,
     )
-    train_epoch = make_train_epoch(step, train, batch_size, steps_per_call=form.steps_per_call)
+    train_epoch = make_train_epoch(
+        step,
+        train,
+        batch_size,
+        steps_per_call=form.steps_per_call,
+        jit=jax.jit if first_stage else jit,  # on features Adam is a large part of the step
+    )
     return _Phase(schedule, train_epoch, evaluation_step(config, dataset, first_stage), validation)
 
 

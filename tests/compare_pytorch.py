@@ -24,11 +24,12 @@ import torch
 
 from experiments.pytorch_network import torch_network
 from jaxcnn import SHALLOW, DataConfig, Dataset, InputError, OptimConfig, init_variables, load_dataset
+from jaxcnn.backend import backend_form
 from jaxcnn.convert import to_torch
 from jaxcnn.data import Split, epoch_order
 from jaxcnn.optim import make_schedule
 from jaxcnn.step import TrainStep, init_state, make_eval_step, make_train_step
-from jaxcnn.train import backend_form, batches, evaluate, make_train_epoch
+from jaxcnn.train import batches, evaluate, make_train_epoch
 
 MODEL = replace(SHALLOW, dropout_rate=0.0)
 OPTIM = OptimConfig(optimizer="adam", learning_rate=1e-3, weight_decay=1e-5, schedule="constant")

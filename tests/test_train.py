@@ -18,12 +18,13 @@ from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN, InputError, ModelConfig, ops
 from jaxcnn import train as train_module
 from jaxcnn.augment import standardise
+from jaxcnn.backend import Form
 from jaxcnn.checkpoint import open_checkpoints
 from jaxcnn.config import DataConfig, ExperimentConfig, FreezeConfig, OptimConfig, TrainConfig
 from jaxcnn.convert import from_torch, to_torch
 from jaxcnn.data import Dataset, Split, epoch_order
 from jaxcnn.step import Batch, Metrics, TrainState, init_state, make_eval_step, make_train_step
-from jaxcnn.train import EpochRecord, Form, Paused, batches, evaluate, fit, make_train_epoch, stopped
+from jaxcnn.train import EpochRecord, Paused, batches, evaluate, fit, make_train_epoch, stopped
 
 MODEL = ModelConfig(
     input_size=8, hidden_dims=(4, 6, 9, 7), layers_per_block=(1, 2), apply_pooling=(1, 0), apply_bn=(1, 1),

@@ -11,6 +11,7 @@ import numpy as np
 from experiments.bench.measure import Program
 from experiments.bench.setting import OPTIM, Setting, as_dataset, freeze, load_images
 from jaxcnn.augment import augment, standardise
+from jaxcnn.backend import backend_form, jit
 from jaxcnn.config import Augment, DataConfig, ExperimentConfig, Mask, TrainConfig
 from jaxcnn.convert import from_torch, read_state_dict, write_state_dict
 from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD
@@ -18,7 +19,7 @@ from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables
 from jaxcnn.optim import make_schedule
 from jaxcnn.step import init_state, make_eval_step, make_train_step
-from jaxcnn.train import OnStep, backend_form, evaluate, fit, make_train_epoch
+from jaxcnn.train import OnStep, evaluate, fit, make_train_epoch
 
 STANDARDISED: dict[str, Any] = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
 
@@ -60,7 +61,7 @@ def evaluation(setting: Setting) -> Program:
     """Evaluation of `setting.steps` batches of stored images."""
     split = load_images(setting, setting.steps * setting.batch_size)
     variables = init_variables(setting.model, jax.random.key(0))
-    step = jax.jit(make_eval_step(model=setting.model, **STANDARDISED))
+    step = jit(make_eval_step(model=setting.model, **STANDARDISED))
     return lambda: evaluate(step, variables, split, setting.batch_size)
 
 
@@ -69,7 +70,7 @@ def augmentation(setting: Setting, count: int) -> Program:
     images = load_images(setting, count).images
     vectorized = backend_form().vectorized
 
-    @jax.jit
+    @jit
     def transform(key: jax.Array, images: jax.Array) -> jax.Array:
         return standardise(augment(key, images, "autoaugment", vectorized=vectorized), CIFAR10_MEAN, CIFAR10_STD)
 
