@@ -1,5 +1,6 @@
 """Data sets as uint8 arrays in memory, split and counted in ways that depend on nothing but the seed."""
 
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -128,7 +129,7 @@ def select_classes(stored: Stored, classes: Sequence[int]) -> Stored:
 
     def keep(split: Split) -> Split:
         kept = np.flatnonzero(new[split.labels] >= 0)
-        return Split(split.images[kept], new[split.labels[kept]])
+        return take(Split(split.images, new[split.labels]), kept)
 
     names = tuple(stored.class_names[label] for label in classes)
     return Stored(keep(stored.train), keep(stored.test), names)
@@ -186,6 +187,19 @@ def stratified_split(labels: np.ndarray, share: float, seed: int | Sequence[int]
     return np.flatnonzero(~out), np.flatnonzero(out)
 
 
+def take(split: Split, indices: np.ndarray) -> Split:
+    """The images and labels at these indices, int (n,), as arrays of their own.
+
+    The images begin at a multiple of 64 bytes, as those of a cache do: JAX uses them on a CPU where they lie, and would
+    copy others.
+    """
+    shape = (len(indices), *split.images.shape[1:])
+    memory = np.empty(math.prod(shape) + 64, np.uint8)
+    images = memory[-memory.ctypes.data % 64 :][: math.prod(shape)].reshape(shape)
+    np.take(split.images, indices, axis=0, out=images, mode="clip")  # the other modes fill a buffer first
+    return Split(images, split.labels[indices])
+
+
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
     """The order, int32 (n,), in which an epoch visits `n` images: the same permutation on every machine."""
     return np.random.default_rng((seed, epoch)).permutation(n).astype(np.int32)
@@ -198,15 +212,14 @@ def _divide(split: Split, config: DataConfig, seed: int) -> tuple[Split, Split |
         kept, _ = stratified_split(split.labels, 1 - config.fraction, (seed, _FRACTION))
     if config.validation == 0:
         whole = len(kept) == len(split.labels)
-        return split if whole else Split(split.images[kept], split.labels[kept]), None
+        return split if whole else take(split, kept), None
     rest, held = stratified_split(split.labels[kept], config.validation, (seed, _VALIDATION))
     if not len(held):
         raise InputError(
             f"data.validation={config.validation} of {len(kept)} training images leaves none to validate on; "
             f"raise it or data.fraction={config.fraction}, or give data.validation=0"
         )
-    train, validation = (Split(split.images[each], split.labels[each]) for each in (kept[rest], kept[held]))
-    return train, validation
+    return take(split, kept[rest]), take(split, kept[held])
 
 
 def _load_digits(fit: Callable[[np.ndarray], np.ndarray]) -> Stored:
@@ -216,7 +229,7 @@ def _load_digits(fit: Callable[[np.ndarray], np.ndarray]) -> Stored:
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     images, labels = np.stack([fit(image) for image in grey]), digits.target.astype(np.int32)
-    train, test = (Split(images[each], labels[each]) for each in stratified_split(labels, 0.2, seed=0))
+    train, test = (take(Split(images, labels), each) for each in stratified_split(labels, 0.2, seed=0))
     return Stored(train, test, tuple(str(name) for name in digits.target_names))
 
 

@@ -169,7 +169,7 @@ def evaluation_step(config: ExperimentConfig, dataset: Dataset, first_stage: int
 
 @lru_cache(maxsize=8)
 def _evaluation_step(**settings: Any) -> EvalStep:
-    return jit(make_eval_step(**settings))
+    return jax.jit(make_eval_step(**settings))
 
 
 def compute_features(
@@ -185,7 +185,7 @@ def compute_features(
 ) -> list[Split]:
     """What stage `end_stage` reads, in evaluation mode, for every image of each split: (N, H, W, C) or (N, C)."""
     network = make_network(model, precision)
-    forward = jit(
+    forward = jax.jit(
         lambda variables, images: network.apply(variables, standardise(images, mean, std), end_stage=end_stage)
     )
 

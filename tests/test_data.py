@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import jax
 import make_archives as archives
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from jaxcnn.data import (
     load_dataset,
     select_classes,
     stratified_split,
+    take,
 )
 from jaxcnn.errors import InputError
 from jaxcnn.prepare import prepare
@@ -630,3 +632,16 @@ def test_what_plain_methods_reach_on_the_digits_is_what_the_readme_says() -> Non
         found = 100 * method.fit(train, digits.train.labels).score(test, digits.test.labels)
         assert found == pytest.approx(wanted, abs=0.3)  # one image of 359, for rounding elsewhere
         assert f"{wanted} %" in (Path(__file__).parent.parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 100])
+def test_images_taken_from_a_split_are_used_by_jax_where_they_lie(count: int) -> None:
+    random = np.random.default_rng(count)
+    split = Split(random.integers(0, 256, (100, 5, 5, 3), np.uint8), np.arange(100, dtype=np.int32))
+    indices = random.permutation(100)[:count]
+    taken = take(split, indices)
+    np.testing.assert_array_equal(taken.images, split.images[indices])
+    np.testing.assert_array_equal(taken.labels, indices)
+    assert not np.shares_memory(taken.images, split.images)
+    if count:
+        assert jax.device_put(taken.images).unsafe_buffer_pointer() == taken.images.ctypes.data

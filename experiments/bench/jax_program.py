@@ -61,7 +61,7 @@ def evaluation(setting: Setting) -> Program:
     """Evaluation of `setting.steps` batches of stored images."""
     split = load_images(setting, setting.steps * setting.batch_size)
     variables = init_variables(setting.model, jax.random.key(0))
-    step = jit(make_eval_step(model=setting.model, **STANDARDISED))
+    step = jax.jit(make_eval_step(model=setting.model, **STANDARDISED))
     return lambda: evaluate(step, variables, split, setting.batch_size)
 
 

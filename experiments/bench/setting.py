@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.config import PRESETS, DataConfig, FreezeConfig, Mask, ModelConfig, OptimConfig
-from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD, Dataset, Split, load_dataset
+from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD, Dataset, Split, load_dataset, take
 from jaxcnn.errors import InputError
 from jaxcnn.reader import find_prepared
 from jaxcnn.validate import require_int
@@ -66,11 +66,11 @@ def load_images(setting: Setting, count: int) -> Split:
         images, labels = open_prepared(setting.data_dir, validation=0).train
         if len(labels) >= count:
             return Split(images[:count], labels[:count])
-        picked = np.arange(count) % len(labels)
-        return Split(images[picked], labels[picked])
+        return take(Split(images, labels), np.arange(count) % len(labels))
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, 32, 32, 3), np.uint8)
-    return Split(images, random.integers(0, setting.model.num_classes, count, np.int32))
+    labels = random.integers(0, setting.model.num_classes, count, np.int32)
+    return take(Split(images, labels), np.arange(count))
 
 
 def open_prepared(folder: str, *, validation: float) -> Dataset:
