@@ -270,4 +270,4 @@ def test_a_missing_source_is_refused(tmp_path: Path) -> None:
 
 def test_a_head_that_is_none_is_refused() -> None:
     with pytest.raises(InputError, match=r"head='fc2' is not usable: choose one of fc3, all"):
-        create_transfer_model(REFERENCE / "small" / "model.pth", 10, head="fc2")  # type: ignore[arg-type]
+        create_transfer_model(REFERENCE / "small" / "model.pth", 10, head="fc2")
