@@ -69,7 +69,7 @@ def settings(target: str, mask: str) -> TransferConfig:
             early_stopping_patience=patience,
             early_stopping_target=TARGET_ACCURACY.get(target),
         ),
-        freeze=FreezeConfig(mask="scratch" if mask == "all" else mask),  # type: ignore[arg-type]  # a Mask now
+        freeze=FreezeConfig(mask=next((each for each in MASKS if each == mask), "scratch")),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
@@ -70,7 +70,7 @@ def make_trainer(model: ModelConfig, *, frozen_blocks: int, compiled: bool = Fal
     if bfloat16:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     optimizer = torch.optim.Adam(network.parameters(), lr=OPTIM.learning_rate, weight_decay=OPTIM.weight_decay)
-    forward: nn.Module = torch.compile(network) if compiled else network  # type: ignore[assignment]  # a Module, too
+    forward: Callable[[Tensor], Tensor] = torch.compile(network) if compiled else network
     return Trainer(network, forward, optimizer, bfloat16)
 
 
