@@ -93,6 +93,11 @@ def take_turns(programs: Mapping[str, Program], rounds: int) -> dict[str, list[f
     return seconds
 
 
+def repeated(program: Program, times: int) -> Program:
+    """The program so many times, as one that takes long enough to be timed."""
+    return lambda: [program() for _ in range(times)]
+
+
 def rates(seconds: Mapping[str, Sequence[float]], amount: float) -> dict[str, list[float]]:
     """Work a second, from the seconds that `amount` of it took."""
     return {name: [amount / each for each in values] for name, values in seconds.items()}
