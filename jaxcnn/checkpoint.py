@@ -161,9 +161,9 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> Iterator[Ch
     options = ocp.CheckpointManagerOptions(
         read_only=read_only, enable_async_checkpointing=False, **({} if read_only else writes)
     )
-    # Weights hardly compress, and the next epoch would wait for the processor that tries.
+    # The next epoch waits: weights hardly compress, and gathering the arrays' files in one takes a fifth of the time.
     handlers = {
-        "state": ocp.PyTreeCheckpointHandler(use_compression=False),
+        "state": ocp.PyTreeCheckpointHandler(use_compression=False, use_ocdbt=False),
         "progress": ocp.JsonCheckpointHandler(),
     }
     with _quiet():

@@ -1,11 +1,11 @@
 """What a checkpoint an epoch costs: the same epochs with and without, by turns, in one process.
 
     python -m tests.checkpoint_cost --data.name digits --train.epochs 5
-    python -m tests.checkpoint_cost --data.name cifar10 --data.dir DIR --data.fraction 0.1 --train.epochs 3
+    python -m tests.checkpoint_cost --data.name cifar10 --data.dir DIR --train.epochs 5
 
-Flags are those of `experiments.train`; `--train.epochs` is the number of epochs measured of each kind. The cost of an
-epoch that is saved counts all that it delays: the copying, the writing, and what either leaves to the next epoch,
-which is why two epochs in a row are of one kind and both are timed.
+Flags are those of `experiments.train`; `--train.epochs` is the number of epochs measured of each kind. The cost of a
+checkpoint counts all that it delays: the copying, the writing, and what either leaves to the next epoch's first images.
+Later ones it cannot reach, and of a large set a whole epoch varies by more than a checkpoint takes.
 """
 
 import math
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -25,57 +26,59 @@ from jaxcnn.checkpoint import open_checkpoints
 from jaxcnn.convert import write_state_dict
 from jaxcnn.data import load_dataset
 from jaxcnn.model import init_variables
-from jaxcnn.step import init_state
+from jaxcnn.step import Metrics, init_state
 from jaxcnn.train import EpochRecord, fit
+
+FIRST = 5_000  # images of the next epoch: seconds, when the disk has been idle for long
 
 
 def measure() -> None:
     config, _ = parse(DEFAULT, "Measure what checkpoints cost.")
     select_device(config.device)
     rounds = config.train.epochs
-    # A warm-up, then pairs of epochs: saved, saved, not, not, saved, saved, ...
-    train = replace(config.train, epochs=4 * rounds + 1, early_stopping_patience=None, early_stopping_target=None)
+    # Two to warm up, the second of them behind a checkpoint; then one with, one without, one with, ...
+    train = replace(config.train, epochs=2 * rounds + 2, early_stopping_patience=None, early_stopping_target=None)
     config = replace(config, train=train)
     model = config.model
     dataset = load_dataset(config.data, input_size=model.input_size, in_channels=model.in_channels, seed=config.seed)
     config = replace(config, model=replace(model, num_classes=dataset.num_classes))
     variables = init_variables(config.model, jax.random.key(config.seed))
     state = init_state(variables, config.model, config.optim, seed=config.seed)
-    seconds: dict[bool, list[float]] = {True: [], False: []}
-    held = 0.0
+    images = len(dataset.train.labels)
+    reached: list[float] = []
+
+    def on_step(seen: int, _: Metrics) -> None:
+        if seen >= min(FIRST, images) and len(reached) < len(records) + 1:
+            reached.append(time.perf_counter())
+
+    ends: list[float] = []
+    held: list[float] = []
     records: list[EpochRecord] = []
     with tempfile.TemporaryDirectory() as folder, open_checkpoints(Path(folder)) as checkpoints:
-        began = time.perf_counter()
-        for trained, record in fit(state, config, dataset):
+        for trained, record in fit(state, config, dataset, on_step=on_step):
             records.append(record)
-            number = len(records) - 2
-            saved = number >= 0 and number % 4 < 2
-            if saved:
-                before = time.perf_counter()
+            ends.append(time.perf_counter())
+            if len(records) % 2:
                 checkpoints.save(trained, records)
-                held += time.perf_counter() - before
-            now = time.perf_counter()
-            if number >= 0:
-                seconds[saved].append(now - began)
-            began = now
-    pairs = {
-        kind: [sum(pair) / 2 for pair in zip(each[::2], each[1::2], strict=True)] for kind, each in seconds.items()
-    }
-    differences = [with_ - without for with_, without in zip(pairs[True], pairs[False], strict=True)]
-    plain = statistics.mean(pairs[False])
-    cost, error = statistics.mean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
+                held.append(time.perf_counter() - ends[-1])
+    # From the end of an epoch to the next one's first images, and to its end.
+    first = [end - start for start, end in zip(ends[:-1], reached[1:], strict=True)][1:]
+    whole = [end - start for start, end in pairwise(ends)][1:]
+    differences = [with_ - without for without, with_ in zip(first[::2], first[1::2], strict=True)]
+    plain = statistics.mean(whole[::2])
+    cost, error = statistics.mean(differences), statistics.stdev(differences) / math.sqrt(rounds)
     with tempfile.TemporaryDirectory() as folder:
         best = {"params": trained.params, "batch_stats": trained.batch_stats}
         for _ in range(2):  # the first one imports torch, once in a run
-            began = time.perf_counter()
+            start = time.perf_counter()
             write_state_dict(Path(folder) / "model.pth", best, config.model)
-            weights = time.perf_counter() - began
+            weights = time.perf_counter() - start
     print(
-        f"{dataset.name}, {len(dataset.train.labels):,} training images: an epoch takes {plain:.3f} s without and "
-        f"{statistics.mean(pairs[True]):.3f} s with a checkpoint: {cost * 1000:.0f} ± {error * 1000:.0f} ms more, "
-        f"{100 * cost / plain:.1f} ± {100 * error / plain:.1f} % of an epoch (n = {len(differences)} pairs of "
-        f"epochs of each kind, standard error); of this, {1000 * held / (2 * len(differences)):.0f} ms hold training "
-        f"up. A better epoch's model.pth takes another {1000 * weights:.0f} ms"
+        f"{dataset.name}, {images:,} training images, {plain:.3f} s an epoch without a checkpoint; with one it is "
+        f"{cost * 1000:.0f} ± {error * 1000:.0f} ms behind after {min(FIRST, images):,} images, "
+        f"{100 * cost / plain:.2f} ± {100 * error / plain:.2f} % of an epoch (n = {rounds} of each kind, standard "
+        f"error of the mean difference); {1000 * statistics.mean(held[1:]):.0f} ms of this pass before the next "
+        f"epoch begins. A better epoch's model.pth takes another {1000 * weights:.0f} ms"
     )
 
 

@@ -160,6 +160,10 @@ def hardware() -> dict[str, str]:
     }
 
 
+def largest_difference(one: list[float], other: list[float]) -> float:
+    return float(np.abs(np.subtract(one, other)).max())
+
+
 def compare(dataset: Dataset, seeds: list[int], epochs: int, batch_size: int) -> dict[str, Any]:
     """Trains both with every seed, and puts the results side by side."""
     pairs = []
@@ -179,11 +183,13 @@ def compare(dataset: Dataset, seeds: list[int], epochs: int, batch_size: int) ->
             {
                 "seed": seed,
                 "first_losses": {"jax": ours.losses[:FIRST], "pytorch": theirs.losses[:FIRST]},
-                "largest_difference_of_first_losses": float(
-                    np.abs(np.subtract(ours.losses[:FIRST], theirs.losses[:FIRST])).max()
-                ),
+                "largest_difference_of_first_losses": largest_difference(ours.losses[:FIRST], theirs.losses[:FIRST]),
                 "first_losses_in_float64": {"jax": ours.doubles, "pytorch": theirs.doubles},
-                "largest_difference_in_float64": float(np.abs(np.subtract(ours.doubles, theirs.doubles)).max()),
+                "largest_difference_in_float64": largest_difference(ours.doubles, theirs.doubles),
+                "largest_difference_to_its_own_float64": {
+                    name: largest_difference(one.losses[:FIRST], one.doubles)
+                    for name, one in (("jax", ours), ("pytorch", theirs))
+                },
                 "last_loss": {"jax": ours.losses[-1], "pytorch": theirs.losses[-1]},
                 "test_accuracy": {"jax": ours.accuracy, "pytorch": theirs.accuracy},
                 "seconds": {"jax": ours.seconds, "pytorch": theirs.seconds},
@@ -210,6 +216,8 @@ def report(result: dict[str, Any]) -> None:
             say(f"  step {i}: jax {a:.8f}  pytorch {b:.8f}  difference {a - b:+.1e}")
         say(f"  largest difference {each['largest_difference_of_first_losses']:.1e}")
         say(f"  in float64 {each['largest_difference_in_float64']:.1e}")
+        own = each["largest_difference_to_its_own_float64"]
+        say(f"  of float32 to float64: jax {own['jax']:.1e}, pytorch {own['pytorch']:.1e}")
     say(f"\ntest accuracy on {result['images']['test']:,} images (%)")
     for each in result["seeds"]:
         ours, theirs = each["test_accuracy"]["jax"], each["test_accuracy"]["pytorch"]

@@ -124,7 +124,11 @@ def remove(name: str) -> Callable[[Path], None]:
     return lambda folder: shutil.rmtree(next(p for p in sorted(folder.rglob(name)) if p.is_dir()))
 
 
-@pytest.mark.parametrize("damage", [truncate, remove("state"), remove("progress")])
+def lose_the_largest(folder: Path) -> None:
+    max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size).unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, remove("state"), remove("progress"), lose_the_largest])
 def test_a_damaged_checkpoint_of_a_run_is_refused(damage: Callable[[Path], None], tmp_path: Path) -> None:
     with open_checkpoints(tmp_path / "run") as checkpoints:
         checkpoints.save(draw_state(1), draw_records(1))

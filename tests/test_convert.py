@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refusals import message
 from safetensors.torch import load_file, save_file
 
 from experiments.pytorch_network import TorchCNN
@@ -78,13 +79,6 @@ def assert_same_tensors(one: dict[str, Any], other: dict[str, Any], *, ordered: 
 def assert_same_variables(one: Any, other: Any) -> None:
     assert jax.tree.structure(one) == jax.tree.structure(other)
     jax.tree.map(np.testing.assert_array_equal, one, other)
-
-
-def message(call: Callable[[], object]) -> str:
-    with pytest.raises(InputError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @MANY
