@@ -31,7 +31,7 @@ class ModelFlags:
     """Network."""
 
     preset: Literal["shallow", "deep"] = "shallow"
-    """A network of the seed document."""
+    """A network of the original."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class TrainFlags:
 
 @dataclass(frozen=True)
 class Flags:
-    """Settings that the three runs share; everything else is the seed document's."""
+    """Settings that the three runs share; everything else is the original's."""
 
     runs_dir: Path = Path("runs")
     """Folder that holds the runs."""
@@ -84,12 +84,13 @@ def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, over
     Returns:
         What became of each, in order.
     """
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
+    from experiments.console import Terminal
     from experiments.run import run_experiment
 
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     outcomes = []
     for name, config in experiments:
         try:
@@ -103,16 +104,16 @@ def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, over
     table = Table("run", "test accuracy", "validation accuracy", "best epoch", "time", title="All runs")
     for name, summary, _ in outcomes:
         if summary is None:
-            table.add_row(name, "failed", "", "", "")
+            table.add_row(escape(name), "failed", "", "", "")
             continue
         validation = "" if summary["val_accuracy"] is None else f"{summary['val_accuracy']:.2f} %"
         test = f"{summary['test_accuracy']:.2f} %"
-        table.add_row(name, test, validation, str(summary["best_epoch"]), f"{summary['seconds']:.0f} s")
+        table.add_row(escape(name), test, validation, str(summary["best_epoch"]), f"{summary['seconds']:.0f} s")
     console.print(table)
     if done := [outcome for outcome in outcomes if outcome.summary is not None]:
         best = max(done, key=lambda outcome: outcome.summary["test_accuracy"] if outcome.summary else 0)
         assert best.summary is not None
-        console.print(f"best run: {best.name}, test accuracy {best.summary['test_accuracy']:.2f} %")
+        console.print(f"best run: {best.name}, test accuracy {best.summary['test_accuracy']:.2f} %", markup=False)
     return outcomes
 
 

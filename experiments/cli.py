@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
+WEIGHT_FILES = (".pth", ".pt", ".safetensors")
+"""Suffixes of files that hold weights."""
+
 
 @dataclass(frozen=True)
 class _ModelFlags(ModelConfig):
     num_classes: tyro.conf.Suppress[int] = 10  # the data set's, so not a flag
     preset: Literal["shallow", "deep", "as given"] = "shallow"
-    """A network of the seed document, which the other model flags change."""
+    """A network of the original, which the other model flags change."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ def parse_flags(default: Config, description: str | None, argv: Sequence[str], *
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            prog = f"python -m experiments.{Path(sys.argv[0]).stem}"
+            program = Path(sys.argv[0])
+            prog = f"python -m experiments.{program.parent.name if program.stem == '__main__' else program.stem}"
             return tyro.cli(type(default), prog=prog, default=default, description=description, args=argv)
     except SystemExit as end:
         cause: BaseException | None = end
@@ -141,7 +145,7 @@ def main(program: Callable[[], object]) -> None:
 
 
 def baseline(name: str) -> ExperimentConfig:
-    """The seed document's settings for a data set."""
+    """The original's settings for a data set."""
     return ExperimentConfig(data=DataConfig(name=name))
 
 

@@ -6,12 +6,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.cli import main
+from experiments.cli import WEIGHT_FILES, main
 from jaxcnn.config import Activation
 from jaxcnn.errors import InputError
 from jaxcnn.files import is_there
-
-FILES = (".pth", ".pt", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -40,19 +38,18 @@ def convert(flags: Flags) -> None:
     Raises:
         InputError: when the source cannot be read or the destination is taken.
     """
-    from rich.console import Console
-
+    from experiments.console import Terminal
     from jaxcnn.checkpoint import save_weights
     from jaxcnn.convert import flags_to_read, read_source, to_torch, write_state_dict
 
-    if flags.destination.suffix not in ("", *FILES):
+    if flags.destination.suffix not in ("", *WEIGHT_FILES):
         raise InputError(
-            f"{flags.destination} is no kind of file that weights are written to: give one of {', '.join(FILES)}, "
-            "or a folder's name without a dot for a checkpoint"
+            f"{flags.destination} is no kind of file that weights are written to: give one of "
+            f"{', '.join(WEIGHT_FILES)}, or a folder's name without a dot for a checkpoint"
         )
     if is_there(flags.destination) and not flags.overwrite:
         raise InputError(f"{flags.destination} exists; give another destination or --overwrite")
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True, highlight=False)
     variables, config, assumed = read_source(
         flags.source,
         input_size=flags.input_size,
@@ -69,19 +66,21 @@ def convert(flags: Flags) -> None:
     for assumption in assumed:
         console.print(f"assumed, as the weights do not tell: {assumption}", markup=False)
     if flags.verify:
+        from experiments.run import select_device
         from experiments.verify import largest_difference
 
+        select_device("cpu")  # where PyTorch computes, and where float32 means float32
         difference, scale = largest_difference(variables, config)
         console.print(
             f"largest difference of the logits on 64 random images: {difference:.2g} (logits up to {scale:.2g})"
         )
-    if flags.destination.suffix in FILES:
+    if flags.destination.suffix in WEIGHT_FILES:
         write_state_dict(flags.destination, variables, config)
         if words := flags_to_read(to_torch(variables, config), config):
             console.print(f"such a file cannot tell all of the network; to read it again give {' '.join(words)}")
     else:
         save_weights(flags.destination, variables, config, overwrite=flags.overwrite)
-    console.print(f"wrote {flags.destination}")
+    console.print(f"wrote {flags.destination}", markup=False)
 
 
 if __name__ == "__main__":

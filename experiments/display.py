@@ -9,8 +9,7 @@ from types import TracebackType
 import jax
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as Bars
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from experiments.folder import Summary
@@ -21,14 +20,14 @@ from jaxcnn.step import Metrics
 from jaxcnn.train import EpochRecord, caches_features, feature_bytes
 
 
-class Progress:
+class Bar:
     """A bar within the epoch where there is a terminal, and a line for every epoch anywhere."""
 
-    def __init__(self, console: Console, epochs: int, images: int, done: int) -> None:
-        """`images` is the number an epoch trains on, `done` the epochs that are over."""
-        self._console, self._epochs, self._images, self._done = console, epochs, images, done
-        self._first = done
-        self._bars = Bars(
+    def __init__(self, console: Console, epochs: int, images: int, done: int, behind: int) -> None:
+        """`images` is what an epoch trains on, `done` the epochs that are over, `behind` the images of the next one."""
+        self._console, self._epochs, self._images, self._done, self._behind = console, epochs, images, done, behind
+        self._before = done * images + behind
+        self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(),
             TextColumn("{task.fields[numbers]}"),
@@ -36,33 +35,33 @@ class Progress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bars.add_task("", total=images, epoch=done + 1, epochs=epochs, numbers="")
+        self._task = self._bar.add_task("", total=images, epoch=done + 1, epochs=epochs, numbers="")
         self._began = self._epoch_began = time.perf_counter()
 
-    def __enter__(self) -> "Progress":
-        self._bars.start()
+    def __enter__(self) -> "Bar":
+        self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        self._bar.stop()
 
     def step(self, seen: int, total: Metrics) -> None:
         """Shows how far the epoch is; called with the images seen and the metrics summed over them."""
         now = time.perf_counter()
         rate = seen / (now - self._epoch_began)
-        share = self._done - self._first + seen / self._images
-        left = (now - self._began) / share * (self._epochs - self._first - share)
+        reached = self._done * self._images + self._behind + seen
+        left = (now - self._began) / (reached - self._before) * (self._epochs * self._images - reached)
         numbers = (
             f"loss {total.loss / total.count:.4f}  accuracy {100 * total.correct / total.count:.2f} %  "
             f"{rate:,.0f} images/s  {_clock(left)} left"
         )
-        self._bars.update(self._task, completed=seen, numbers=numbers)
+        self._bar.update(self._task, completed=self._behind + seen, numbers=numbers)
 
     def epoch(self, record: EpochRecord, *, is_best: bool) -> None:
         """Prints the epoch's line."""
-        self._done = record.epoch
+        self._done, self._behind = record.epoch, 0
         self._epoch_began = time.perf_counter()
         validation = ""
         if record.val_loss is not None:
@@ -75,7 +74,7 @@ class Progress:
             f"{record.seconds:.1f} s{'  best' if is_best else ''}",
             highlight=False,
         )
-        self._bars.reset(self._task, total=self._images, epoch=record.epoch + 1, epochs=self._epochs, numbers="")
+        self._bar.reset(self._task, total=self._images, epoch=record.epoch + 1, epochs=self._epochs, numbers="")
 
 
 def _clock(seconds: float) -> str:

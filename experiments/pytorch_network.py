@@ -1,4 +1,4 @@
-"""The network of the seed document in PyTorch: what the Flax one is compared with, in results and in speed."""
+"""The network of the original in PyTorch: what the Flax one is compared with, in results and in speed."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -14,19 +14,17 @@ import numpy as np
 from rich.console import Console
 
 from experiments.config_file import CONTINUE, Existing
-from experiments.display import Progress as Bar
-from experiments.display import print_start, results_table
+from experiments.console import Terminal
+from experiments.display import Bar, print_start, results_table
 from experiments.folder import (
-    Board,
     Summary,
     claimed,
-    count_metrics,
     find_finished,
     is_unfinished,
     log_summary,
     resolve,
-    write_metrics,
 )
+from experiments.metrics import Board, count_metrics, write_metrics
 from experiments.signals import noted
 from jaxcnn import convert
 from jaxcnn.checkpoint import Progress, digest, open_checkpoints
@@ -54,7 +52,7 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
         InputError: when the configuration, the data or the run's folder cannot be used.
         Interrupted: when SIGINT or SIGTERM came while it trained; the same call continues.
     """
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     folder, config, source, dataset, resolved, summary = plan(config, existing)
     if summary is not None:
         console.print(f"{folder} is finished; --overwrite trains anew, --name trains beside it", markup=False)
@@ -75,6 +73,19 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
     return summary
 
 
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(
+            f"there is not enough memory for this run ({reason(error)}); lower model.input_size, train.batch_size or "
+            "model.hidden_dims"
+        ) from error
+
+
 class Plan(NamedTuple):
     """A run that nothing is known to stand against."""
 
@@ -89,6 +100,7 @@ class Plan(NamedTuple):
     """Of the run, if it is finished."""
 
 
+@_enough_memory()
 def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
     """Opens all that a run needs, and changes nothing.
 
@@ -101,7 +113,11 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
         raise InputError("freeze is for weights that are taken over: use python -m experiments.transfer")
     if original := config.protocol == "original":  # all training images train; the test split steers
         config = replace(config, data=replace(config.data, validation=0.0))
-    source = open_source(config) if isinstance(config, TransferConfig) else None
+    source = None
+    if isinstance(config, TransferConfig):
+        if existing.overwrite and config.source.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"--overwrite would remove {folder}, and with it the source; give another --name")
+        source = open_source(config)
     model = config.model if source is None else source.config
     frozen_stages(config.freeze, model, 0)  # refuses a mask that the network does not have
     dataset = load_dataset(config.data, input_size=model.input_size, in_channels=model.in_channels, seed=config.seed)
@@ -112,18 +128,6 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
     config = replace(config, model=replace(model, num_classes=dataset.num_classes))
     resolved = resolve(dataset) | ({"source_digest": digest(source.variables)} if source is not None else {})
     return Plan(folder, config, source, dataset, resolved, find_finished(folder, config, resolved, existing))
-
-
-@contextmanager
-def _enough_memory() -> Iterator[None]:
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise InputError(
-            f"there is not enough memory for this run ({reason(error)}); lower train.batch_size or model.hidden_dims"
-        ) from error
 
 
 def open_source(config: TransferConfig) -> Source:
@@ -235,25 +239,27 @@ def _train(
             console.print(f"the checkpoint after epoch {lost} is gone")
         if found is not None:
             console.print(f"continuing after {_where(records, part, steps)}")
-        if records:
-            convert.read_state_dict(folder / "model.pth")  # now rather than when all is trained
+        if records and part is None and _kept(records, config) == len(records) - 1:
+            # Perhaps the earlier start was killed between the two.
+            convert.write_state_dict(folder / "model.pth", _variables(state), config.model)
+        elif records:
+            _require_weights(folder)  # now rather than when all is trained
         for record in records:
             board.add_record(record)
-        with Bar(console, config.train.epochs, images, len(records)) as progress:
-            epochs = fit(
-                state, config, dataset, history=records, part=part, on_step=progress.step, should_stop=signals.came
-            )
+        behind = 0 if part is None else config.train.batch_size * len(part.loss)
+        with Bar(console, config.train.epochs, images, len(records), behind) as bar:
+            epochs = fit(state, config, dataset, history=records, part=part, on_step=bar.step, should_stop=signals.came)
             try:
                 for trained, record in epochs:
                     records.append(record)
                     part = None
                     best = _kept(records, config)
-                    if best == len(records) - 1:  # before the checkpoint: a run that resumes finds its best weights
-                        convert.write_state_dict(folder / "model.pth", _variables(trained), config.model)
                     checkpoints.save(trained, records)
+                    if best == len(records) - 1:
+                        convert.write_state_dict(folder / "model.pth", _variables(trained), config.model)
                     write_metrics(folder, records)
                     board.add_record(record)
-                    progress.epoch(record, is_best=best == len(records) - 1)
+                    bar.epoch(record, is_best=best == len(records) - 1 and _validates(config, record))
                     if thawed := _thawed(config, len(records)):
                         console.print(f"from the next epoch on, these train too: {', '.join(thawed)}", highlight=False)
                     if signals.came():
@@ -264,6 +270,13 @@ def _train(
             if signals.came():
                 console.print(f"stopping after {_where(records, part, steps)}")
     return records
+
+
+def _require_weights(folder: Path) -> None:
+    try:
+        convert.read_state_dict(folder / "model.pth")
+    except InputError as error:
+        raise InputError(f"{folder} has lost its best epoch: {error}; --overwrite begins the run anew") from error
 
 
 def _thawed(config: ExperimentConfig, epoch: int) -> list[str]:
@@ -346,12 +359,15 @@ def _variables(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
+def _validates(config: ExperimentConfig, record: EpochRecord) -> bool:
+    """Whether validation decides which epoch counts."""
+    return config.protocol != "original" and record.val_loss is not None
+
+
 def _kept(records: Sequence[EpochRecord], config: ExperimentConfig) -> int:
     """Index of the epoch whose weights count: the best by validation, or the last where there is none."""
-    if config.protocol == "original":
+    if not all(_validates(config, record) for record in records):
         return len(records) - 1
     pairs = [(r.val_loss, r.val_accuracy) for r in records if r.val_loss is not None and r.val_accuracy is not None]
-    if not pairs:
-        return len(records) - 1
     losses, accuracies = zip(*pairs, strict=True)
     return best_epoch(losses, accuracies)

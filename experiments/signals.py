@@ -25,7 +25,6 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(
             f"stopped by {signal.Signals(number).name}; the same command, without --overwrite, continues what had begun"
         )
-        self.number = number
         self.status = 128 + number
         """The exit status by which shells tell that a signal ended a program."""
 

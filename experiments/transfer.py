@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import tyro
 
-from experiments.cli import main, narrow, on_existing, parse_flags, shallow, value_of
+from experiments.cli import WEIGHT_FILES, main, narrow, on_existing, parse_flags, shallow, value_of
 from experiments.config_file import CONTINUE, Existing, read_config
 from jaxcnn.config import (
     DataConfig,
@@ -24,7 +24,7 @@ from jaxcnn.config import (
 from jaxcnn.errors import InputError
 
 MASKS: tuple[Mask, ...] = ("scratch", "frozen", "partial", "full")
-# Epochs, learning rate and patience of the seed document's transfers to CIFAR-100. Those to SVHN that it does not
+# Epochs, learning rate and patience of the original's transfers to CIFAR-100. Those to SVHN that it does not
 # give (partial and full) are the same, and so are a comparison's, whose masks share one budget.
 SETTINGS = {"frozen": (100, 1e-3, 10), "partial": (150, 1e-3, 15), "full": (200, 5e-4, 15), "scratch": (200, 1e-3, 15)}
 TARGET_ACCURACY = {"cifar100": 95.0, "svhn": 98.0}
@@ -59,7 +59,7 @@ class _Flags(TransferConfig):
 
 
 def settings(target: str, mask: str) -> TransferConfig:
-    """The seed document's settings for a target and a mask (`all` compares, so all its masks share one budget)."""
+    """The original's settings for a target and a mask (`all` compares, so all its masks share one budget)."""
     epochs, learning_rate, patience = SETTINGS["scratch" if mask == "all" else mask]
     return TransferConfig(
         data=DataConfig(name=target),
@@ -123,7 +123,7 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
 def default_name(config: TransferConfig) -> str:
     """`transfer_<source>_to_<target>`; the source is the run's name, or the file's."""
     path = config.source
-    file = path.suffix in (".pth", ".pt", ".safetensors")
+    file = path.suffix in WEIGHT_FILES
     source = path.parent.name if path.name == "model.pth" and path.parent.name else path.stem if file else path.name
     return f"transfer_{source or 'model'}_to_{config.data.name.replace('/', '_').replace(':', '_')}"
 
@@ -143,9 +143,8 @@ def transfer(argv: Sequence[str]) -> None:
 
 def compare(configs: Sequence[ExperimentConfig], folder: Path, existing: Existing = CONTINUE) -> list[dict[str, Any]]:
     """Runs each configuration and writes `comparison.png`, `.md` and `.csv` into a folder; returns the summaries."""
-    from rich.console import Console
-
     from experiments.comparison import comparison_table, write_comparison
+    from experiments.console import Terminal
     from experiments.folder import source_digest
     from experiments.run import plan, run_experiment
 
@@ -156,9 +155,9 @@ def compare(configs: Sequence[ExperimentConfig], folder: Path, existing: Existin
         if source_digest(config.runs_dir / config.run_name) not in (None, resolved.get("source_digest")):
             raise InputError(f"the weights that {config.run_name} began with changed meanwhile; compare once they stay")
     write_comparison(folder, [config.runs_dir / config.run_name for config in configs], summaries)
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(comparison_table(summaries))
-    console.print(f"comparison in {folder}")
+    console.print(f"comparison in {folder}", markup=False)
     return summaries
 
 

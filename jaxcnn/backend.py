@@ -21,7 +21,7 @@ def backend_form() -> Form:
     On a CPU four steps a call are a tenth faster than one, since the later ones find their buffers in place; more
     gain little, and a signal would wait longer. An accelerator gets an epoch in one call.
     """
-    return Form(steps_per_call=4 if _on_cpu() else None, vectorized=not _on_cpu())
+    return Form(steps_per_call=4 if _is_cpu() else None, vectorized=not _is_cpu())
 
 
 Jit = Callable[..., Any]
@@ -34,9 +34,9 @@ def jit(f: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = (), **
     On a CPU XLA builds the passes of its newer emitters anew for every loop. Without them a training step compiles in
     two thirds of the time and memory, and is a little faster; but Adam alone takes three times as long.
     """
-    on_cpu = {"xla_cpu_use_fusion_emitters": False} if _on_cpu() else {}
+    on_cpu = {"xla_cpu_use_fusion_emitters": False} if _is_cpu() else {}
     return jax.jit(f, donate_argnums=donate_argnums, compiler_options={**on_cpu, **options})
 
 
-def _on_cpu() -> bool:
+def _is_cpu() -> bool:
     return jax.default_backend() == "cpu"

@@ -112,6 +112,8 @@ class Checkpoints:
             )
         try:
             return self._restore(steps[wanted], like).state
+        except MemoryError:
+            raise
         except Exception as error:  # Orbax raises whatever the layer that noticed the damage raised
             why = reason(error)
         raise InputError(f"{self._directory / wanted} is damaged: {why}; give another checkpoint or the run's folder")
@@ -277,7 +279,7 @@ def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:
             )
         variables = jax.device_get(restored["variables"])
         return {"batch_stats": {}, **variables}, from_dict(ModelConfig, restored["model"], "model.")
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # Orbax raises whatever the layer that noticed the damage raised
         why = reason(error)

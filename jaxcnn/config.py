@@ -120,7 +120,7 @@ class ModelConfig:
 
 
 SHALLOW = ModelConfig()
-"""The seed document's shallow network: four blocks."""
+"""The original's shallow network: four blocks."""
 
 DEEP = ModelConfig(
     hidden_dims=(32, 128, 256, 512, 512, 512, 512, 128),
@@ -129,7 +129,7 @@ DEEP = ModelConfig(
     apply_bn=(1, 1, 1, 1, 1, 0),
     num_blocks=6,
 )
-"""The seed document's deep network: six blocks."""
+"""The original's deep network: six blocks."""
 
 PRESETS = {"shallow": SHALLOW, "deep": DEEP}
 
@@ -273,7 +273,8 @@ class ExperimentConfig:
     """One run: everything that decides its numbers, and where they go."""
 
     name: str = ""
-    """Name of the run's folder; if empty, the data set's name, or transfer_SOURCE_to_TARGET_MASK."""
+    """Name of the run's folder; if empty, the data set's, which experiments.transfer replaces by
+    transfer_SOURCE_to_TARGET_MASK."""
     runs_dir: Path = Path("runs")
     """Folder that holds the runs."""
     seed: int = 0

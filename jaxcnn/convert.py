@@ -334,7 +334,7 @@ def _read_pickle(path: Path) -> Any:
                     if member.CRC:  # 0 is what PyTorch writes where it was told to compute none
                         archive.read(member)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower():

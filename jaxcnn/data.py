@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from jaxcnn.config import DataConfig
@@ -190,14 +191,18 @@ def stratified_split(labels: np.ndarray, share: float, seed: int | Sequence[int]
 def take(split: Split, indices: np.ndarray) -> Split:
     """The images and labels at these indices, int (n,), as arrays of their own.
 
-    The images begin at a multiple of 64 bytes, as those of a cache do: JAX uses them on a CPU where they lie, and would
-    copy others.
+    JAX uses the images on a CPU where they lie.
     """
-    shape = (len(indices), *split.images.shape[1:])
-    memory = np.empty(math.prod(shape) + 64, np.uint8)
-    images = memory[-memory.ctypes.data % 64 :][: math.prod(shape)].reshape(shape)
+    images = aligned_empty((len(indices), *split.images.shape[1:]), np.uint8)
     np.take(split.images, indices, axis=0, out=images, mode="clip")  # the other modes fill a buffer first
     return Split(images, split.labels[indices])
+
+
+def aligned_empty(shape: Sequence[int], dtype: npt.DTypeLike) -> np.ndarray:
+    """An array that begins at a multiple of 64 bytes, as those of a cache do: others JAX copies, on a CPU too."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + 64, np.uint8)
+    return memory[-memory.ctypes.data % 64 :][:size].view(dtype).reshape(shape)
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:

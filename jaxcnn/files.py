@@ -93,7 +93,8 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
             whole = there[: there.rfind(b"\n") + 1]
             tail = there[len(whole) :]
             file.truncate(len(whole))
-            if _cells(tail) == len(row) and not values.startswith(tail):
+            begun = any(line.startswith(tail) and tail + b"\n" != line for line in (values, names))
+            if _cells(tail) == len(row) and not begun:
                 whole += tail + b"\n"
                 file.write(tail + b"\n")
             if b"\n" + values in whole:

@@ -236,7 +236,7 @@ def _damaged(folder: Path, what: str) -> InputError:
 def _reading(folder: Path) -> Iterator[None]:
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):  # no damage
         raise
     except Exception as error:  # protobuf, JSON, array_record and tfds each raise their own kinds
         raise _damaged(folder, reason(error)) from error

@@ -18,7 +18,7 @@ from jaxcnn import ops
 from jaxcnn.augment import standardise
 from jaxcnn.backend import Jit, backend_form, jit
 from jaxcnn.config import ExperimentConfig, ModelConfig, Precision
-from jaxcnn.data import Dataset, Split, epoch_order
+from jaxcnn.data import Dataset, Split, aligned_empty, epoch_order
 from jaxcnn.errors import InputError
 from jaxcnn.masks import frozen_stages, settled_epoch
 from jaxcnn.optim import Schedule, make_schedule, plateau_scale, stop_reason
@@ -192,7 +192,7 @@ def compute_features(
     def of(split: Split) -> Split:
         n = len(split.labels)
         kind = jnp.bfloat16 if precision == "bfloat16" else np.float32
-        features = np.empty((n, *_feature_shape(model, end_stage)), kind)
+        features = aligned_empty((n, *_feature_shape(model, end_stage)), kind)
         for start, batch in zip(range(0, n, batch_size), batches(split, np.arange(n), batch_size), strict=True):
             features[start : start + batch_size] = np.asarray(forward(variables, batch.images))[: n - start]
         return Split(features, split.labels)
@@ -255,6 +255,7 @@ def fit(
         if (now_frozen := frozen_stages(config.freeze, config.model, epoch)) != frozen:
             frozen = now_frozen
             state = unfreeze(state, config.model, optim, frozen)
+            phase = None  # lets go of its features before others are computed
             phase = _make_phase(state, config, dataset, frozen)
         assert phase is not None
         ready = time.perf_counter()

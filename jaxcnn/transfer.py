@@ -98,7 +98,7 @@ def create_transfer_model(
         freeze_until_block: the last block that `partial` freezes, counted from 0.
         head: what is new: the last layer, or the whole classifier.
         seed: of the new layers.
-        input_size: what the source's network reads, where its files do not tell; so with the next two.
+        input_size: what the source's network reads, instead of what its files tell or 32; so with the next two.
         apply_pooling: see `input_size`.
         activation_function: see `input_size`.
         dropout_rate: while fine-tuning; the source's if not given.

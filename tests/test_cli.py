@@ -100,6 +100,17 @@ def test_a_reader_that_has_seen_enough_ends_the_program(tmp_path: Path) -> None:
     assert done.stderr == b""
 
 
+def test_a_reader_that_has_seen_enough_of_what_is_shown_ends_the_program(tmp_path: Path) -> None:
+    source = ROOT / "tests/reference/small/model.pth"
+    words = [sys.executable, "-m", "experiments.convert", str(source), "weights.safetensors"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, cwd=tmp_path, env=environment, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 # --help
 
 
@@ -167,7 +178,7 @@ def test_the_flags_that_scripts_lean_on_set_what_they_say() -> None:
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn"])
-def test_the_programs_defaults_are_the_seed_documents(name: str) -> None:
+def test_the_programs_defaults_are_the_originals(name: str) -> None:
     config = parsed(data=name)
     assert (config.run_name, config.data.name, config.data.augment) == (name, name, "autoaugment")
     assert (config.train.epochs, config.train.batch_size) == (200, 256)

@@ -24,6 +24,7 @@ from jaxcnn.config import DataConfig
 from jaxcnn.data import (
     Dataset,
     Split,
+    aligned_empty,
     channel_statistics,
     epoch_order,
     fit_image,
@@ -450,3 +451,13 @@ def test_images_taken_from_a_split_are_used_by_jax_where_they_lie(count: int) ->
     assert not np.shares_memory(taken.images, split.images)
     if count:
         assert jax.device_put(taken.images).unsafe_buffer_pointer() == taken.images.ctypes.data
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jax.numpy.bfloat16, np.uint8])
+def test_aligned_arrays_are_used_by_jax_where_they_lie(dtype: Any) -> None:
+    for shape in ((3, 5, 7), (1,), (1000, 3)):
+        array = aligned_empty(shape, dtype)
+        array[...] = 1
+        assert (array.shape, array.dtype, array.ctypes.data % 64) == (shape, dtype, 0)
+        assert jax.device_put(array).unsafe_buffer_pointer() == array.ctypes.data
+    assert aligned_empty((0, 4), dtype).shape == (0, 4)

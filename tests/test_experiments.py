@@ -1,8 +1,12 @@
 """Whole runs on a small data set: what they leave behind, and how they go on after an end before their time."""
 
 import csv
+import io
 import json
 import math
+import os
+import re
+import signal
 import struct
 import sys
 from dataclasses import asdict, replace
@@ -14,6 +18,7 @@ import pytest
 import torch
 import tyro
 from PIL import Image
+from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
 from experiments import baselines, run
@@ -21,13 +26,14 @@ from experiments.baselines import run_baselines, run_experiments
 from experiments.cli import baseline, main, train_main
 from experiments.config_file import Existing, read_config, to_json
 from experiments.convert import Flags, convert
-from experiments.display import Progress
+from experiments.display import Bar
 from experiments.pytorch_network import TorchCNN
 from experiments.run import run_experiment
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import DEEP, DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxcnn.data import load_dataset
 from jaxcnn.errors import InputError
+from jaxcnn.step import Metrics
 from jaxcnn.train import EpochRecord
 
 MODEL = ModelConfig(
@@ -231,10 +237,11 @@ def test_augmented_images_are_trained_on_too(tmp_path: Path) -> None:
     assert math.isfinite(run_experiment(config)["test_loss"])
 
 
-def test_without_validation_the_last_weights_count(tmp_path: Path) -> None:
+def test_without_validation_the_last_weights_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = replace(TINY, runs_dir=tmp_path, data=replace(TINY.data, validation=0.0), train=TrainConfig(2, 64))
     summary = run_experiment(config)
     assert (summary["best_epoch"], summary["val_loss"], summary["val_accuracy"]) == (2, None, None)
+    assert not re.search(r"^epoch.* best$", capsys.readouterr().out, re.MULTILINE)
     assert weights(tmp_path / "tiny")["blocks.0.1.num_batches_tracked"] == 2 * math.ceil(1438 / 64)
     assert [row["val_loss"] for row in rows(tmp_path / "tiny" / "metrics.csv")] == ["", ""]
     assert not {"Loss/val", "Accuracy/val"} & scalars(tmp_path / "tiny" / "logs").keys()
@@ -303,28 +310,28 @@ def test_overwriting_begins_anew_and_leaves_nothing_of_the_old_run(tmp_path: Pat
 
 
 def interrupt_between_epochs(patch: pytest.MonkeyPatch) -> None:
-    original = Progress.epoch
+    original = Bar.epoch
 
     def epoch(self: Any, record: EpochRecord, *, is_best: bool) -> None:
         original(self, record, is_best=is_best)
         if record.epoch == 1:
             raise KeyboardInterrupt
 
-    patch.setattr(Progress, "epoch", epoch)
+    patch.setattr(Bar, "epoch", epoch)
 
 
 def interrupt_within_the_second_epoch(patch: pytest.MonkeyPatch) -> None:
-    original = Progress.step
+    original = Bar.step
 
     def step(self: Any, seen: int, total: Any) -> None:
         original(self, seen, total)
         if self._done == 1:
             raise KeyboardInterrupt
 
-    patch.setattr(Progress, "step", step)
+    patch.setattr(Bar, "step", step)
 
 
-def interrupt_between_weights_and_checkpoint(patch: pytest.MonkeyPatch) -> None:
+def interrupt_before_the_second_checkpoint(patch: pytest.MonkeyPatch) -> None:
     original = Checkpoints.save
 
     def save(self: Any, state: Any, records: Any, part: Any = None) -> None:
@@ -335,13 +342,24 @@ def interrupt_between_weights_and_checkpoint(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Checkpoints, "save", save)
 
 
+def signal_within_the_second_epoch(patch: pytest.MonkeyPatch) -> None:
+    original = Bar.step
+
+    def step(self: Any, seen: int, total: Any) -> None:
+        original(self, seen, total)
+        if self._done == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    patch.setattr(Bar, "step", step)
+
+
 def stop(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
     "interrupt",
-    [interrupt_between_epochs, interrupt_within_the_second_epoch, interrupt_between_weights_and_checkpoint],
+    [interrupt_between_epochs, interrupt_within_the_second_epoch, interrupt_before_the_second_checkpoint],
 )
 def test_an_interrupted_run_resumes_to_the_same_bits(
     interrupt: Any, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -365,10 +383,44 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     assert len(rows(tmp_path / "experiment_logs.csv")) == 1
 
 
+def test_an_interruption_between_checkpoint_and_weights_leaves_those_of_the_best_epoch(tmp_path: Path) -> None:
+    two = replace(TINY, runs_dir=tmp_path, train=TrainConfig(2, 64))
+    assert run_experiment(replace(two, name="whole"))["best_epoch"] == 2
+    write = run.convert.write_state_dict
+
+    def first_alone(path: Path, *rest: Any) -> None:
+        if path.exists():
+            raise KeyboardInterrupt
+        write(path, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.convert, "write_state_dict", first_alone)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(replace(two, name="cut"))
+    assert not torch.equal(weights(tmp_path / "cut")["fc3.bias"], weights(tmp_path / "whole")["fc3.bias"])
+    run_experiment(replace(two, name="cut"))
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_weights_that_are_gone_come_back_from_the_checkpoint_or_are_missed(finished: Path, tmp_path: Path) -> None:
+    for interrupt in (interrupt_between_epochs, signal_within_the_second_epoch):
+        config = replace(TINY, runs_dir=tmp_path, name=interrupt.__name__)
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt(patch)
+            with pytest.raises(KeyboardInterrupt):
+                run_experiment(config)
+        (tmp_path / config.name / "model.pth").unlink()
+    run_experiment(replace(TINY, runs_dir=tmp_path, name="interrupt_between_epochs"))
+    assert_same_run(tmp_path / "interrupt_between_epochs", finished)
+    told = r"second_epoch has lost its best epoch: .*model\.pth does not exist.*; --overwrite begins the run anew"
+    with pytest.raises(InputError, match=told):
+        run_experiment(config)
+
+
 def test_an_interruption_before_the_first_checkpoint_costs_nothing_but_time(finished: Path, tmp_path: Path) -> None:
     config = replace(TINY, runs_dir=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Progress, "step", stop)
+        patch.setattr(Bar, "step", stop)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(config)
     run_experiment(config)
@@ -470,6 +522,24 @@ def test_weights_go_through_every_form_unchanged(
             assert torch.equal(found[name], tensor), name
     command(monkeypatch, finished, tmp_path / "folder.pth")
     assert torch.load(tmp_path / "folder.pth", weights_only=True).keys() == wanted.keys()
+
+
+def test_a_name_is_printed_as_it_is(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    convert(Flags(finished, tmp_path / "of[bold]run[/x].pth"))
+    assert f"wrote {tmp_path}/of[bold]run[/x].pth" in capsys.readouterr().out
+
+
+def test_a_resumed_epochs_bar_counts_what_was_done_before() -> None:
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=120)
+    with Bar(terminal, epochs=2, images=100, done=0, behind=50) as bar:
+        (task,) = bar._bar.tasks
+        bar.step(25, Metrics(50.0, 5, 25))
+        assert (task.completed, task.total) == (75, 100)
+        assert "loss 2.0000  accuracy 20.00 %" in task.fields["numbers"]
+        bar._began -= 10  # 25 images in 10 s: 125 more take 50
+        bar.step(25, Metrics(50.0, 5, 25))
+        assert task.fields["numbers"].endswith("0:51 left")
 
 
 @pytest.mark.parametrize("name", ["taken.pth", "taken"])

@@ -93,10 +93,10 @@ def test_a_last_row_without_its_line_end_is_kept_and_half_a_row_is_not(tmp_path:
         path.write_bytes(cut)
         append_row(path, {"a": 3, "b": 45})
         assert path.read_bytes() == whole
-    for part in (1, 3):
-        path.write_bytes(b"a,b\n"[:part])
-        append_row(path, {"a": 1, "b": 2})
-        assert path.read_bytes() == b"a,b\n1,2\n"
+    for part in range(1, 6):  # of the names, up to all but their line end
+        path.write_bytes(b"a,bcd\n"[:part])
+        append_row(path, {"a": 1, "bcd": 2})
+        assert path.read_bytes() == b"a,bcd\n1,2\n"
 
 
 WRITER = """

@@ -44,6 +44,7 @@ def torch_gradients(network: TorchCNN) -> dict[str, np.ndarray]:
     return zeros | {name: p.grad.numpy() for name, p in network.named_parameters()}
 
 
+@pytest.mark.long
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(config=configs(), seed=st.integers(0, 2**31 - 1), padding=st.integers(0, 3))
 def test_logits_gradients_and_statistics_equal_pytorch_in_float64(config: ModelConfig, seed: int, padding: int) -> None:

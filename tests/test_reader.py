@@ -65,6 +65,15 @@ def test_damaged_sets_are_named(file: str, spoil: Callable[[bytes], bytes] | Non
     assert told.endswith("; delete the folder and have it prepared again")
 
 
+def test_a_set_that_does_not_fit_in_memory_is_not_called_damaged(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(reader.np, "empty", refuse)
+    with pytest.raises(MemoryError):
+        load(dir=own)
+
+
 @pytest.mark.parametrize("stored", ["tfrecord", "riegeli"])
 def test_formats_that_need_tensorflow(stored: str, own: Path) -> None:
     info = own / "cifar10/3.0.2/dataset_info.json"

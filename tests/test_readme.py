@@ -5,15 +5,22 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import compare_pytorch
 import faults
 import fuzz
+import jax
+import numpy as np
 import pytest
 
 from experiments import cli, convert, train, transfer
 from experiments.bench import __main__ as bench
 from experiments.cli import baseline
+from experiments.config_file import to_json
+from jaxcnn import SHALLOW, init_variables
+from jaxcnn.convert import write_state_dict
+from jaxcnn.files import write_json
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -38,7 +45,7 @@ def parses(words: list[str]) -> bool:
     if module == "experiments.convert":
         return bool(convert.tyro.cli(convert.Flags, args=flags))
     if module == "experiments.bench":
-        return bool(bench.tyro.cli(bench.Flags, args=flags))
+        return bool(cli.parse_flags(bench.Flags(), "", flags))
     if module in ARGPARSE:
         return bool(ARGPARSE[module]().parse_args(flags))
     named = module not in ("experiments.train", "tests.checkpoint_cost")
@@ -58,10 +65,15 @@ PARSED = [words for words in EXPERIMENTS if words[2] != "experiments.baselines"]
 
 
 @pytest.mark.parametrize("words", PARSED, ids=" ".join)
-def test_a_command_of_the_readme_has_flags_that_exist(words: list[str]) -> None:
+def test_a_command_of_the_readme_has_flags_that_exist(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "runs/digits/config.json", to_json(train.DEFAULT))  # what an earlier command leaves
     assert parses(words)
 
 
+@pytest.mark.long
 def test_the_commands_on_embedded_data_run_one_after_the_other(tmp_path: Path) -> None:
     ran = 0
     for words in EXPERIMENTS:
@@ -74,14 +86,21 @@ def test_the_commands_on_embedded_data_run_one_after_the_other(tmp_path: Path) -
 
 
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import jax
-
-    from jaxcnn import SHALLOW, init_variables
-    from jaxcnn.convert import write_state_dict
-
     monkeypatch.chdir(tmp_path)
     write_state_dict(Path("runs/cifar10/model.pth"), init_variables(SHALLOW, jax.random.key(0)), SHALLOW)
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
     exec(example, names)
-    assert names["logits"].shape == (1, 100)
+    assert names["logits"].shape == (100, 10)
+    given, trained = init_variables(SHALLOW, jax.random.key(0)), names["variables"]
+    moved = {
+        collection: {name: not same(given[collection][name], module) for name, module in modules.items()}
+        for collection, modules in trained.items()
+    }
+    frozen = {"block_0", "block_1"}
+    assert moved["params"] == {name: name not in frozen for name in given["params"]}
+    assert moved["batch_stats"] == {name: name not in frozen for name in given["batch_stats"]}
+
+
+def same(one: Any, other: Any) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True))

@@ -26,7 +26,7 @@ from experiments import folder as folder_module
 from experiments import run
 from experiments.cli import main
 from experiments.config_file import Existing
-from experiments.display import Progress
+from experiments.display import Bar
 from experiments.run import run_experiment
 from experiments.signals import Interrupted, noted
 from jaxcnn import train as train_module
@@ -70,7 +70,7 @@ def test_a_signal_within_an_epoch_loses_no_step(
     number: int, status: int, step: int, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = replace(TINY, runs_dir=tmp_path)
-    original = Progress.step
+    original = Bar.step
 
     def at_step(self: Any, seen: int, total: Any) -> None:
         original(self, seen, total)
@@ -78,7 +78,7 @@ def test_a_signal_within_an_epoch_loses_no_step(
             send(number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Progress, "step", at_step)
+        patch.setattr(Bar, "step", at_step)
         got, out, err = ended(lambda: run_experiment(config), capsys)
     assert (got, err) == (
         status,
@@ -102,7 +102,7 @@ def test_a_signal_after_each_call(finished: Path, tmp_path: Path) -> None:
 
     starts = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Progress, "step", always)
+        patch.setattr(Bar, "step", always)
         while starts < 3:
             starts += 1
             with pytest.raises(Interrupted):
@@ -411,7 +411,7 @@ def test_an_extended_run_is_the_run_that_was_begun_with_more_epochs(finished: Pa
 def test_an_unfinished_run_can_be_extended_too(finished: Path, tmp_path: Path) -> None:
     config = replace(TINY, runs_dir=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Progress, "step", lambda *_: send(signal.SIGTERM))
+        patch.setattr(Bar, "step", lambda *_: send(signal.SIGTERM))
         with pytest.raises(Interrupted):
             run_experiment(replace(config, train=replace(TINY.train, epochs=2)))
     run_experiment(config, EXTEND)
@@ -452,6 +452,27 @@ def test_a_transfer_whose_source_has_changed_is_refused(finished: Path, tmp_path
     assert contents(tmp_path) == before
     run_experiment(config, OVERWRITE)
     assert not np.array_equal(weights(tmp_path / "moved")["fc1.bias"], weights(finished)["fc1.bias"])
+
+
+def test_a_transfer_does_not_overwrite_its_own_source(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "tiny")
+    before = contents(tmp_path)
+    for source in (tmp_path / "tiny", tmp_path / "tiny/model.pth", tmp_path / "tiny/../tiny/checkpoints"):
+        config = TransferConfig(name="tiny", runs_dir=tmp_path, source=source, data=TINY.data, train=TINY.train)
+        with pytest.raises(InputError, match=r"--overwrite would remove .*tiny, and with it the source"):
+            run_experiment(config, OVERWRITE)
+    assert contents(tmp_path) == before
+
+
+def test_too_little_memory_is_one_clear_error(tmp_path: Path) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 36.6 GiB")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "load_dataset", refuse)
+        with pytest.raises(InputError, match=r"not enough memory .*36\.6 GiB.*lower model\.input_size"):
+            run_experiment(replace(TINY, runs_dir=tmp_path))
+    assert contents(tmp_path) == {}
 
 
 def test_a_transfer_that_cannot_begin_leaves_nothing(finished: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def summary(folder: Path) -> dict[str, Any]:
         ("digits", "full", 200, 5e-4, 15, None),
     ],
 )
-def test_the_seed_documents_settings_are_the_defaults(
+def test_the_originals_settings_are_the_defaults(
     target: str, mask: str, epochs: int, rate: float, patience: int, accuracy: float | None
 ) -> None:
     (config,), _ = parse(["--target", target, "--mask", mask])
@@ -79,6 +79,7 @@ def test_the_seed_documents_settings_are_the_defaults(
     assert config.name == f"transfer_cifar10_to_{target}_{mask}"
 
 
+@pytest.mark.long
 def test_all_masks_are_compared_under_one_budget(source: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     transfer(flags(source, runs, "--mask", "all", "--seeds", "0", "1"))

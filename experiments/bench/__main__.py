@@ -12,10 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
-from experiments.cli import main
+from experiments.cli import main, parse_flags
 from jaxcnn.errors import InputError, reason
+from jaxcnn.validate import require
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,10 @@ class ModelFlags:
     """Network."""
 
     preset: tuple[Literal["shallow", "deep"], ...] = ("shallow",)
-    """Networks of the seed document; the rows of the deep one are named deep/..."""
+    """Networks of the original; the rows of the deep one are shown as deep/..."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.preset), "model.preset", self.preset, "give shallow, deep, or both")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Flags:
     """What to measure, how often, and what to keep."""
 
     rows: tuple[str, ...] = ()
-    """Names or patterns such as 'step_*'; all but scale_* if none are given."""
+    """Names or patterns such as 'step_*', without the network's; all but scale_* if none are given."""
     rounds: int = 5
     """How often each program has its turn; processes of their own run half as often."""
     batch_size: int = 256
@@ -78,15 +80,14 @@ def bench(flags: Flags) -> None:
     Raises:
         InputError: when a flag cannot be used, or a file cannot be written.
     """
-    from rich.console import Console
-
     from experiments.bench import rows, show
     from experiments.bench.setting import Setting, load_images
+    from experiments.console import Terminal
     from experiments.run import select_device
     from jaxcnn.files import write_whole
 
     select_device("cpu")  # where the PyTorch program computes
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True, highlight=False)
     data_dir = None if flags.data.dir is None else str(flags.data.dir)
     settings = [
         Setting(preset, flags.batch_size, flags.rounds, flags.steps, flags.images, data_dir)
@@ -122,4 +123,4 @@ def bench(flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: bench(tyro.cli(Flags, prog="python -m experiments.bench", description=__doc__)))
+    main(lambda: bench(parse_flags(Flags(), __doc__, sys.argv[1:])))

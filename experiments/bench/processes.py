@@ -113,7 +113,7 @@ def open_dataset(setting: Setting) -> Row:
         if setting.data_dir is None:
             setting = replace(setting, data_dir=str(prepare_noise(folder, setting)))
         run_child("open", setting, folder / "cache")  # fills the cache
-        seconds = [run_child("open", setting, folder / "cache")["seconds"] for _ in range(setting.rounds)]
+        seconds = [run_child("open", setting, folder / "cache")["seconds"] for _ in range(setting.processes)]
     what = "opening a prepared and cached CIFAR-10, imports aside"
     return Row("open_dataset", what, "s", {"jaxcnn": seconds}, more_is_better=False, note="nothing equal in PyTorch")
 

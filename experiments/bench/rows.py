@@ -218,7 +218,7 @@ def groups() -> list[Group]:
     """All there is, in the order of the table."""
     derived = {"full": ("stock_step_full", *MATMUL_ROWS)}
     found = [
-        *(Group((f"step_{mask}", *derived.get(mask, ())), partial(step_rows, mask)) for mask in MASKS.values()),
+        *(Group((f"step_{mask}", *derived.get(mask, ())), partial(step_rows, mask)) for mask in MASKS),
         Group(("evaluate",), evaluate_rows),
         Group(("augment",), augment_rows),
         Group(("epoch_full",), partial(epoch_rows, "epoch_full", "full", "autoaugment")),

@@ -15,7 +15,7 @@ from jaxcnn.validate import require_int
 OPTIM = OptimConfig(schedule="constant")
 """Adam with L2, as the original has it; without a validation split nothing would cut the rate."""
 
-MASKS: dict[str, Mask] = {"full": "full", "partial": "partial", "frozen": "frozen"}
+MASKS: tuple[Mask, ...] = ("full", "partial", "frozen")
 """The masks that have rows of their own."""
 
 
@@ -92,5 +92,5 @@ def as_dataset(split: Split, num_classes: int) -> Dataset:
 
 
 def freeze(mask: Mask) -> FreezeConfig:
-    """The mask with the seed document's choice of what `partial` freezes: blocks 0 and 1."""
+    """The mask with the original's choice of what `partial` freezes: blocks 0 and 1."""
     return FreezeConfig(mask=mask)
