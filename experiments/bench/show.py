@@ -92,7 +92,12 @@ def put(text: str, page: str) -> str:
 def paper(setting: Setting) -> str:
     """What an accelerator would reach by its data sheet, in Markdown: computed, not measured."""
     model, batch = setting.model, setting.batch_size
+    megabytes = ", ".join(f"{step_bytes(model, batch, width) / 1e6:,.0f} MB" for width in (4, 2))
     lines = [
+        f"On paper, not measured: {setting.preset}, batch {batch}, {H100.name} ({H100.bandwidth / 1e12:.2f} TB/s, "
+        f"dense peaks of its data sheet): {forward_flops(model) / 1e6:.0f} MFLOP an image forward and "
+        f"{step_flops(model) / 1e6:.0f} in a full step; at least {megabytes} a step with activations of 4 and 2 bytes.",
+        "",
         "| arithmetic | peak | arithmetic alone | bytes alone | images/s at the larger |",
         "| --- | --- | --- | --- | --- |",
     ]
@@ -100,13 +105,6 @@ def paper(setting: Setting) -> str:
         peak = f"{H100.flops[floor.arithmetic] / 1e12:,.0f} TFLOP/s"
         times = f"{1e3 * floor.compute:.2f} ms | {1e3 * floor.memory:.2f} ms"
         lines.append(f"| {floor.arithmetic} | {peak} | {times} | {floor.images_per_second:,.0f} |")
-    megabytes = ", ".join(f"{step_bytes(model, batch, width) / 1e6:,.0f} MB" for width in (4, 2))
-    lines += [
-        "",
-        f"On paper, {setting.preset}, batch {batch}, {H100.name} ({H100.bandwidth / 1e12:.2f} TB/s, dense peaks of its "
-        f"data sheet): {forward_flops(model) / 1e6:.0f} MFLOP an image forward and {step_flops(model) / 1e6:.0f} in a "
-        f"full step; at least {megabytes} a step with activations of 4 and 2 bytes.",
-    ]
     return "\n".join(lines) + "\n"
 
 
