@@ -227,9 +227,9 @@ def test_steps_in_one_call_are_steps_one_by_one() -> None:
         model=config.model, optim=config.optim, schedule=lambda step: 0.05, mean=MEAN, std=STD, augmentation="flipcrop"
     )
     split, order = draw_split(37, 0), epoch_order(0, 0, 37)
-    by_hand, losses = begin(config), []
+    by_hand, losses, jitted = begin(config), [], jax.jit(step)
     for batch in batches(split, order, 16):
-        by_hand, metrics = jax.jit(step)(by_hand, batch, np.float32(0.5))
+        by_hand, metrics = jitted(by_hand, batch, np.float32(0.5))
         losses.append(float(metrics.loss))
     calls: list[tuple[int, Metrics]] = []
     for steps_per_call in (1, 2, None):
