@@ -102,7 +102,7 @@ class Trial:
             self.position = first
         for stopping, epoch in told:
             self.position = stopping or f"epoch {epoch}"
-        if wanted == -signal.SIGKILL and (continued or told):
+        if wanted == -signal.SIGKILL and self.begun():  # an epoch may be saved and not have been told
             self.position = None
         return wrong
 
