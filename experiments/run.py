@@ -208,7 +208,7 @@ def select_device(device: Device) -> None:
 
 
 def _configure(name: str, value: str | float) -> None:
-    jax.config.update(name, value)  # type: ignore[no-untyped-call]  # JAX leaves this one function untyped
+    jax.config.update(name, value)
 
 
 def _count(variables: dict[str, Any], config: ExperimentConfig) -> list[tuple[str, int, bool]]:

@@ -300,9 +300,8 @@ def _turned_dot(a: Array, b: Array) -> Array:
     """
     if a.shape[1] * b.shape[1] < _LARGE:
         return _dot_rows(a, b)
-    # JAX leaves both of these functions untyped.
-    turned = with_layout_constraint(a, Layout(major_to_minor=(1, 0))).T  # type: ignore[no-untyped-call]
-    copied: Array = lax.optimization_barrier(turned)  # type: ignore[no-untyped-call]
+    turned = with_layout_constraint(a, Layout(major_to_minor=(1, 0))).T
+    copied: Array = lax.optimization_barrier(turned)
     return copied @ b
 
 

@@ -84,7 +84,7 @@ def train(trainer: Trainer, batches: Batches) -> tuple[float, int]:
         with torch.autocast("cpu", torch.bfloat16, enabled=trainer.bfloat16):
             logits = trainer.forward(images)
             loss = functional.cross_entropy(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
+        loss.backward()
         trainer.optimizer.step()
         total += loss.item() * len(labels)
         hits += int((logits.argmax(1) == labels).sum())

@@ -35,7 +35,7 @@ class StockBlock(nn.Module):
                 x = nn.BatchNorm(not train, momentum=0.9, name=f"bn_{j}")(x)
             x = nn.relu(x)
         if config.apply_pooling[i]:
-            x = nn.max_pool(x, (2, 2), (2, 2))  # type: ignore[no-untyped-call]  # flax leaves this one untyped
+            x = nn.max_pool(x, (2, 2), (2, 2))
         return x
 
 
