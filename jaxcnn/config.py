@@ -106,11 +106,16 @@ class ModelConfig:
         return self.input_size >> sum(self.apply_pooling)
 
     @property
+    def dense_widths(self) -> tuple[int, ...]:
+        """How many values fc1, fc2 and fc3 read of an image."""
+        return (self.channels[-1] * self.final_size**2, *self.hidden_dims[-2:])
+
+    @property
     def weights(self) -> int:
         """Entries of all kernels, without biases and batch norm."""
-        wide, flat = (self.in_channels, *self.channels), self.channels[-1] * self.final_size**2
+        wide = (self.in_channels, *self.channels)
         blocks = (9 * (i * o + (n - 1) * o * o) for i, o, n in zip(wide, wide[1:], self.layers_per_block, strict=False))
-        head = (flat, *self.hidden_dims[-2:], self.num_classes)
+        head = (*self.dense_widths, self.num_classes)
         return sum(blocks) + sum(i * o for i, o in pairwise(head))
 
     @property

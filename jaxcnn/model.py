@@ -122,6 +122,21 @@ class Block(nn.Module):
         return ops.max_pool2x2(x) if config.apply_pooling[i] else x
 
 
+class Dense(nn.Module):
+    """Fully connected layer: (B, width) -> (B, features)."""
+
+    features: int
+    width: int
+    weight_init: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, columns: jax.Array | None = None) -> jax.Array:
+        """Takes x (B, width), or of it these columns, as `ops.dense` does; kernel (width, features), bias."""
+        kernel = self.param("kernel", KERNEL_INITS[self.weight_init], (self.width, self.features))
+        bias = self.param("bias", bias_init(self.weight_init, self.width), (self.features,))
+        return ops.dense(x, kernel.astype(x.dtype), columns) + bias.astype(x.dtype)
+
+
 class CNN(nn.Module):
     """The network that `config` describes; `dtype` is what it computes in (the parameters' own if None)."""
 
@@ -138,6 +153,7 @@ class CNN(nn.Module):
         eval_stages: int = 0,
         first_stage: int = 0,
         end_stage: int | None = None,
+        columns: jax.Array | None = None,
     ) -> jax.Array:
         """Logits (B, num_classes) of standardised images (B, H, W, C).
 
@@ -149,6 +165,7 @@ class CNN(nn.Module):
             eval_stages: this many stages from the input up run as in evaluation even when `train`.
             first_stage: begin here, to compute a network's tail on features.
             end_stage: return what this stage would read, instead of logits.
+            columns: where `first_stage` is dense, x may hold but these of the columns that it reads (`ops.dense`).
 
         Raises:
             InputError: when the images are integers.
@@ -166,23 +183,17 @@ class CNN(nn.Module):
                 x = Block(config, stage, name=f"block_{stage}")(x, train=training, mask=mask)
             else:
                 x = x.reshape(len(x), -1)
-                name = f"fc{stage - config.num_blocks + 1}"
+                i = stage - config.num_blocks
                 if training and config.dropout_rate > 0:
-                    x = dropout(self.make_rng("dropout"), x, config.dropout_rate)
-                x = act(self._dense(config.hidden_dims[stage], x, name))
-        return x if end_stage is not None else self._dense(config.num_classes, x, "fc3")
+                    key, width = self.make_rng("dropout"), config.dense_widths[i]
+                    x = dropout(key, x, config.dropout_rate, columns=columns, width=width)
+                x = act(self._dense(i, config.hidden_dims[stage])(x, columns))
+                columns = None
+        return x if end_stage is not None else self._dense(2, config.num_classes)(x, columns)
 
-    def _dense(self, features: int, x: jax.Array, name: str) -> jax.Array:
-        init = self.config.weight_init
-        layer = nn.Dense(
-            features,
-            dtype=self.dtype,
-            kernel_init=KERNEL_INITS[init],
-            bias_init=bias_init(init, x.shape[-1]),
-            name=name,
-            dot_general=lambda x, kernel, *_, **__: ops.dense(x, kernel),
-        )
-        return layer(x)
+    def _dense(self, i: int, features: int) -> Dense:
+        config = self.config
+        return Dense(features, config.dense_widths[i], config.weight_init, name=f"fc{i + 1}")
 
 
 def key_of(seed: int) -> jax.Array:

@@ -30,6 +30,8 @@ _OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
 _THIN = 8  # channels up to which tiles are not worth their transforms
 _SMALL = 2**22  # values of all 3x3 patches up to which they are written down: 16 MB, and a program quick to compile
 _LARGE = 2**20  # weights of a dense layer from which on its gradient is worth a transposed copy of its input
+_PART = 1024  # inputs of a dense layer that XLA's product sums one after the other
+_IN_ORDER: dict[str, Any] = {"mode": "promise_in_bounds", "unique_indices": True, "indices_are_sorted": True}
 _RUN = 4  # neighbouring outputs that share one row of inputs when the input is thin
 _CHUNK = 2**17  # tiles x channels at a time: 8 MB of products, reused from chunk to chunk instead of page faults
 
@@ -56,19 +58,43 @@ def max_pool2x2(x: Array) -> Array:
 
 
 @jax.custom_vjp
-def dense(x: Array, kernel: Array) -> Array:
-    """x @ kernel: (B, C) and (C, O) -> (B, O), of one floating dtype. Reverse mode only."""
-    return x @ kernel
+def dense(x: Array, kernel: Array, columns: Array | None = None) -> Array:
+    """x @ kernel: (B, C) and (C, O) -> (B, O), of one floating dtype. Reverse mode only.
+
+    With `columns`, int32 (c,), ascending, x is (B, c): these columns of an array (B, C) whose others are zero, as many
+    from each of its `dense_parts(C)` equal parts. On a CPU what comes back, and the kernel's gradient, then equal the
+    whole array's to the bit: a part is short enough for XLA to sum it in order, so that zeros leave no trace.
+    """
+    return _dense_forward(x, kernel, columns)[0]
 
 
-def _dense_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ kernel, (x, kernel)
+def dense_parts(width: int) -> int:
+    """How many parts `dense` sums apart, of inputs this wide."""
+    return width // _PART if width % _PART == 0 and width <= 16 * _PART else 1
 
 
-def _dense_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    to_kernel: Array = _cpu_or_plain(_turned_dot, _dot_rows, x, g)
-    return _dot_columns(g, kernel), to_kernel
+def _dense_forward(x: Array, kernel: Array, columns: Array | None) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    parts = dense_parts(len(kernel))
+    y: Array = _cpu_or_plain(partial(_dot_in_parts, parts), jnp.matmul, x, _rows(kernel, columns))
+    return y, (x, kernel, columns)
+
+
+def _dense_backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array, Array, None]:
+    x, kernel, columns = saved
+    to_rows: Array = _cpu_or_plain(_dot_rows if kernel.size < _LARGE else _turned_dot, _dot_rows, x, g)
+    to_kernel = to_rows if columns is None else jnp.zeros_like(kernel).at[columns].set(to_rows, **_IN_ORDER)
+    return _dot_columns(g, _rows(kernel, columns)), to_kernel, None
+
+
+def _rows(kernel: Array, columns: Array | None) -> Array:
+    return kernel if columns is None else kernel.at[columns].get(**_IN_ORDER)
+
+
+def _dot_in_parts(parts: int, x: Array, kernel: Array) -> Array:
+    if x.dtype.itemsize < 4:  # such sums would lose digits
+        return x @ kernel
+    products = [a @ b for a, b in zip(jnp.split(x, parts, 1), jnp.split(kernel, parts), strict=True)]
+    return sum(products[1:], products[0])
 
 
 dense.defvjp(_dense_forward, _dense_backward)
@@ -298,8 +324,6 @@ def _turned_dot(a: Array, b: Array) -> Array:
 
     Turned by its layout, as its own transposition takes ten times as long in the form that `backend.jit` compiles.
     """
-    if a.shape[1] * b.shape[1] < _LARGE:
-        return _dot_rows(a, b)
     turned = with_layout_constraint(a, Layout(major_to_minor=(1, 0))).T
     copied: Array = lax.optimization_barrier(turned)
     return copied @ b

@@ -27,10 +27,14 @@ _SPLITS = ("train", "test")
 
 
 class Split(NamedTuple):
-    """Images uint8 (N, H, W, C) and their labels int32 (N,)."""
+    """Images and their labels, or what a network makes of the images and their labels."""
 
     images: np.ndarray
+    """uint8 (N, H, W, C); what a stage reads is floating, (N, H, W, C) or (N, C)."""
     labels: np.ndarray
+    """int32 (N,)."""
+    columns: np.ndarray | None = None
+    """int32 (C,), ascending: which of the values that a dense stage reads are there, the others being 0; None: all."""
 
 
 class Stored(NamedTuple):
@@ -115,7 +119,7 @@ def _write_cache(entry: Path, fingerprint: str, stored: Stored) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
     try:
         for name, split in (("train", stored.train), ("test", stored.test)):
-            for part, array in split._asdict().items():
+            for part, array in (("images", split.images), ("labels", split.labels)):
                 np.save(temporary / f"{name}_{part}.npy", array)
         sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
         meta = {"fingerprint": fingerprint, "sizes": sizes, "class_names": stored.class_names}
@@ -134,9 +138,9 @@ def _open_cache(entry: Path, fingerprint: str, shape: tuple[int, int, int]) -> S
         if meta["fingerprint"] != fingerprint or meta["sizes"] != sizes:
             return None
         mapped = {name: np.asarray(np.load(entry / name, mmap_mode="r")) for name in sizes}
-        splits = {name: Split(*(mapped[f"{name}_{part}.npy"] for part in Split._fields)) for name in _SPLITS}
+        splits = {name: Split(mapped[f"{name}_images.npy"], mapped[f"{name}_labels.npy"]) for name in _SPLITS}
         names = tuple(meta["class_names"])
-        for images, labels in splits.values():
+        for images, labels, _ in splits.values():
             if images.shape != (len(labels), *shape) or [images.dtype, labels.dtype] != [
                 np.dtype(np.uint8),
                 np.dtype(np.int32),

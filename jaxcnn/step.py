@@ -36,6 +36,8 @@ class Batch(NamedTuple):
     """int32 (B,)."""
     mask: jax.Array
     """bool (B,)."""
+    columns: Any = None
+    """int32 (C,) or None; see `Split.columns`."""
 
 
 class Metrics(NamedTuple):
@@ -152,6 +154,7 @@ def make_train_step(
                 mask=batch.mask,
                 eval_stages=eval_stages,
                 first_stage=first_stage,
+                columns=batch.columns,
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
@@ -200,7 +203,7 @@ def make_eval_step(
             inputs = standardise(inputs, mean, std, dtype=jax.tree.leaves(variables["params"])[0].dtype)
 
         def forward(x: jax.Array) -> jax.Array:
-            logits: Any = network.apply(variables, x, first_stage=first_stage)
+            logits: Any = network.apply(variables, x, first_stage=first_stage, columns=batch.columns)
             return jnp.asarray(logits)
 
         head_only = first_stage >= model.num_blocks  # its activations are small, and its weights best read once

@@ -352,13 +352,15 @@ def test_other_sizes_and_grey_sets(tmp_path: Path) -> None:
         data = load(16, channels, name="grey", dir=tmp_path, validation=0)
         wanted = {fit_image(image, 16, channels).tobytes(): label for image, label in grey}
         assert data.train.images.shape == (30, 16, 16, channels)
-        assert {image.tobytes(): label for image, label in zip(*data.train, strict=True)} == wanted
+        assert {
+            image.tobytes(): label for image, label in zip(data.train.images, data.train.labels, strict=True)
+        } == wanted
         assert data.class_names == ("ant", "bee", "cow")
     colour = [(noise(9 + i, 12, 3, seed=i), i % 3) for i in range(30)]
     make_set(tmp_path, {"train": colour, "test": colour[:6]}, name="colour", supervised=False)
     data = load(8, 3, name="colour", dir=tmp_path, validation=0)
     wanted = {fit_image(image, 8, 3).tobytes(): label for image, label in colour}
-    assert {image.tobytes(): label for image, label in zip(*data.train, strict=True)} == wanted
+    assert {image.tobytes(): label for image, label in zip(data.train.images, data.train.labels, strict=True)} == wanted
     told = message(lambda: load(8, 1, name="colour", dir=tmp_path))
     assert "data.name='colour' does not fit the network: the images are RGB, but model.in_channels=1" in told
     assert "model.in_channels=2 fits no data set" in message(lambda: load(8, 2, name="colour", dir=tmp_path))

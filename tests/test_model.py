@@ -131,6 +131,14 @@ def test_dropout_treats_every_element_of_any_batch_alike_and_by_itself(batch: in
         assert np.abs(correlations).max() < 6 / 12288**0.5
 
 
+def test_dropout_treats_columns_as_in_the_whole_array() -> None:
+    columns = np.array([0, 5, 6, 99], np.int32)
+    x = jax.random.normal(jax.random.key(0), (7, 100))
+    whole = dropout(jax.random.key(2), x, 0.5)
+    some = dropout(jax.random.key(2), x[:, columns], 0.5, columns=jnp.asarray(columns), width=100)
+    np.testing.assert_array_equal(some, whole[:, columns])
+
+
 def test_threefry_gives_the_words_that_jax_gives() -> None:
     key = jax.random.key_data(jax.random.key(7))
     x, y = jnp.arange(1000, dtype=jnp.uint32), jnp.arange(1000, dtype=jnp.uint32) * jnp.uint32(2**31 + 5)

@@ -214,9 +214,9 @@ def plain_norm(x: Array, scale: Array, shift: Array) -> Array:
     return (x - mean) / jnp.sqrt(var + 1e-5) * scale + shift
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(8, 3), (1024, 1024), (1030, 1024)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(8, 3), (1030, 1024), (2048, 16), (2048, 512)])
 def test_dense_layer_is_the_plain_product_and_pytorchs(inputs: int, outputs: int) -> None:
-    """Large kernels take the transposed copy in parts, but not one whose inputs cannot be divided."""
+    """Small and large kernels, of inputs that are summed in parts and of others."""
     rng = np.random.default_rng(0)
     x, kernel, g = rng.normal(size=(5, inputs)), rng.normal(size=(inputs, outputs)), rng.normal(size=(5, outputs))
     with jax.enable_x64(True):
@@ -227,6 +227,24 @@ def test_dense_layer_is_the_plain_product_and_pytorchs(inputs: int, outputs: int
     theirs = [y, *torch.autograd.grad(y, tensors, torch.from_numpy(g))]
     assert distance(ours, plain) < 1e-13
     assert distance(ours, [a.detach().numpy() for a in theirs]) < 1e-13
+
+
+@pytest.mark.parametrize("outputs", [16, 512])
+def test_dense_layer_needs_no_columns_that_are_zero(outputs: int) -> None:
+    rng = np.random.default_rng(0)
+    columns = np.sort(np.concatenate([rng.permutation(1024)[:96], 1024 + rng.permutation(1024)[:96]])).astype(np.int32)
+    some, kernel, g = (
+        rng.normal(size=shape).astype(np.float32) for shape in ((64, 192), (2048, outputs), (64, outputs))
+    )
+    x = np.zeros((64, 2048), np.float32)
+    x[:, columns] = some
+    y, to_x, to_kernel = with_gradients(ops.dense, g, x, kernel)
+    for ours, whole in zip(
+        with_gradients(lambda *a: ops.dense(*a, columns), g, some, kernel),
+        (y, to_x[:, columns], to_kernel),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, whole, rtol=0, atol=4e-6 * np.abs(whole).max())
 
 
 def torch_norm(keep: np.ndarray) -> Callable[..., Any]:

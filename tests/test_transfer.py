@@ -21,7 +21,7 @@ from jaxcnn.data import Dataset, Split
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables
 from jaxcnn.step import Batch, init_state, make_train_step
-from jaxcnn.train import fit
+from jaxcnn.train import compute_features, fit
 from jaxcnn.transfer import create_transfer_model, transplant
 
 MASKS = ("frozen", "partial", "full")
@@ -150,10 +150,17 @@ def tiny_data(n: int = 20) -> Dataset:
     return Dataset("tiny", split, split, split, ("a", "b", "c"), (0.5,) * 3, (0.3,) * 3)
 
 
-def tiny_run(freeze: FreezeConfig, epochs: int, precision: Precision = "float32", **optim: Any) -> list[Any]:
+def tiny_run(
+    freeze: FreezeConfig,
+    epochs: int,
+    precision: Precision = "float32",
+    model: ModelConfig = TINY,
+    variables: Any = None,
+    **optim: Any,
+) -> list[Any]:
     """The parameters before training and after each epoch, and the last state."""
     config = ExperimentConfig(
-        model=TINY,
+        model=model,
         data=DataConfig(augment="none"),
         optim=OptimConfig(schedule="constant", **optim),
         train=TrainConfig(
@@ -161,9 +168,9 @@ def tiny_run(freeze: FreezeConfig, epochs: int, precision: Precision = "float32"
         ),
         freeze=freeze,
     )
-    variables = init_variables(TINY, jax.random.key(0))
-    frozen = frozen_stages(freeze, TINY, 0)
-    state = init_state(variables, TINY, config.optim, seed=0, frozen_stages=frozen)
+    variables = variables or init_variables(model, jax.random.key(0))
+    frozen = frozen_stages(freeze, model, 0)
+    state = init_state(variables, model, config.optim, seed=0, frozen_stages=frozen)
     seen = [jax.device_get(variables["params"])]
     for trained, _ in fit(state, config, tiny_data()):
         seen.append(jax.device_get(trained.params))
@@ -227,6 +234,51 @@ def test_cached_features_train_the_same_weights(mask: Mask, precision: Precision
         for cache in (True, False)
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), runs[0][-1], runs[1][-1])
+
+
+def half_dead() -> tuple[ModelConfig, Any]:
+    """A network whose last block has 512 channels, 300 of which are zero for every image; fc1 reads 2 x 2 of each."""
+    model = replace(TINY, hidden_dims=(4, 512, 8, 6))
+    variables = init_variables(model, jax.random.key(0))
+    bias = variables["params"]["block_1"]["conv_0"]["bias"]
+    dead = np.random.default_rng(0).permutation(512)[:300]
+    variables["params"]["block_1"]["conv_0"]["bias"] = (
+        bias.at[dead].set(-100).at[np.setdiff1d(np.arange(512), dead)].add(1)
+    )
+    return model, variables
+
+
+def test_features_leave_out_what_is_zero_for_every_image() -> None:
+    model, variables = half_dead()
+    data = tiny_data()
+    other = Split(255 - data.train.images, data.train.labels)
+    found = compute_features(
+        variables, [data.train, other], model=model, mean=data.mean, std=data.std, end_stage=2, batch_size=8
+    )
+    whole = [
+        np.asarray(CNN(model).apply(variables, standardise(s.images, data.mean, data.std), end_stage=2)).reshape(20, -1)
+        for s in (data.train, other)
+    ]
+    needed = np.flatnonzero(np.any(np.concatenate(whole), 0))
+    assert 800 < len(needed) < 860  # of 4 times 212, and of 2,048
+    for split, features in zip(found, whole, strict=True):
+        assert set(needed) <= set(split.columns)
+        assert len(split.columns) <= len(needed) + 2 * 64
+        assert np.all(np.diff(split.columns) > 0)
+        restored = np.zeros_like(features)
+        restored[:, split.columns] = split.images
+        np.testing.assert_allclose(restored, features, rtol=0, atol=1e-6)
+
+
+def test_features_without_zeros_train_the_same_weights() -> None:
+    model, variables = half_dead()
+    runs = [
+        tiny_run(FreezeConfig(mask="frozen", cache_features=cache), 5, model=model, variables=variables, clip_norm=0.5)
+        for cache in (True, False)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), runs[0][-1], runs[1][-1])
+    before, after = (run["fc1"]["kernel"] for run in (runs[0][0], runs[0][-2]))
+    assert np.mean(before != after) > 0.99  # L2 moves the weights of zeros, too
 
 
 def test_a_transplant_takes_all_but_the_head() -> None:
