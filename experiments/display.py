@@ -15,9 +15,10 @@ from rich.table import Table
 from experiments.folder import Summary
 from jaxcnn.config import ExperimentConfig
 from jaxcnn.data import Dataset
+from jaxcnn.features import caches_features, feature_bytes
 from jaxcnn.masks import frozen_stages, settled_epoch
 from jaxcnn.step import Metrics
-from jaxcnn.train import EpochRecord, caches_features, feature_bytes
+from jaxcnn.train import EpochRecord
 
 
 class Bar:

@@ -15,6 +15,7 @@ from flax.typing import Dtype, VariableDict
 from jaxcnn import ops
 from jaxcnn.backend import jit
 from jaxcnn.config import ModelConfig
+from jaxcnn.conv import conv3x3
 from jaxcnn.dropout import dropout
 from jaxcnn.errors import InputError
 
@@ -66,7 +67,7 @@ class Conv(nn.Module):
         bias = self.param("bias", bias_init(self.weight_init, 9 * x.shape[-1]), shape[-1:])
         if self.is_initializing():  # the shape is all that matters, and compiling the convolution takes seconds
             return jnp.zeros((*x.shape[:-1], self.features), x.dtype), bias
-        return ops.conv3x3(x, kernel.astype(x.dtype)), bias
+        return conv3x3(x, kernel.astype(x.dtype)), bias
 
 
 class BatchNorm(nn.Module):

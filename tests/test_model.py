@@ -13,6 +13,7 @@ from jax.extend.random import threefry_2x32
 
 from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN, DEEP, SHALLOW, InputError, ModelConfig, init_variables
+from jaxcnn.backend import jit
 from jaxcnn.convert import entries, from_torch, to_torch
 from jaxcnn.dropout import dropout, threefry2x32
 from jaxcnn.step import cross_entropy
@@ -70,7 +71,7 @@ def test_logits_gradients_and_statistics_equal_pytorch_in_float64(config: ModelC
             return jnp.sum(jnp.where(mask, losses, 0)) / n, (logits[:n], evaluated, updated)
 
         # Compiled once and run once: optimising the code would take longer than it saves.
-        program = jax.jit(jax.grad(objective, has_aux=True), compiler_options={"xla_backend_optimization_level": 0})
+        program = jit(jax.grad(objective, has_aux=True), xla_backend_optimization_level=0)
         gradient, (logits, evaluated, updated) = program(variables["params"])
 
         torch_logits = network(torch_images)

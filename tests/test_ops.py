@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jax import Array, lax
 
 from jaxcnn import ops
+from jaxcnn.conv import conv3x3
 
 SHAPES = [
     # batch, height, width, channels, features
@@ -86,7 +87,7 @@ def test_convolution_by_tiles_is_the_plain_one_and_pytorchs(shape: tuple[int, ..
 def test_convolution_is_the_plain_one_and_pytorchs(shape: tuple[int, ...]) -> None:
     x, kernel, g = arrays(shape)
     with jax.enable_x64(True):
-        ours = with_gradients(ops.conv3x3, g, x, kernel)
+        ours = with_gradients(conv3x3, g, x, kernel)
         assert ours[0].dtype == np.float64
         assert distance(ours, with_gradients(plain_conv, g, x, kernel)) < 1e-13
     leaves = [torch.tensor(a, requires_grad=True) for a in (x, kernel)]
@@ -105,7 +106,7 @@ def test_rounding_is_that_of_the_direct_sum(shape: tuple[int, ...]) -> None:
         exact = with_gradients(plain_conv, g, x, kernel)
     single = [a.astype(np.float32) for a in (g, x, kernel)]
     for ours, plain, truth in zip(
-        with_gradients(ops.conv3x3, *single), with_gradients(plain_conv, *single), exact, strict=True
+        with_gradients(conv3x3, *single), with_gradients(plain_conv, *single), exact, strict=True
     ):
         assert ours.dtype == np.float32
         assert np.std(ours - truth) < max(2 * np.std(plain - truth), 5e-7 * np.std(truth))
@@ -115,7 +116,7 @@ def test_rounding_is_that_of_the_direct_sum(shape: tuple[int, ...]) -> None:
 def test_convolution_in_bfloat16_is_the_exact_one_rounded_once(shape: tuple[int, ...]) -> None:
     half = [np.asarray(a).astype(jnp.bfloat16) for a in arrays(shape)]
     x, kernel, g = half
-    ours = with_gradients(ops.conv3x3, g, x, kernel)
+    ours = with_gradients(conv3x3, g, x, kernel)
     with jax.enable_x64(True):
         x, kernel, g = (a.astype(np.float64) for a in half)
         exact = with_gradients(plain_conv, g, x, kernel)
@@ -126,7 +127,7 @@ def test_convolution_in_bfloat16_is_the_exact_one_rounded_once(shape: tuple[int,
 
 def test_convolution_in_a_scan() -> None:
     x, kernel, _ = (jnp.asarray(a, jnp.float32) for a in arrays((4, 8, 8, 16, 16)))
-    _, many = jax.jit(lambda xs: lax.scan(lambda c, x: (c, ops.conv3x3(x, kernel)), 0, xs))(x[:, None])
+    _, many = jax.jit(lambda xs: lax.scan(lambda c, x: (c, conv3x3(x, kernel)), 0, xs))(x[:, None])
     np.testing.assert_allclose(many[:, 0], plain_conv(x, kernel), atol=1e-5)
 
 
@@ -145,7 +146,7 @@ def test_image_by_image_is_all_at_once() -> None:
 @pytest.mark.usefixtures("by_tiles")
 def test_an_accelerator_gets_the_plain_convolution() -> None:
     x, kernel, _ = (jnp.asarray(a, jnp.float32) for a in arrays((40, 8, 8, 16, 16)))
-    step = jax.jit(jax.grad(lambda x, kernel: ops.conv3x3(x, kernel).sum(), (0, 1)))
+    step = jax.jit(jax.grad(lambda x, kernel: conv3x3(x, kernel).sum(), (0, 1)))
     for platform, convolutions, loops in (("cuda", 2, 0), ("cpu", 0, 1)):
         text = jax.export.export(step, platforms=[platform])(x, kernel).mlir_module()
         assert text.count("stablehlo.convolution") == convolutions
@@ -165,7 +166,7 @@ def test_gradient_of_the_kernel_alone_computes_no_gradient_of_the_input(
     x, kernel, _ = (jnp.asarray(a, jnp.float32) for a in arrays((2, 8, 8, channels, 16)))
 
     def loss(x: Array, kernel: Array) -> Array:
-        return jnp.square(ops.conv3x3(x, kernel)).sum()
+        return jnp.square(conv3x3(x, kernel)).sum()
 
     assert dots(loss, x, kernel) == forward
     assert dots(jax.value_and_grad(loss, 1), x, kernel) == forward + backward
@@ -203,7 +204,7 @@ def test_conv_activation_pool_is_right_when_fused(act: Callable[[Array], Array],
     x, kernel, _ = arrays((2, 4, 6, channels, 16))
     g = arrays((2, 2, 3, 16, 1))[0]
     with jax.enable_x64(True):
-        for conv in (ops.conv3x3, plain_conv):
+        for conv in (conv3x3, plain_conv):
             ours = with_gradients(lambda *a, conv=conv: ops.max_pool2x2(act(conv(*a))), g, x, kernel)
             plain = with_gradients(lambda *a: plain_pool(act(plain_conv(*a))), g, x, kernel)
             assert distance(ours, plain) < 1e-12

@@ -1,8 +1,8 @@
 """Every command of the README is one that the programs accept; those on embedded data are run."""
 
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,13 +74,17 @@ def test_a_command_of_the_readme_has_flags_that_exist(
 
 
 @pytest.mark.long
-def test_the_commands_on_embedded_data_run_one_after_the_other(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("isolated")
+def test_the_commands_on_embedded_data_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, so that what they share is loaded and compiled once."""
+    monkeypatch.chdir(tmp_path)
     ran = 0
     for words in EXPERIMENTS:
         embedded = "digits" in words or words[2] == "experiments.convert"
         if embedded and words[2] in (*TRAINERS, "experiments.transfer", "experiments.convert"):
-            done = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
+            monkeypatch.setattr(sys, "argv", words[2:])
+            monkeypatch.delitem(sys.modules, words[2], raising=False)
+            runpy.run_module(words[2], run_name="__main__", alter_sys=True)
             ran += 1
     assert ran >= 4
 

@@ -18,10 +18,11 @@ from jaxcnn.augment import standardise
 from jaxcnn.config import FreezeConfig, Mask, Precision
 from jaxcnn.convert import Source, entries, from_torch, read_source
 from jaxcnn.data import Dataset, Split
+from jaxcnn.features import compute_features
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables
 from jaxcnn.step import Batch, init_state, make_train_step
-from jaxcnn.train import compute_features, fit
+from jaxcnn.train import fit
 from jaxcnn.transfer import create_transfer_model, transplant
 
 MASKS = ("frozen", "partial", "full")
