@@ -1,9 +1,9 @@
 """This project against PyTorch on real CIFAR-10, pair by pair: the same weights, images and order of the images.
 
 From the repository's root: `python -m tests.compare_pytorch --data.dir DIR`, where DIR holds the prepared set. Both
-train the shallow network without dropout or augmentation by Adam at a constant rate, so that rounding alone is left
-to differ; with every seed both begin anew from the weights that this project draws. The first steps are taken in
-float64 as well, where the two have to agree: in float32 Adam's first steps amplify rounding a thousandfold.
+train the shallow network without dropout or augmentation at a constant rate, so that rounding alone is left to differ;
+with every seed both begin anew from the weights that this project draws. The first steps are taken in float64 as well,
+where the two have to agree: in float32 Adam's first steps amplify rounding a thousandfold. `--optimizer sgd` does not.
 """
 
 import argparse
@@ -32,7 +32,10 @@ from jaxcnn.step import TrainStep, init_state, make_eval_step, make_train_step
 from jaxcnn.train import batches, evaluate, make_train_epoch
 
 MODEL = replace(SHALLOW, dropout_rate=0.0)
-OPTIM = OptimConfig(optimizer="adam", learning_rate=1e-3, weight_decay=1e-5, schedule="constant")
+OPTIMS = {
+    "adam": OptimConfig(optimizer="adam", learning_rate=1e-3, weight_decay=1e-5, schedule="constant"),
+    "sgd": OptimConfig(optimizer="sgd", learning_rate=1e-2, momentum=0.9, weight_decay=1e-5, schedule="constant"),
+}
 FIRST = 10  # losses that are compared one by one
 
 
@@ -53,13 +56,15 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def train_jax(variables: Any, dataset: Dataset, seed: int, epochs: int, batch_size: int) -> Result:
+def train_jax(
+    variables: Any, dataset: Dataset, optim: OptimConfig, *, seed: int, epochs: int, batch_size: int
+) -> Result:
     n = len(dataset.train.labels)
-    schedule = make_schedule(OPTIM, steps_per_epoch=-(-n // batch_size), epochs=epochs)
+    schedule = make_schedule(optim, steps_per_epoch=-(-n // batch_size), epochs=epochs)
     form = backend_form()
     step = make_train_step(
         model=MODEL,
-        optim=OPTIM,
+        optim=optim,
         schedule=schedule,
         mean=dataset.mean,
         std=dataset.std,
@@ -67,10 +72,10 @@ def train_jax(variables: Any, dataset: Dataset, seed: int, epochs: int, batch_si
         vectorized=form.vectorized,
     )
     train_epoch = make_train_epoch(step, dataset.train, batch_size, steps_per_call=form.steps_per_call)
-    state = init_state(variables, MODEL, OPTIM, seed=seed)
+    state = init_state(variables, MODEL, optim, seed=seed)
     losses: list[float] = []
     seconds = 0.0
-    doubles = first_doubles_jax(step, variables, dataset.train, seed, batch_size)
+    doubles = first_doubles_jax(step, variables, dataset.train, optim, seed=seed, batch_size=batch_size)
     for epoch in range(epochs):
         began = time.perf_counter()
         state, metrics = train_epoch(state, epoch_order(seed, epoch, n), 1.0, lambda seen, total: None)
@@ -82,18 +87,22 @@ def train_jax(variables: Any, dataset: Dataset, seed: int, epochs: int, batch_si
     return Result(losses, doubles, float(evaluate(eval_step, trained, dataset.test, batch_size)[1]), seconds)
 
 
-def first_doubles_jax(step: TrainStep, variables: Any, split: Split, seed: int, batch_size: int) -> list[float]:
+def first_doubles_jax(
+    step: TrainStep, variables: Any, split: Split, optim: OptimConfig, *, seed: int, batch_size: int
+) -> list[float]:
     """Losses of the first steps in float64."""
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: np.asarray(a, np.float64 if a.dtype == np.float32 else a.dtype), variables)
-        state, jitted, losses = init_state(wide, MODEL, OPTIM, seed=seed), jax.jit(step), []
+        state, jitted, losses = init_state(wide, MODEL, optim, seed=seed), jax.jit(step), []
         for batch in islice(batches(split, epoch_order(seed, 0, len(split.labels)), batch_size), FIRST):
             state, metrics = jitted(state, batch, 1.0)
             losses.append(float(metrics.loss / metrics.count))
     return losses
 
 
-def train_torch(variables: Any, dataset: Dataset, seed: int, epochs: int, batch_size: int) -> Result:
+def train_torch(
+    variables: Any, dataset: Dataset, optim: OptimConfig, *, seed: int, epochs: int, batch_size: int
+) -> Result:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     mean, std = (
         torch.tensor(values, device=device, dtype=torch.float64).view(1, -1, 1, 1)
@@ -109,7 +118,10 @@ def train_torch(variables: Any, dataset: Dataset, seed: int, epochs: int, batch_
 
     def begin() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
         network = torch_network(to_torch(variables, MODEL), MODEL).to(device, mean.dtype)
-        return network, torch.optim.Adam(network.parameters(), OPTIM.learning_rate, weight_decay=OPTIM.weight_decay)
+        common = {"lr": optim.learning_rate, "weight_decay": optim.weight_decay}
+        if optim.optimizer == "sgd":
+            return network, torch.optim.SGD(network.parameters(), momentum=optim.momentum, **common)
+        return network, torch.optim.Adam(network.parameters(), **common)
 
     n = len(dataset.train.labels)
     network, optimizer = begin()
@@ -164,13 +176,15 @@ def largest_difference(one: list[float], other: list[float]) -> float:
     return float(np.abs(np.subtract(one, other)).max())
 
 
-def compare(dataset: Dataset, seeds: list[int], epochs: int, batch_size: int) -> dict[str, Any]:
+def compare(dataset: Dataset, optim: OptimConfig, *, seeds: list[int], epochs: int, batch_size: int) -> dict[str, Any]:
     """Trains both with every seed, and puts the results side by side."""
     pairs = []
     for seed in seeds:
         variables = init_variables(MODEL, jax.random.key(seed))
-        ours = train_jax(variables, dataset, seed, epochs, batch_size)
-        theirs = train_torch(variables, dataset, seed, epochs, batch_size)
+        ours, theirs = (
+            train(variables, dataset, optim, seed=seed, epochs=epochs, batch_size=batch_size)
+            for train in (train_jax, train_torch)
+        )
         say(f"seed {seed}  test accuracy: jax {ours.accuracy:.2f} %, pytorch {theirs.accuracy:.2f} %")
         pairs.append((seed, ours, theirs))
     differences = np.array([ours.accuracy - theirs.accuracy for _, ours, theirs in pairs])
@@ -179,6 +193,7 @@ def compare(dataset: Dataset, seeds: list[int], epochs: int, batch_size: int) ->
         "images": {"train": len(dataset.train.labels), "test": len(dataset.test.labels)},
         "epochs": epochs,
         "batch_size": batch_size,
+        "optimizer": optim.optimizer,
         "seeds": [
             {
                 "seed": seed,
@@ -240,6 +255,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--epochs", type=int, default=5, help="epochs of each run (5)")
     made.add_argument("--batch-size", type=int, default=256, help="images a step (256)")
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
+    made.add_argument("--optimizer", choices=list(OPTIMS), default="adam", help="of both (adam)")
     made.add_argument("--json", type=Path, help="write the numbers to this file, too")
     return made
 
@@ -255,7 +271,13 @@ def main() -> None:
     except InputError as error:
         parser().error(str(error))
     train = Split(dataset.train.images[: flags.images], dataset.train.labels[: flags.images])
-    result = compare(replace(dataset, train=train), flags.seeds, flags.epochs, flags.batch_size)
+    result = compare(
+        replace(dataset, train=train),
+        OPTIMS[flags.optimizer],
+        seeds=flags.seeds,
+        epochs=flags.epochs,
+        batch_size=flags.batch_size,
+    )
     report(result)
     if flags.json is not None:
         flags.json.write_text(json.dumps(result, indent=2) + "\n")
