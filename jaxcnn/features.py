@@ -38,14 +38,14 @@ def compute_features(
     """What stage `end_stage` reads, in evaluation mode, for every image of each split: (N, H, W, C) or (N, C).
 
     Of what a dense stage reads, columns that are zero for every image are left out where they are many: after a ReLU
-    that no batch norm precedes they are most, four fifths and more in trained networks.
+    that no batch norm precedes they are most, four fifths and more in trained networks. That saves time, not memory.
     """
     network = make_network(model, precision)
     forward = jax.jit(
         lambda variables, images: network.apply(variables, standardise(images, mean, std), end_stage=end_stage)
     )
 
-    shape = _feature_shape(model, end_stage)
+    shape, dense = _feature_shape(model, end_stage), end_stage >= model.num_blocks
     nonzero = np.zeros(shape, bool)
 
     def of(split: Split) -> Split:
@@ -55,16 +55,17 @@ def compute_features(
             batch = split.images[np.arange(start, start + batch_size) % n]  # of one shape, the last one too
             some = np.asarray(forward(variables, batch))[: n - start]
             features[start : start + batch_size] = some
-            np.logical_or(nonzero, some.any(0), out=nonzero)
+            if dense:
+                np.logical_or(nonzero, some.any(0), out=nonzero)
         return Split(features, split.labels)
 
     computed = [of(split) for split in splits]
-    if end_stage < model.num_blocks:
+    if not dense:
         return computed
     columns = _columns(nonzero.ravel())
     if len(columns) > _WORTH * nonzero.size:
         return computed
-    return [Split(_only(columns, s.images.reshape(len(s.images), -1)), s.labels, columns) for s in computed]
+    return [Split(_only(columns, s.images.reshape(-1, nonzero.size)), s.labels, columns) for s in computed]
 
 
 _WORTH = 0.75  # of all columns; selecting them costs a pass over a few thousand rows of weights, in either direction
@@ -73,7 +74,7 @@ _WORTH = 0.75  # of all columns; selecting them costs a pass over a few thousand
 def _columns(needed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Those that `needed`, bool (C,), asks for, and others where `ops.dense` must have as many from each part.
 
-    Each part has a multiple of 32, so that features which differ in a few columns share a compiled program.
+    Each part has a multiple of 32, or all, so that features which differ in a few columns share a compiled program.
     """
     parts = needed.reshape(ops.dense_parts(len(needed)), -1)
     count = min(max(1, -(-int(parts.sum(1).max()) // 32)) * 32, parts.shape[1])
@@ -91,7 +92,7 @@ def _only(columns: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> np.ndarray[
 
 
 def feature_bytes(config: ExperimentConfig, dataset: Dataset, end_stage: int) -> int:
-    """Size of `compute_features` for the training and the validation images."""
+    """Memory of `compute_features` for the training and the validation images."""
     images = len(dataset.train.labels) + (0 if dataset.validation is None else len(dataset.validation.labels))
     width = 2 if config.train.precision == "bfloat16" else 4
     return images * int(np.prod(_feature_shape(config.model, end_stage))) * width

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype, VariableDict
 
 from jaxcnn import ops
@@ -47,7 +48,7 @@ def bias_init(weight_init: str, fan_in: int) -> nn.initializers.Initializer:
         return nn.initializers.zeros
     bound = fan_in**-0.5
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Dtype = float) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
@@ -129,13 +130,16 @@ class Dense(nn.Module):
     features: int
     width: int
     weight_init: str
+    dtype: Dtype | None
 
     @nn.compact
     def __call__(self, x: jax.Array, columns: jax.Array | None = None) -> jax.Array:
         """Takes x (B, width), or of it these columns, as `ops.dense` does; kernel (width, features), bias."""
         kernel = self.param("kernel", KERNEL_INITS[self.weight_init], (self.width, self.features))
         bias = self.param("bias", bias_init(self.weight_init, self.width), (self.features,))
-        return ops.dense(x, kernel.astype(x.dtype), columns) + bias.astype(x.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y: jax.Array = ops.dense(x, kernel, columns) + bias
+        return y
 
 
 class CNN(nn.Module):
@@ -194,7 +198,7 @@ class CNN(nn.Module):
 
     def _dense(self, i: int, features: int) -> Dense:
         config = self.config
-        return Dense(features, config.dense_widths[i], config.weight_init, name=f"fc{i + 1}")
+        return Dense(features, config.dense_widths[i], config.weight_init, self.dtype, name=f"fc{i + 1}")
 
 
 def key_of(seed: int) -> jax.Array:

@@ -1,8 +1,9 @@
 """2x2 max pool, dense layer, batch normalisation and selections of images that are fast on a CPU too.
 
-On an accelerator they are XLA's own forms. On a CPU the scatter behind XLA's max pool is slow, among others; here it is
-comparisons. A step of the shallow network (batch 256, float32, 2 cores) runs at 1.8 times PyTorch eager's rate, and
-with XLA's own forms of these and of the convolution (`jaxcnn.conv`) at 0.6 times (`experiments.bench`).
+XLA's max pool has a scatter for its gradient, which is slow on a CPU; here it is comparisons. Dense layers and
+selections of images are XLA's own on an accelerator. A step of the shallow network (batch 256, float32, 2 cores) runs
+at 1.8 times PyTorch eager's rate, and with XLA's own forms of these and of the convolution (`jaxcnn.conv`) at 0.6 times
+(`experiments.bench`).
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from jax import Array, lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
 _LARGE = 2**20  # weights of a dense layer from which on its gradient is worth a transposed copy of its input
-_PART = 1024  # inputs of a dense layer that XLA's product sums one after the other
+_PART = 1024  # inputs of a dense layer, few enough for XLA's product to sum them one after the other
 _IN_ORDER: dict[str, Any] = {"mode": "promise_in_bounds", "unique_indices": True, "indices_are_sorted": True}
 
 
@@ -34,14 +35,15 @@ def dense(x: Array, kernel: Array, columns: Array | None = None) -> Array:
     """x @ kernel: (B, C) and (C, O) -> (B, O), of one floating dtype. Reverse mode only.
 
     With `columns`, int32 (c,), ascending, x is (B, c): these columns of an array (B, C) whose others are zero, as many
-    from each of its `dense_parts(C)` equal parts. The product and the kernel's gradient are the whole array's; on a CPU
-    to the bit, as far as XLA sums the values of a part in order (it does with AVX2), so that zeros leave no trace.
+    from each of its `dense_parts(C)` equal parts. The product and the kernel's gradient are the whole array's up to
+    rounding. On a CPU parts are summed one by one, in float32, and each is short enough for XLA to sum its values in
+    order, so that zeros leave no trace: with AVX2, where there are such parts, large products are the same to the bit.
     """
     return _dense_forward(x, kernel, columns)[0]
 
 
 def dense_parts(width: int) -> int:
-    """How many parts `dense` sums apart, of inputs this wide."""
+    """How many equal parts inputs this wide have for `dense`."""
     return width // _PART if width % _PART == 0 and width <= 16 * _PART else 1
 
 
@@ -59,7 +61,7 @@ def _dense_backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple
 
 
 def _rows(kernel: Array, columns: Array | None) -> Array:
-    return kernel if columns is None else kernel.at[columns].get(**_IN_ORDER)
+    return kernel if columns is None else jnp.asarray(kernel).at[columns].get(**_IN_ORDER)
 
 
 def _dot_in_parts(parts: int, x: Array, kernel: Array) -> Array:

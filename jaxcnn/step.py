@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     """A batch of fixed size; images outside the mask are padding. NumPy arrays do outside of jit."""
 
     images: jax.Array
-    """uint8 (B, H, W, C)."""
+    """uint8 (B, H, W, C), or what the first stage reads."""
     labels: jax.Array
     """int32 (B,)."""
     mask: jax.Array

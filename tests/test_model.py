@@ -1,5 +1,6 @@
 """The Flax network against the PyTorch one, for configurations nobody picked."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -138,6 +139,46 @@ def test_dropout_treats_columns_as_in_the_whole_array() -> None:
     whole = dropout(jax.random.key(2), x, 0.5)
     some = dropout(jax.random.key(2), x[:, columns], 0.5, columns=jnp.asarray(columns), width=100)
     np.testing.assert_array_equal(some, whole[:, columns])
+
+
+@pytest.mark.parametrize("first_stage", [1, 2, 3])
+def test_a_dense_stage_needs_no_columns_that_are_zero(first_stage: int) -> None:
+    config = ModelConfig(
+        input_size=4, hidden_dims=(8, 64, 96), layers_per_block=(1,), apply_pooling=(0,), apply_bn=(0,), num_blocks=1,
+        num_classes=3, dropout_rate=0.5,
+    )  # fmt: skip
+    params = init_variables(config, jax.random.key(0))["params"]
+    width = config.dense_widths[first_stage - 1]
+    columns = np.arange(3, width, 5)
+    x = np.zeros((7, width), np.float32)
+    x[:, columns] = np.random.default_rng(0).normal(size=(7, len(columns)))
+
+    def loss(params: Any, x: Any, columns: Any) -> Any:
+        logits = CNN(config).apply(
+            {"params": params}, x, True, first_stage=first_stage, columns=columns, rngs={"dropout": jax.random.key(1)}
+        )
+        return jnp.square(logits).sum(), logits
+
+    whole, some = (
+        jax.grad(loss, (0, 1), has_aux=True)(params, *given) for given in ((x, None), (x[:, columns], columns))
+    )
+    (to_params, to_x), logits = whole
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), some, ((to_params, to_x[:, columns]), logits)
+    )
+
+
+@pytest.mark.parametrize("weight_init", ["default", "kaiming"])
+def test_variables_and_logits_are_of_the_type_that_is_asked_for(weight_init: str) -> None:
+    config = replace(SHALLOW, hidden_dims=(4, 4, 4, 4, 6, 5), weight_init=weight_init)
+    single = init_variables(config, jax.random.key(0))
+    with jax.enable_x64(True):
+        double = init_variables(config, jax.random.key(0))
+        assert {a.dtype for a in jax.tree.leaves(double["params"])} == {jnp.dtype("float64")}
+        features = jnp.ones((2, 64), jnp.float32)
+        assert CNN(config).apply(double, features, first_stage=4).dtype == jnp.float64
+    assert {a.dtype for a in jax.tree.leaves(single["params"])} == {jnp.dtype("float32")}
+    assert CNN(config, dtype=jnp.bfloat16).apply(single, features, first_stage=4).dtype == jnp.bfloat16
 
 
 def test_threefry_gives_the_words_that_jax_gives() -> None:

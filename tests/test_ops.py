@@ -71,7 +71,7 @@ def distance(a: list[np.ndarray], b: list[np.ndarray]) -> float:
 @pytest.fixture
 def by_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Sends small convolutions the way of large ones."""
-    monkeypatch.setattr(ops, "_SMALL", 0)
+    monkeypatch.setattr("jaxcnn.conv._SMALL", 0)
     jax.clear_caches()  # JAX remembers how it traced these functions
     yield
     jax.clear_caches()
@@ -240,6 +240,8 @@ def test_dense_layer_needs_no_columns_that_are_zero(outputs: int) -> None:
     x = np.zeros((64, 2048), np.float32)
     x[:, columns] = some
     y, to_x, to_kernel = with_gradients(ops.dense, g, x, kernel)
+    parts = [jnp.matmul(some[:, i : i + 96], kernel[columns[i : i + 96]]) for i in (0, 96)]
+    np.testing.assert_array_equal(ops.dense(some, kernel, columns), parts[0] + parts[1])
     for ours, whole in zip(
         with_gradients(lambda *a: ops.dense(*a, columns), g, some, kernel),
         (y, to_x[:, columns], to_kernel),

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from experiments.pytorch_network import TorchCNN
-from jaxcnn import CNN, InputError, ModelConfig, ops
+from jaxcnn import CNN, InputError, ModelConfig
 from jaxcnn import train as train_module
 from jaxcnn.augment import standardise
 from jaxcnn.backend import Form
@@ -546,7 +546,7 @@ def test_the_form_for_accelerators_trains_the_same(mask: Any, monkeypatch: pytes
     with jax.enable_x64(True):
         ours, told = trained()
         monkeypatch.setattr(train_module, "backend_form", lambda: Form(steps_per_call=None, vectorized=True))
-        monkeypatch.setattr(ops, "_cpu_or_plain", lambda fast, plain, *args: plain(*args))
+        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, default, **_: default(*args))
         theirs, told_too = trained()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-9), ours, theirs)
     np.testing.assert_allclose(np.array(untimed(told), float), np.array(untimed(told_too), float), rtol=1e-6, atol=1e-9)
