@@ -7,6 +7,8 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,16 +43,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
-@pytest.fixture(scope="module")
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of the module's own, and JAX's setting as it was."""
+@contextmanager
+def another_cache(factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache for what runs within, and JAX's setting as it was."""
     import jax
 
     before = jax.config.jax_compilation_cache_dir
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", new_cache(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", new_cache(factory.mktemp("cache")))
         yield
     jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the module's own."""
+    with another_cache(tmp_path_factory):
+        yield
 
 
 @pytest.fixture
@@ -68,3 +77,28 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run; not to be changed."""
+    from tiny_run import TINY
+
+    from experiments.run import run_experiment
+
+    runs_dir = tmp_path_factory.mktemp("runs")
+    with another_cache(tmp_path_factory):
+        run_experiment(replace(TINY, runs_dir=runs_dir))
+    return runs_dir / "tiny"
+
+
+@pytest.fixture(scope="module")
+def compiled_once() -> Iterator[None]:
+    """`fit` compiles its steps at each call; here, calls alike share even the small ones."""
+    import jax
+
+    name = "jax_persistent_cache_min_compile_time_secs"
+    old = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    yield
+    jax.config.update(name, old)

@@ -73,7 +73,7 @@ def test_a_command_of_the_readme_has_flags_that_exist(
     assert parses(words)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.usefixtures("isolated")
 def test_the_commands_on_embedded_data_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, so that what they share is loaded and compiled once."""

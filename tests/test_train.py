@@ -1,9 +1,8 @@
-"""Steps, epochs and `fit`, against PyTorch on the real images alone and against themselves."""
+"""`fit`: records, stopping, going on to the same bits."""
 
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,241 +12,36 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from small_training import (
+    MEAN,
+    MODEL,
+    STD,
+    assert_same_bits,
+    begin,
+    contradicting,
+    copy,
+    draw_dataset,
+    draw_variables,
+    experiment,
+    run,
+    torch_inputs,
+    untimed,
+    variables_of,
+)
 
 from experiments.pytorch_network import TorchCNN
-from jaxcnn import CNN, InputError, ModelConfig
+from jaxcnn import CNN, InputError
 from jaxcnn import train as train_module
 from jaxcnn.augment import standardise
 from jaxcnn.backend import Form
 from jaxcnn.checkpoint import open_checkpoints
-from jaxcnn.config import DataConfig, ExperimentConfig, FreezeConfig, OptimConfig, TrainConfig
-from jaxcnn.convert import from_torch, to_torch
-from jaxcnn.data import Dataset, Split, epoch_order
-from jaxcnn.step import Batch, Metrics, TrainState, init_state, make_eval_step, make_train_step
-from jaxcnn.train import EpochRecord, Paused, batches, evaluate, fit, make_train_epoch, stopped
+from jaxcnn.config import FreezeConfig
+from jaxcnn.convert import to_torch
+from jaxcnn.data import Split
+from jaxcnn.step import Metrics, init_state
+from jaxcnn.train import EpochRecord, Paused, fit, stopped
 
-MODEL = ModelConfig(
-    input_size=8, hidden_dims=(4, 6, 9, 7), layers_per_block=(1, 2), apply_pooling=(1, 0), apply_bn=(1, 1),
-    num_blocks=2, num_classes=4, dropout_rate=0.0,
-)  # fmt: skip
-MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once() -> Iterator[None]:
-    """`fit` compiles its steps at each call; here, calls alike share even the small ones."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    old = getattr(jax.config, name)
-    jax.config.update(name, 0)
-    yield
-    jax.config.update(name, old)
-
-
-def draw_split(n: int, seed: int, classes: int = MODEL.num_classes) -> Split:
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
-    return Split(images, rng.integers(0, classes, n).astype(np.int32))
-
-
-def draw_dataset(train: int = 37, validation: int | None = 21) -> Dataset:
-    held_out = None if validation is None else draw_split(validation, 1)
-    return Dataset("noise", draw_split(train, 0), held_out, draw_split(19, 2), tuple("abcd"), MEAN, STD)
-
-
-def contradicting() -> Dataset:
-    """Training says class 0, validation class 1: the better the fit, the higher the validation loss."""
-    dataset = draw_dataset()
-    assert dataset.validation is not None
-    return replace(
-        dataset,
-        train=Split(dataset.train.images, np.zeros_like(dataset.train.labels)),
-        validation=Split(dataset.validation.images, np.ones_like(dataset.validation.labels)),
-    )
-
-
-def experiment(model: ModelConfig = MODEL, augment: Any = "none", **fields: Any) -> ExperimentConfig:
-    """Of three epochs with batches of 16, which nothing stops; fields are those of OptimConfig and TrainConfig."""
-    train = {"epochs": 3, "batch_size": 16, "early_stopping_patience": None, "early_stopping_target": None}
-    seed = fields.pop("seed", 0)
-    train |= {name: fields.pop(name) for name in list(fields) if name in train}
-    return ExperimentConfig(
-        seed=seed, model=model, data=DataConfig(augment=augment), optim=OptimConfig(**fields),
-        train=TrainConfig(**train),
-    )  # fmt: skip
-
-
-def draw_variables(model: ModelConfig) -> dict[str, Any]:
-    torch.manual_seed(0)
-    return from_torch(TorchCNN(model).state_dict(), model)
-
-
-def begin(config: ExperimentConfig) -> TrainState:
-    return init_state(draw_variables(config.model), config.model, config.optim, seed=config.seed)
-
-
-def copy(state: TrainState) -> Any:
-    """What a state holds, safe from the steps that reuse its buffers."""
-    return jax.tree.map(lambda leaf: np.array(leaf), state)
-
-
-def run(config: ExperimentConfig, dataset: Dataset, **kwargs: Any) -> tuple[list[Any], list[EpochRecord]]:
-    state = kwargs.pop("state", None) or begin(config)
-    pairs = [(copy(state), record) for state, record in fit(state, config, dataset, **kwargs)]
-    return [state for state, _ in pairs], [record for _, record in pairs]
-
-
-def assert_same_bits(one: Any, other: Any) -> None:
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        a, b = np.asarray(a), np.asarray(b)
-        assert a.dtype == b.dtype
-        assert a.shape == b.shape
-        assert a.tobytes() == b.tobytes()
-
-
-def untimed(records: Sequence[EpochRecord]) -> list[EpochRecord]:
-    return [record._replace(seconds=0, images_per_second=0) for record in records]
-
-
-def variables_of(state: Any) -> dict[str, Any]:
-    return {"params": state.params, "batch_stats": state.batch_stats}
-
-
-def torch_inputs(split: Split) -> torch.Tensor:
-    pixels = (split.images.astype(np.float64) / 255 - np.array(MEAN)) / np.array(STD)
-    return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
-
-
-@pytest.fixture
-def in_double_precision() -> Iterator[None]:
-    """Has the whole step compute in float64, so that a comparison with PyTorch may be exact."""
-    with jax.enable_x64(True):
-        yield
-
-
-RATE = 2.0**-7  # float32 holds it
-OPTIMIZERS = {
-    "adam": lambda p: torch.optim.Adam(p, RATE, weight_decay=0.02),
-    "adamw": lambda p: torch.optim.AdamW(p, RATE, weight_decay=0.02),
-    "sgd": lambda p: torch.optim.SGD(p, RATE, momentum=0.9, weight_decay=0.02),
-}
-
-
-@pytest.mark.usefixtures("in_double_precision")
-@pytest.mark.parametrize(
-    ("optimizer", "frozen_stages", "clip_norm", "smoothing"),
-    [
-        ("adam", 0, None, 0.0),
-        ("sgd", 1, 0.03, 0.1),
-        ("adamw", 2, 0.03, 0.0),
-        ("sgd", 3, None, 0.0),
-        ("adam", 4, 0.03, 0.1),
-    ],
-)
-def test_an_epoch_with_a_short_last_batch_equals_pytorch_on_the_real_images(
-    optimizer: str, frozen_stages: int, clip_norm: float | None, smoothing: float
-) -> None:
-    """23 images in batches of 8, so the last batch is one image of padding; frozen stages are in evaluation mode."""
-    torch.manual_seed(frozen_stages)
-    network = TorchCNN(MODEL).double()
-    with torch.no_grad():  # statistics that are not those of a fresh network
-        for name, buffer in network.named_buffers():
-            if name.endswith(("running_mean", "running_var")):
-                buffer.copy_(torch.rand_like(buffer) + 0.5)
-    split, order = draw_split(23, 5), np.random.default_rng(6).permutation(23)
-    optim = OptimConfig(
-        optimizer=optimizer, weight_decay=0.02, clip_norm=clip_norm, label_smoothing=smoothing, schedule="constant"
-    )  # fmt: skip
-    state = init_state(from_torch(network.state_dict(), MODEL), MODEL, optim, seed=0, frozen_stages=frozen_stages)
-    before = copy(state)
-    step = make_train_step(
-        model=MODEL, optim=optim, schedule=lambda step: RATE, mean=MEAN, std=STD, augmentation="none",
-        frozen_stages=frozen_stages,
-    )  # fmt: skip
-    train_epoch = make_train_epoch(step, split, 8, steps_per_call=2)
-    state, metrics = train_epoch(state, order, 1.0, lambda seen, total: None)
-
-    stages = [*network.blocks, network.fc1, network.fc2]
-    for stage in stages[:frozen_stages]:
-        stage.requires_grad_(False)
-    trained = [p for p in network.parameters() if p.requires_grad]
-    torch_optimizer = OPTIMIZERS[optimizer](trained)
-    network.train()
-    for stage in stages[:frozen_stages]:
-        stage.eval()
-    for i, indices in enumerate(np.split(order, [8, 16])):
-        logits = network(torch_inputs(Split(split.images[indices], split.labels[indices])))
-        labels = torch.from_numpy(split.labels[indices]).long()
-        loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-        torch_optimizer.zero_grad()
-        loss.backward()
-        if clip_norm is not None:
-            norm = torch.nn.utils.clip_grad_norm_(trained, clip_norm)
-            assert norm > clip_norm
-            for p in trained:  # PyTorch divides by the norm + 1e-6
-                p.grad *= (norm + 1e-6) / norm
-        torch_optimizer.step()
-        assert metrics.loss[i] == pytest.approx(loss.item() * len(indices), abs=1e-9)
-        assert metrics.correct[i] == (logits.argmax(1) == labels).sum().item()
-        assert metrics.count[i] == len(indices)
-
-    for name, value in to_torch(variables_of(state), MODEL).items():
-        np.testing.assert_allclose(value.numpy(), network.state_dict()[name].numpy(), rtol=0, atol=1e-8, err_msg=name)
-    assert int(state.step) == 3
-    modules = ["block_0", "block_1", "fc1", "fc2", "fc3"]
-    assert set(state.opt_state) == set(modules[frozen_stages:])
-    for name in modules[:frozen_stages]:
-        assert_same_bits(state.params[name], before.params[name])
-        assert_same_bits(state.batch_stats.get(name, {}), before.batch_stats.get(name, {}))
-    for name in modules[frozen_stages:]:
-        changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), state.params[name], before.params[name])
-        assert all(jax.tree.leaves(changed))
-
-
-@pytest.mark.usefixtures("in_double_precision")
-def test_what_the_padding_shows_changes_nothing() -> None:
-    config = experiment()
-    step = jax.jit(make_train_step(
-        model=MODEL, optim=config.optim, schedule=lambda step: 0.01, mean=MEAN, std=STD, augmentation="none",
-    ))  # fmt: skip
-    split, other = draw_split(12, 0), draw_split(12, 1)
-    mask = np.arange(12) < 7
-    results = []
-    for padding in (split, other):
-        images = np.where(mask[:, None, None, None], split.images, padding.images)
-        results.append(step(begin(config), Batch(images, np.where(mask, split.labels, padding.labels), mask), 1.0))
-    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
-
-
-def test_steps_in_one_call_are_steps_one_by_one() -> None:
-    """Augmented and with dropout, so that the keys have to be the same, too."""
-    config = experiment(model=replace(MODEL, dropout_rate=0.3), optimizer="sgd", learning_rate=0.05)
-    step = make_train_step(
-        model=config.model, optim=config.optim, schedule=lambda step: 0.05, mean=MEAN, std=STD, augmentation="flipcrop"
-    )
-    split, order = draw_split(37, 0), epoch_order(0, 0, 37)
-    by_hand, losses, jitted = begin(config), [], jax.jit(step)
-    for batch in batches(split, order, 16):
-        by_hand, metrics = jitted(by_hand, batch, np.float32(0.5))
-        losses.append(float(metrics.loss))
-    calls: list[tuple[int, Metrics]] = []
-    for steps_per_call in (1, 2, None):
-        calls.clear()
-        train_epoch = make_train_epoch(step, split, 16, steps_per_call=steps_per_call)
-        state, metrics = train_epoch(begin(config), order, 0.5, lambda seen, total: calls.append((seen, total)))
-        assert jax.tree.structure(state) == jax.tree.structure(by_hand)
-        for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(by_hand), strict=True):
-            assert a.shape == b.shape
-            assert a.dtype == b.dtype
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
-        np.testing.assert_allclose(metrics.loss, losses, rtol=1e-6)
-        assert metrics.count.tolist() == [16, 16, 5]
-        # Progress within the epoch: the images seen, and sums over them.
-        seen = {1: [16, 32, 37], 2: [32, 37], None: [37]}[steps_per_call]
-        assert [s for s, _ in calls] == [float(total.count) for _, total in calls] == seen
-        ends = np.asarray({1: [0, 1, 2], 2: [1, 2], None: [2]}[steps_per_call])
-        np.testing.assert_allclose([t.loss for _, t in calls], np.cumsum(metrics.loss.astype(float))[ends], rtol=1e-12)
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
@@ -380,24 +174,6 @@ def test_an_epochs_loss_is_the_sum_over_images_and_not_a_mean_of_means(monkeypat
         assert record.train_loss == math.fsum(metrics.loss) / 37
         assert record.train_accuracy == 100 * int(metrics.correct.sum()) / 37
         assert abs(np.mean(metrics.loss / metrics.count) - record.train_loss) > 1e-6
-
-
-@pytest.mark.parametrize("batch_size", [16, 37, 50])
-def test_evaluation_sums_exactly_over_a_set_that_no_batch_divides(batch_size: int) -> None:
-    split = draw_split(37, 3)
-    torch.manual_seed(0)
-    network = TorchCNN(MODEL).double().eval()
-    with torch.no_grad():
-        logits = network(torch_inputs(split)).numpy()
-    log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    variables = from_torch(network.float().state_dict(), MODEL)
-    loss, accuracy, predictions = evaluate(
-        jax.jit(make_eval_step(model=MODEL, mean=MEAN, std=STD)), variables, split, batch_size
-    )
-    assert loss == pytest.approx(-log_probabilities[np.arange(37), split.labels].mean(), rel=1e-6)
-    assert accuracy == 100 * np.sum(logits.argmax(1) == split.labels) / 37
-    np.testing.assert_array_equal(predictions, logits.argmax(1))
-    assert predictions.dtype == np.int32
 
 
 def test_validation_is_evaluated_with_the_epochs_own_weights_and_unsmoothed() -> None:

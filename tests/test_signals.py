@@ -1,0 +1,218 @@
+"""SIGINT and SIGTERM, within training and elsewhere."""
+
+import contextlib
+import gc
+import importlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import STEPS, TINY, assert_same_run, rows
+
+from experiments import folder as folder_module
+from experiments import run
+from experiments.cli import main
+from experiments.display import Bar
+from experiments.run import run_experiment
+from experiments.signals import Interrupted, noted
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def ended(work: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> tuple[Any, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main(work)
+    return (end.value.code, *capsys.readouterr())
+
+
+# Four steps are one call, and an epoch's last call is one step.
+@pytest.mark.parametrize(
+    ("number", "status", "step"),
+    [(signal.SIGINT, 130, 4), (signal.SIGTERM, 143, 8), (signal.SIGTERM, 143, 20), (signal.SIGINT, 130, STEPS)],
+)
+def test_a_signal_within_an_epoch_loses_no_step(
+    number: int, status: int, step: int, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(TINY, runs_dir=tmp_path)
+    original = Bar.step
+
+    def at_step(self: Any, seen: int, total: Any) -> None:
+        original(self, seen, total)
+        if self._done == 1 and -(-seen // 64) == step:
+            send(number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bar, "step", at_step)
+        got, out, err = ended(lambda: run_experiment(config), capsys)
+    assert (got, err) == (
+        status,
+        f"stopped by {signal.Signals(number).name}; the same command, without --overwrite, continues what had begun\n",
+    )
+    where = f"epoch 1 and {step} of {STEPS} steps" if step < STEPS else "epoch 2"
+    assert out.endswith(f"stopping after {where}\n")
+    assert max(int(path.name) for path in (tmp_path / "tiny/checkpoints").iterdir()) == STEPS + step
+    run_experiment(config)
+    assert f"continuing after {where}\n" in capsys.readouterr().out
+    assert_same_run(tmp_path / "tiny", finished)
+
+
+def test_a_signal_after_each_call(finished: Path, tmp_path: Path) -> None:
+    config = replace(TINY, runs_dir=tmp_path)
+    told = []
+
+    def always(self: Any, seen: int, total: Any) -> None:
+        told.append(seen)
+        send(signal.SIGTERM)
+
+    starts = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bar, "step", always)
+        while starts < 3:
+            starts += 1
+            with pytest.raises(Interrupted):
+                run_experiment(config)
+    assert told == [4 * 64] * starts
+    run_experiment(config)
+    assert_same_run(tmp_path / "tiny", finished)
+
+
+@pytest.mark.parametrize("name", ["load_dataset", "first_variables", "evaluate", "plot_confusion", "write_npy"])
+def test_a_signal_outside_of_training_ends_at_once_and_the_run_resumes(
+    name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(TINY, runs_dir=tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, name, lambda *_, **__: send(signal.SIGTERM))
+        status, _, err = ended(lambda: run_experiment(config), capsys)
+    assert (status, err) == (
+        143,
+        "stopped by SIGTERM; the same command, without --overwrite, continues what had begun\n",
+    )
+    assert (tmp_path / "tiny").exists() == (name not in ("load_dataset", "first_variables"))
+    run_experiment(config)
+    assert_same_run(tmp_path / "tiny", finished)
+    assert len(rows(tmp_path / "experiment_logs.csv")) == 1
+
+
+def test_an_end_between_the_row_of_a_run_and_its_summary_leaves_one_row(finished: Path, tmp_path: Path) -> None:
+    config = replace(TINY, runs_dir=tmp_path)
+    original = folder_module.append_row
+
+    def stop(path: Path, row: dict[str, Any]) -> None:
+        original(path, row)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder_module, "append_row", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(config)
+    (before,) = rows(tmp_path / "experiment_logs.csv")
+    summary = run_experiment(config)
+    assert rows(tmp_path / "experiment_logs.csv") == [before]
+    assert before == {name: "" if value is None else str(value) for name, value in summary.items()}
+    assert_same_run(tmp_path / "tiny", finished)
+
+
+def noting(*numbers: int) -> int:
+    """How many of the signals sent were noted before one ended the program; with the status, on the way out."""
+    count = 0
+    try:
+        with noted() as signals:
+            for number in numbers:
+                send(number)
+                assert signals.came()
+                count += 1
+    except Interrupted as error:
+        return 1000 * count + error.status
+    return count
+
+
+def test_a_signal_that_is_swallowed_still_ends_the_program_in_its_status() -> None:
+    def deaf(leave: Callable[[], None]) -> Callable[[], None]:
+        def work() -> None:
+            with contextlib.suppress(BaseException):
+                send(signal.SIGTERM)
+            leave()
+
+        return work
+
+    for leave in (lambda: None, lambda: sys.exit(1)):
+        with pytest.raises(SystemExit) as end:
+            main(deaf(leave))
+        assert end.value.code == 143
+
+
+def test_signals_are_noted_and_end_the_program_on_the_way_out() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert noting() == 0
+    assert noting(signal.SIGTERM) == 1143
+    assert noting(signal.SIGTERM, signal.SIGTERM) == 2143  # some send it until the program has ended
+    assert noting(signal.SIGINT) == 1130
+    assert noting(signal.SIGINT, signal.SIGINT) == 1130  # someone will not wait
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_waits_until_a_module_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled modules that an exception from nowhere meets while they load crash, or print a traceback."""
+    code = "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.1)\nLOADED.append(1)\n"
+    (tmp_path / "sends_a_signal.py").write_text(code.replace("LOADED", "__import__('sys').modules[__name__ + '_told']"))
+    monkeypatch.syspath_prepend(tmp_path)
+    told: Any = []
+    monkeypatch.setitem(sys.modules, "sends_a_signal_told", told)
+    reached = []
+
+    def work() -> None:
+        importlib.import_module("sends_a_signal")
+        time.sleep(5)
+        reached.append(True)
+
+    with pytest.raises(SystemExit) as end:
+        main(work)
+    assert (end.value.code, told, reached) == (143, [1], [])
+
+
+def test_a_signal_that_comes_where_no_exception_gets_out_is_not_lost() -> None:
+    """In a callback of the garbage collector, such as JAX has, what is raised is reported and forgotten."""
+
+    def callback(phase: str, info: Any) -> None:
+        if phase == "start":
+            gc.callbacks.remove(callback)
+            send(signal.SIGTERM)
+
+    def work() -> None:
+        gc.callbacks.append(callback)
+        gc.collect()
+        assert callback not in gc.callbacks
+        time.sleep(20)
+        pytest.fail("it goes on")
+
+    with pytest.raises(SystemExit) as end:
+        main(work)
+    assert end.value.code == 143
+
+
+def test_a_signal_that_a_library_takes_for_an_error_of_its_own_is_not_lost() -> None:
+    """What is raised while a compiled module is loaded comes out as an ImportError."""
+
+    def load() -> None:
+        try:
+            send(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("Encountered an error while initializing the extension.") from None
+
+    with pytest.raises(SystemExit) as end:
+        main(load)
+    assert end.value.code == 143
+
+
+# Other processes
