@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import importlib
-import os
 import signal
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import STEPS, TINY, assert_same_run, rows
+from tiny_run import STEPS, TINY, assert_same_run, ended, rows, send
 
 from experiments import folder as folder_module
 from experiments import run
@@ -23,16 +22,6 @@ from experiments.run import run_experiment
 from experiments.signals import Interrupted, noted
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-
-
-def send(number: int) -> None:
-    os.kill(os.getpid(), number)
-
-
-def ended(work: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> tuple[Any, str, str]:
-    with pytest.raises(SystemExit) as end:
-        main(work)
-    return (end.value.code, *capsys.readouterr())
 
 
 # Four steps are one call, and an epoch's last call is one step.

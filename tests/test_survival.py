@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from test_cli import contents
-from tiny_run import STEPS, TINY, assert_same_run, rows, weights
+from tiny_run import STEPS, TINY, assert_same_run, ended, rows, send, weights
 
 from experiments import folder as folder_module
 from experiments import run
@@ -34,16 +34,6 @@ EXTEND, OVERWRITE = Existing(extend=True), Existing(overwrite=True)
 
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-
-
-def send(number: int) -> None:
-    os.kill(os.getpid(), number)
-
-
-def ended(work: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> tuple[Any, str, str]:
-    with pytest.raises(SystemExit) as end:
-        main(work)
-    return (end.value.code, *capsys.readouterr())
 
 
 HOLDER = """

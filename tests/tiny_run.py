@@ -2,14 +2,18 @@
 
 import csv
 import json
+import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event
 
+from experiments.cli import main
 from jaxcnn.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
 
 MODEL = ModelConfig(
@@ -74,3 +78,15 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
             assert event.step not in found.setdefault(value.tag, {})
             found[value.tag][event.step] = value.simple_value
     return found
+
+
+def send(number: int) -> None:
+    """Sends this process a signal."""
+    os.kill(os.getpid(), number)
+
+
+def ended(work: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> tuple[Any, str, str]:
+    """Status, stdout and stderr of a program that does this work."""
+    with pytest.raises(SystemExit) as end:
+        main(work)
+    return (end.value.code, *capsys.readouterr())
