@@ -32,7 +32,7 @@ TARGET_ACCURACY = {"cifar100": 95.0, "svhn": 98.0}
 
 @dataclass(frozen=True)
 class _FreezeFlags(FreezeConfig):
-    mask: Literal["scratch", "full", "partial", "frozen", "all"] = "full"  # type: ignore[assignment]  # a choice more
+    mask: Literal["scratch", "full", "partial", "frozen", "all"] = "full"  # type: ignore[assignment]  # offers `all` too
     """frozen: all blocks; partial: blocks 0 to freeze_until_block; full: nothing; scratch: nothing, and new weights;
     all: each of them under one budget, compared."""
 

@@ -154,7 +154,7 @@ SOURCES: Mapping[str, Source] = {
 """The data sets that can be prepared here, by tfds name."""
 
 
-class _Info(tfds.core.DatasetInfo):  # type: ignore[misc]  # tfds has no types
+class _Info(tfds.core.DatasetInfo):  # type: ignore[misc]  # tfds ships no types: Any
     """Does not ask Google's bucket for what is about to be computed, as tfds would, leaving a folder in /tmp."""
 
     def initialize_from_bucket(self) -> None:

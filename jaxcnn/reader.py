@@ -167,7 +167,7 @@ def _read(folder: Path, fit: Callable[[np.ndarray], np.ndarray], shape: tuple[in
         image_key, label_key = _image_and_label(folder, info)
         try:
             sources = builder.as_data_source({name: name for name in _SPLITS})
-        except NotImplementedError as error:
+        except NotImplementedError as error:  # what tfds raises for formats of TensorFlow's
             raise InputError(
                 f"{folder} is stored as {info.file_format.value}, which only TensorFlow reads; prepare it "
                 "again with file_format='array_record' (cifar10, cifar100 and svhn: it is enough to delete "

@@ -1,14 +1,14 @@
 """How runs go on after an end before their time."""
 
-import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_run import TINY, assert_same_run, rows, scalars, weights
+from tiny_run import TINY, assert_same_run, rows, scalars, send, weights
 
 from experiments import run
 from experiments.cli import main
@@ -33,15 +33,19 @@ def interrupt_between_epochs(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Bar, "epoch", epoch)
 
 
-def interrupt_within_the_second_epoch(patch: pytest.MonkeyPatch) -> None:
+def within_the_second_epoch(patch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
     original = Bar.step
 
     def step(self: Any, seen: int, total: Any) -> None:
         original(self, seen, total)
         if self._done == 1:
-            raise KeyboardInterrupt
+            happens()
 
     patch.setattr(Bar, "step", step)
+
+
+def interrupt_within_the_second_epoch(patch: pytest.MonkeyPatch) -> None:
+    within_the_second_epoch(patch, stop)
 
 
 def interrupt_before_the_second_checkpoint(patch: pytest.MonkeyPatch) -> None:
@@ -56,14 +60,7 @@ def interrupt_before_the_second_checkpoint(patch: pytest.MonkeyPatch) -> None:
 
 
 def signal_within_the_second_epoch(patch: pytest.MonkeyPatch) -> None:
-    original = Bar.step
-
-    def step(self: Any, seen: int, total: Any) -> None:
-        original(self, seen, total)
-        if self._done == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    patch.setattr(Bar, "step", step)
+    within_the_second_epoch(patch, lambda: send(signal.SIGTERM))
 
 
 def stop(*_: object, **__: object) -> None:
