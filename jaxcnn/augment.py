@@ -8,6 +8,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxcnn.autoaugment import apply_policy, autoaugment, draw
+from jaxcnn.backend import fixed_settings
 from jaxcnn.config import Augment
 from jaxcnn.errors import InputError
 
@@ -16,6 +17,7 @@ __all__ = ["augment", "autoaugment", "flipcrop", "standardise"]
 _PADDING = 4
 
 
+@fixed_settings()
 def augment(key: jax.Array, images: jax.Array, kind: Augment, *, vectorized: bool) -> jax.Array:
     """Augments a batch, each image by a key of its own, derived from `key` and its place in the batch.
 
@@ -48,6 +50,7 @@ def augment(key: jax.Array, images: jax.Array, kind: Augment, *, vectorized: boo
     return result
 
 
+@fixed_settings()
 def flipcrop(key: jax.Array, image: jax.Array) -> jax.Array:
     """Crops one image at random after padding it by 4 black pixels a side, then mirrors it half of the time.
 
@@ -67,6 +70,7 @@ def flipcrop(key: jax.Array, image: jax.Array) -> jax.Array:
     return jnp.where(jax.random.bernoulli(mirror_key), crop[:, ::-1], crop)
 
 
+@fixed_settings()
 def standardise(
     images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: DTypeLike = jnp.float32
 ) -> jax.Array:

@@ -1,6 +1,8 @@
-"""What suits the backend that JAX computes on, where the choice changes no result."""
+"""What suits the backend that JAX computes on, and the settings of JAX that results rest on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -31,11 +33,59 @@ Jit = Callable[..., Any]
 def jit(f: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = (), **options: int) -> Callable[..., Any]:
     """`jax.jit` with the compiler's `options` for the default backend; not for use while another function is traced.
 
-    On a CPU XLA builds the passes of its newer emitters anew for every loop. Without them a training step compiles in
-    two thirds of the time and memory, and is a little faster; but Adam alone takes three times as long.
+    On a CPU, XLA up to jax 0.11.0 builds the passes of its newer emitters anew for every loop. Without them a training
+    step compiles in two thirds of the time and memory, and is a little faster; but Adam alone takes three times as
+    long.
+
+    Options change how fast a program is, not what it computes. They are XLA's own and come and go with its releases:
+    those that the installed one does not know are left out.
     """
-    on_cpu = {"xla_cpu_use_fusion_emitters": False} if _is_cpu() else {}
-    return jax.jit(f, donate_argnums=donate_argnums, compiler_options={**on_cpu, **options})
+    wanted = {**({"xla_cpu_use_fusion_emitters": False} if _is_cpu() else {}), **options}
+    known = {name: value for name, value in wanted.items() if _is_known(name, value)}
+    return jax.jit(f, donate_argnums=donate_argnums, compiler_options=known)
+
+
+@cache
+def _is_known(name: str, value: int) -> bool:
+    """Whether the compiler takes an option, which only an attempt tells."""
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except (jax.errors.JaxRuntimeError, ValueError, TypeError):
+        return False
+    return True
+
+
+def laid_out_by_rows(x: jax.Array) -> jax.Array:
+    """A matrix as it is, with its rows one after the other in memory, where JAX lets a program ask for that."""
+    try:
+        from jax.experimental.layout import Layout, with_layout_constraint
+    except ImportError:  # experimental: another release may have it elsewhere, and it only makes programs faster
+        return x
+    laid_out: jax.Array = with_layout_constraint(x, Layout(major_to_minor=(0, 1)))
+    return laid_out
+
+
+_SETTINGS = {
+    "threefry_partitionable": True,  # other random numbers from the same key
+    "numpy_rank_promotion": "allow",
+    "numpy_dtype_promotion": "standard",
+    "transfer_guard": "allow",
+    "debug_key_reuse": False,  # dropout draws the same numbers in both directions, on purpose
+}
+
+
+@contextmanager
+def fixed_settings() -> Iterator[None]:
+    """JAX as this code expects it, whatever the process or its environment has set.
+
+    One seed gives one result (`JAX_THREEFRY_PARTITIONABLE=0` would give another), and the strict modes, which are for
+    finding faults in one's own code, do not stop this one. As a decorator, it covers one function.
+    """
+    with ExitStack() as stack:
+        for name, value in _SETTINGS.items():
+            if (setting := getattr(jax, name, None)) is not None:  # a release without it has one behaviour
+                stack.enter_context(setting(value))
+        yield
 
 
 def _is_cpu() -> bool:

@@ -12,6 +12,7 @@ from jaxcnn.validate import (
     require_number,
     require_text,
     set_path,
+    set_plain,
     set_sequence,
 )
 
@@ -59,6 +60,7 @@ class ModelConfig:
     """Initialiser: PyTorch's own defaults, or Xavier uniform, Kaiming uniform (ReLU), N(0, 0.01) with zero biases."""
 
     def __post_init__(self) -> None:
+        set_plain(self)
         for name in ("hidden_dims", "layers_per_block"):
             set_sequence(self, name, "model.")
         for name in ("apply_pooling", "apply_bn"):
@@ -159,6 +161,7 @@ class DataConfig:
     """Share of the training images held out to steer training; 0 trains on all of them and steers by nothing."""
 
     def __post_init__(self) -> None:
+        set_plain(self)
         set_sequence(self, "classes", "data.")
         require_text("data.name", self.name, "name a data set")
         require(bool(self.name), "data.name", self.name, "name a data set")
@@ -199,6 +202,7 @@ class OptimConfig:
     """Share of the target probability spread over all classes; validation and test loss are never smoothed."""
 
     def __post_init__(self) -> None:
+        set_plain(self)
         require_choice("optim.optimizer", self.optimizer, Optimizer)
         require_choice("optim.schedule", self.schedule, Schedule)
         require_number("optim.learning_rate", self.learning_rate, least=0, open_ends="(")
@@ -231,6 +235,7 @@ class TrainConfig:
     """What the network computes in. With bfloat16 weights, statistics, loss and optimiser stay in float32."""
 
     def __post_init__(self) -> None:
+        set_plain(self)
         require_int("train.epochs", self.epochs, least=1, most=1_000_000)
         require_int("train.batch_size", self.batch_size, least=1, most=2**20)
         require_choice("train.precision", self.precision, Precision)
@@ -260,6 +265,7 @@ class FreezeConfig:
     """Without augmentation, compute the output of the frozen stages once instead of in every epoch."""
 
     def __post_init__(self) -> None:
+        set_plain(self)
         require_choice("freeze.mask", self.mask, Mask)
         require_int("freeze.freeze_until_block", self.freeze_until_block, least=0)
         require_int("freeze.probe_epochs", self.probe_epochs, least=0)
@@ -300,6 +306,7 @@ class ExperimentConfig:
     """What is frozen; nothing unless weights are transferred."""
 
     def __post_init__(self) -> None:
+        set_plain(self)
         set_path(self, "runs_dir")
         require_choice("protocol", self.protocol, Protocol)
         require_text("name", self.name, "give a plain folder name")

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxcnn.backend import fixed_settings
 from jaxcnn.ops import cpu_or_plain, dot_columns, dot_rows, in_chunks, phases
 
 Matrix = Sequence[Sequence[float]]
@@ -51,6 +52,7 @@ def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
     return _conv(x, kernel), (x, kernel)
 
 
+@fixed_settings()
 def _conv_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     to_x, to_kernel = cpu_or_plain(_gradients, _plain_gradients, *saved, g)
     return to_x, to_kernel

@@ -377,6 +377,6 @@ def write_state_dict(path: Path, variables: Variables, config: ModelConfig) -> N
             # the system said when the disk is full.
             whole = io.BytesIO()
             torch.save(state_dict, whole)
-            temporary.write_bytes(whole.getbuffer())
+            temporary.write_bytes(whole.getvalue())
 
     write_whole(path, save)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxcnn.backend import fixed_settings
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA  # keeps the third word of the key schedule from being zero when the key is
 
@@ -44,6 +46,7 @@ def _forward(key: Array, counter: Array, x: Array, rate: float) -> tuple[Array, 
     return _dropout(key, counter, x, rate), (key, counter)
 
 
+@fixed_settings()
 def _backward(rate: float, saved: tuple[Array, Array], g: Array) -> tuple[None, None, Array]:
     # The gradient takes the way of the images. What differentiation makes of the quarters draws 16 times as much.
     return None, None, _dropout(*saved, g, rate)

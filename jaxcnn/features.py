@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcnn import ops
 from jaxcnn.augment import standardise
+from jaxcnn.backend import fixed_settings
 from jaxcnn.config import ExperimentConfig, ModelConfig, Precision
 from jaxcnn.data import Dataset, Split, aligned_empty
 from jaxcnn.step import make_network
@@ -24,6 +25,7 @@ def caches_features(config: ExperimentConfig, dataset: Dataset, frozen: int) -> 
     return feature_bytes(config, dataset, frozen) <= FEATURE_CACHE_BYTES
 
 
+@fixed_settings()
 def compute_features(
     variables: Any,
     splits: Sequence[Split],

@@ -5,7 +5,7 @@ import fcntl
 import io
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,9 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}-", suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = path.parent / f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}{path.suffix}"
+        temporary.touch(exist_ok=False)  # with the permissions that the user's umask leaves, unlike mkstemp
         save(temporary)
-        os.chmod(temporary, 0o644)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # or a machine that loses power may keep the new name and not what is in it
         os.replace(temporary, path)

@@ -5,22 +5,26 @@ converter share these names. A *stage* is a block, or fc1 or fc2 with the dropou
 counted from the input upwards. fc3, the head, comes after the last stage.
 """
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype, VariableDict
 
 from jaxcnn import ops
-from jaxcnn.backend import jit
+from jaxcnn.backend import fixed_settings, jit
 from jaxcnn.config import ModelConfig
 from jaxcnn.conv import conv3x3
 from jaxcnn.dropout import dropout
 from jaxcnn.errors import InputError
 
-PRNG = "threefry2x32"  # whatever JAX's default is set to, one seed means one run
+PRNG = "threefry2x32"
+"""The generator, whatever JAX's default is set to: one seed means one run (with `backend.fixed_settings`)."""
+
 BN_EPSILON = 1e-5
 BN_MOMENTUM = 0.1  # PyTorch's convention: the share of the new batch in the running average
 
@@ -94,6 +98,8 @@ class BatchNorm(nn.Module):
         if not train:
             gain = scale * jax.lax.rsqrt(running_var.value + BN_EPSILON)
             return x * gain.astype(x.dtype) + (bias + (offset - running_mean.value) * gain).astype(x.dtype)
+        if math.prod(x.shape[:-1]) == 1:
+            raise InputError(f"a batch of one image with maps of 1x1 has no variance to normalise by; x is {x.shape}")
         y, mean, var, n = ops.batch_norm(x, scale, bias, mask, epsilon=BN_EPSILON)
         if not self.is_initializing():
             unbiased = var * (n / jnp.maximum(n - 1, 1))
@@ -149,6 +155,7 @@ class CNN(nn.Module):
     dtype: Dtype | None = None
 
     @nn.compact
+    @fixed_settings()
     def __call__(
         self,
         x: jax.Array,
@@ -201,11 +208,14 @@ class CNN(nn.Module):
         return Dense(features, config.dense_widths[i], config.weight_init, self.dtype, name=f"fc{i + 1}")
 
 
+@fixed_settings()
 def key_of(seed: int) -> jax.Array:
-    """The key of a run's random numbers."""
-    return jax.random.key(seed, impl=PRNG)
+    """The key of a run's random numbers: that of `jax.random.key`, which JAX_RANDOM_SEED_OFFSET cannot change."""
+    key: jax.Array = jax.random.wrap_key_data(jnp.asarray(np.array([0, seed], np.uint32)), impl=PRNG)
+    return key
 
 
+@fixed_settings()
 def init_variables(config: ModelConfig, key: jax.Array) -> VariableDict:
     """Fresh `{"params": ..., "batch_stats": ...}` in float32 (float64 under x64); no batch_stats without batch norm."""
     image = jnp.zeros((1, config.input_size, config.input_size, config.in_channels))

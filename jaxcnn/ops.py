@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.experimental.layout import Layout, with_layout_constraint
+
+from jaxcnn.backend import fixed_settings, laid_out_by_rows
 
 _LARGE = 2**20  # weights of a dense layer from which on its gradient is worth a transposed copy of its input
 _PART = 1024  # inputs of a dense layer, few enough for XLA's product to sum them one after the other
@@ -53,6 +54,7 @@ def _dense_forward(x: Array, kernel: Array, columns: Array | None) -> tuple[Arra
     return y, (x, kernel, columns)
 
 
+@fixed_settings()
 def _dense_backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array, Array, None]:
     x, kernel, columns = saved
     to_rows: Array = cpu_or_plain(dot_rows if kernel.size < _LARGE else _turned_dot, dot_rows, x, g)
@@ -133,8 +135,7 @@ def _turned_dot(a: Array, b: Array) -> Array:
 
     Turned by its layout, as its own transposition takes ten times as long in the form that `backend.jit` compiles.
     """
-    turned = with_layout_constraint(a, Layout(major_to_minor=(1, 0))).T
-    copied: Array = lax.optimization_barrier(turned)
+    copied: Array = lax.optimization_barrier(laid_out_by_rows(a).T)
     return copied @ b
 
 
@@ -156,6 +157,7 @@ def _pool_forward(x: Array) -> tuple[Array, Array]:
     return jnp.maximum(top, bottom), winner.astype(jnp.uint8)
 
 
+@fixed_settings()
 def _pool_backward(winner: Array, g: Array) -> tuple[Array]:
     b, h, w, c = g.shape
     place = jnp.arange(4, dtype=winner.dtype).reshape(2, 1, 2, 1)
@@ -197,6 +199,7 @@ def _norm_forward(x: Array, scale: Array, shift: Array, mask: Array, epsilon: fl
     return (y.astype(x.dtype), mean, var, n), (x, scale, weight, n, mean, inverse)
 
 
+@fixed_settings()
 def _norm_backward(epsilon: float, saved: Any, gradients: Any) -> tuple[Array, Array, Array, None]:
     # Written out, since what differentiation makes of the two passes writes copies of x. So would a sum of
     # g * (x - mean), for 3 % of a step: XLA's sums on a CPU take products in, but no differences.

@@ -9,6 +9,7 @@ import optax
 
 from jaxcnn import ops
 from jaxcnn.augment import augment, standardise
+from jaxcnn.backend import fixed_settings
 from jaxcnn.config import Augment, ModelConfig, OptimConfig, Precision
 from jaxcnn.masks import partition
 from jaxcnn.model import CNN, PRNG, key_of, stage_of
@@ -53,6 +54,7 @@ TrainStep = Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Any, Batch, jax.Array], tuple[Metrics, jax.Array]]
 
 
+@fixed_settings()
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     """Cross-entropy in nats, one value an image: logits (B, K), labels (B,) -> (B,)."""
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
@@ -62,6 +64,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     return jnp.asarray(optax.softmax_cross_entropy(logits, targets))
 
 
+@fixed_settings()
 def init_state(
     variables: Any, model: ModelConfig, optim: OptimConfig, *, seed: int, frozen_stages: int = 0
 ) -> TrainState:
@@ -83,6 +86,7 @@ def init_state(
     return state
 
 
+@fixed_settings()
 def unfreeze(state: TrainState, model: ModelConfig, optim: OptimConfig, frozen_stages: int) -> TrainState:
     """The state with this many stages frozen: what begins to train begins its own optimiser state and count."""
     optimizer = make_optimizer(optim)
@@ -136,6 +140,7 @@ def make_train_step(
     optimizer = make_optimizer(optim)
     clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
 
+    @fixed_settings()
     def step(state: TrainState, batch: Batch, scale: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl=PRNG), state.step)
         augment_key, dropout_key = jax.random.split(key)
@@ -196,6 +201,7 @@ def make_eval_step(
     """
     network = make_network(model, precision)
 
+    @fixed_settings()
     def step(variables: Any, batch: Batch, key: jax.Array) -> tuple[Metrics, jax.Array]:
         inputs = batch.images
         if first_stage == 0:

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import ops
-from jaxcnn.backend import Jit, backend_form, jit
+from jaxcnn.backend import Jit, backend_form, fixed_settings, jit
 from jaxcnn.config import ExperimentConfig
 from jaxcnn.data import Dataset, Split, epoch_order
 from jaxcnn.errors import InputError
 from jaxcnn.features import caches_features, compute_features
 from jaxcnn.masks import frozen_stages, settled_epoch
 from jaxcnn.optim import Schedule, make_schedule, plateau_scale, stop_reason
+from jaxcnn.soundness import require_trainable
 from jaxcnn.step import (
     Batch,
     EvalStep,
@@ -101,6 +102,7 @@ def make_train_epoch(
     most = steps_per_call or -(-len(split.labels) // batch_size)
 
     @partial(jit, donate_argnums=0)
+    @fixed_settings()
     def run(
         state: TrainState, stored: Any, indices: Any, mask: Any, steps: Any, scale: Any
     ) -> tuple[TrainState, Metrics]:
@@ -114,6 +116,7 @@ def make_train_epoch(
         done: tuple[TrainState, Metrics] = jax.lax.fori_loop(0, steps, one, (state, Metrics(*jnp.zeros((3, most)))))
         return done
 
+    @fixed_settings()
     def train(
         state: TrainState, order: Any, scale: float, on_step: OnStep, should_stop: ShouldStop = never
     ) -> tuple[TrainState, Metrics]:
@@ -136,6 +139,7 @@ def _total(metrics: Sequence[Metrics]) -> Metrics:
     return Metrics(*(sum(np.float64(m[i]) for m in metrics) for i in range(3)))
 
 
+@fixed_settings()
 def evaluate(
     step: EvalStep, variables: Any, split: Split, batch_size: int, *, seed: int | Sequence[int] = 0
 ) -> tuple[float, float, np.ndarray[Any, Any]]:
@@ -194,13 +198,11 @@ def fit(
         should_stop: asked after each dispatch; once true, the epoch in hand ends there, unless it is over.
 
     Raises:
-        InputError: when the network has another number of classes than the data set, or the loss stops being finite,
-            naming the step.
+        InputError: when the data set does not fit the network, or an epoch's last batch is too small for batch
+            normalisation (`soundness.require_trainable`), or the loss stops being finite, naming the step.
         Paused: when `should_stop` cut an epoch short.
     """
-    if config.model.num_classes != dataset.num_classes:
-        given, wanted = config.model.num_classes, dataset.num_classes
-        raise InputError(f"model.num_classes={given} is not usable: {dataset.name} has {wanted} classes")
+    require_trainable(config, dataset)
     optim, batch_size = config.optim, config.train.batch_size
     n = len(dataset.train.labels)
     steps = -(-n // batch_size)
@@ -243,7 +245,7 @@ def fit(
                     f"the validation loss is {val_loss} after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
                     "training diverged; lower optim.learning_rate or set optim.clip_norm"
                 )
-        elif not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)):  # compiling takes longer
+        elif not _all_finite(state.params):
             raise InputError(
                 f"a weight is no longer finite after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
                 "training diverged; lower optim.learning_rate or set optim.clip_norm"
@@ -254,12 +256,23 @@ def fit(
             train_accuracy=100 * float(np.sum(metrics.correct)) / n,
             val_loss=val_loss,
             val_accuracy=val_accuracy,
-            learning_rate=float(phase.schedule(state.step - 1)) * scale,
+            learning_rate=_rate(phase.schedule, state) * scale,
             seconds=time.perf_counter() - began,
             images_per_second=(n - done) / (trained - ready),
         )
         records.append(record)
         yield state, record
+
+
+@fixed_settings()
+def _all_finite(params: Any) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))  # in NumPy: compiling takes longer
+
+
+@fixed_settings()
+def _rate(schedule: Schedule, state: TrainState) -> float:
+    """The scheduled rate of the step before this state."""
+    return float(schedule(state.step - 1))
 
 
 class _Phase(NamedTuple):
@@ -271,6 +284,7 @@ class _Phase(NamedTuple):
     validation: Split | None
 
 
+@fixed_settings()
 def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, frozen: int) -> _Phase:
     model, optim, batch_size = config.model, config.optim, config.train.batch_size
     form = backend_form()

@@ -1,11 +1,16 @@
 """Checks that configurations make on construction; each message names the field, the value, and what would be right."""
 
 import os
+import re
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from jaxcnn.errors import InputError
+from jaxcnn.errors import InputError, reason
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def require(ok: bool, name: str, value: object, wanted: str) -> None:
@@ -44,15 +49,44 @@ def require_text(name: str, value: object, wanted: str) -> None:
     require(isinstance(value, str) and value.isprintable(), name, value, wanted)
 
 
-def set_path(config: object, name: str, section: str = "") -> None:
-    """Stores a path as a `Path`: text from JSON is welcome."""
-    value = getattr(config, name)
+def set_plain(config: "DataclassInstance") -> None:
+    """Stores numbers of NumPy, JAX and PyTorch, and arrays of them, as Python's own: JSON can hold those."""
+    for each in fields(config):
+        object.__setattr__(config, each.name, _plain(getattr(config, each.name)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(each) for each in value)
+    return value.tolist() if hasattr(value, "tolist") and getattr(value, "ndim", 2) < 2 else value
+
+
+def local_path(name: str, value: Any) -> Path:
+    """A path of this machine, with a leading ~ replaced: the one place where paths that a user gives are read.
+
+    Raises:
+        InputError: when it is no path, a URL, or the home of an unknown user; `name` is what it was given for.
+    """
     try:
-        usable = b"\0" not in os.fsencode(value)
+        text = os.fspath(value)
+        usable = b"\0" not in os.fsencode(text)
     except (TypeError, UnicodeEncodeError):
         usable = False
-    require(usable, section + name, value, "give a path")
-    object.__setattr__(config, name, Path(value))
+    require(usable, name, value, "give a path")
+    text = os.fsdecode(text)
+    # A Path has lost one of the two slashes. A single letter is no scheme.
+    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text):
+        remedy = "leave file: out" if scheme[1].lower() == "file" else "mount it or copy it here"
+        raise InputError(f"{name}={text!r} is a URL, which is not read or written: {remedy}, and give the path")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{name}={text!r} is not usable: {reason(error)}; give a path without ~") from error
+
+
+def set_path(config: object, name: str, section: str = "") -> None:
+    """Stores a path as `local_path` reads it."""
+    object.__setattr__(config, name, local_path(section + name, getattr(config, name)))
 
 
 def set_sequence(config: object, name: str, section: str = "", *, flags: bool = False) -> None:
