@@ -26,6 +26,8 @@ Summary = dict[str, Any]
 _LOCK = ".lock"
 _PENDING = "summary.pending.json"
 _NUMBER = (int, float)
+_SETTINGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "JAX_DISABLE_JIT")
+"""What else the environment may change results by, which programs do not set themselves."""
 SUMMARY: dict[str, Any] = {
     "name": str,
     "dataset": str,
@@ -97,7 +99,8 @@ def _tell_changes(folder: Path, wanted: dict[str, Any]) -> None:
     """Says where a run that goes on was begun with other versions or on another device: its bits may differ."""
     there = read_json(folder / "config.json").get(RESOLVED) if (folder / "config.json").exists() else None
     if there:
-        old, new = ({name: of.get(name) for name in ("versions", "device")} for of in (there, wanted[RESOLVED]))
+        known = there.keys() & {"versions", "device", "settings"}
+        old, new = ({name: of[name] for name in known} for of in (there, wanted[RESOLVED]))
         if changed := _differences(old, new):
             told = "; ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
             print(f"{folder} goes on under other conditions than it began with, and may round otherwise: {told}")
@@ -262,6 +265,10 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("jaxcnn", "jax", "jaxlib", "flax", "optax", "numpy")},
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
+        "settings": {
+            "jax_enable_x64": bool(jax.config.read("jax_enable_x64")),
+            **{name: os.environ[name] for name in _SETTINGS if name in os.environ},
+        },
         "mean": dataset.mean,
         "std": dataset.std,
         "class_names": dataset.class_names,

@@ -23,25 +23,30 @@ from experiments.folder import (
     is_unfinished,
     log_summary,
     resolve,
+    source_digest,
 )
 from experiments.metrics import Board, count_metrics, write_metrics
 from experiments.signals import noted
 from jaxcnn import convert
-from jaxcnn.checkpoint import Progress, digest, open_checkpoints
+from jaxcnn.backend import fixed_settings
+from jaxcnn.checkpoint import Progress, open_checkpoints
 from jaxcnn.config import Device, ExperimentConfig, FreezeConfig, TransferConfig
 from jaxcnn.convert import Source, read_source
 from jaxcnn.data import Dataset, as_original, load_dataset
 from jaxcnn.errors import InputError, reason
 from jaxcnn.files import cache_folder, is_there, write_npy
+from jaxcnn.integrity import digest, made_by_older_version, older_digest
 from jaxcnn.masks import count_parameters, frozen_stages
 from jaxcnn.model import init_variables, key_of
 from jaxcnn.optim import best_epoch
 from jaxcnn.report import confusion_matrix, plot_confusion, plot_curves
+from jaxcnn.soundness import require_trainable
 from jaxcnn.step import Metrics, TrainState, init_state
 from jaxcnn.train import EpochRecord, Paused, evaluate, evaluation_step, fit, stopped
 from jaxcnn.transfer import transplant
 
 
+@fixed_settings()
 def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> Summary:
     """Trains, or finishes what an earlier call began, and returns what `summary.json` holds.
 
@@ -101,6 +106,7 @@ class Plan(NamedTuple):
 
 
 @_enough_memory()
+@fixed_settings()
 def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
     """Opens all that a run needs, and changes nothing.
 
@@ -126,8 +132,23 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
             raise InputError(f"protocol='original' is for RGB images, not model.in_channels={model.in_channels}")
         dataset = as_original(dataset)
     config = replace(config, model=replace(model, num_classes=dataset.num_classes))
-    resolved = resolve(dataset) | ({"source_digest": digest(source.variables)} if source is not None else {})
+    require_trainable(config, dataset)
+    resolved = resolve(dataset) | ({} if source is None else {"source_digest": _digest(source, folder)})
     return Plan(folder, config, source, dataset, resolved, find_finished(folder, config, resolved, existing))
+
+
+def _digest(source: Source, folder: Path) -> str:
+    """The source's digest; the older one that the run in a folder began with, where it is there."""
+    began_with = source_digest(folder) if (folder / "config.json").is_file() else None
+    if began_with is None or not made_by_older_version(began_with):
+        return digest(source.variables)
+    if older_digest(source.variables) != began_with:  # which another JAX computes otherwise
+        print(
+            f"{folder} was begun by another version, whose checksum of the source cannot be compared; the source is "
+            "taken to be the same",
+            file=sys.stderr,
+        )
+    return began_with
 
 
 def open_source(config: TransferConfig) -> Source:
@@ -181,15 +202,8 @@ def select_device(device: Device) -> None:
     """
     if device != "auto":
         _configure("jax_platforms", {"gpu": "cuda"}.get(device, device))
-    cache = cache_folder() / "compiled"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=cache).close()
-    except OSError as error:  # which JAX would say of every function that it compiles
-        print(f"Compiled programs are not kept in {cache}: {reason(error)}", file=sys.stderr)
-    else:
-        _configure("jax_compilation_cache_dir", str(cache))
-        _configure("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if not jax.config.read("jax_compilation_cache_dir"):  # else the user's own, and with it how it is kept
+        _keep_compiled(cache_folder() / "compiled")
     try:
         found = jax.devices()[0].platform
     except (RuntimeError, AssertionError) as error:  # the latter where JAX has no support for the device installed
@@ -205,6 +219,17 @@ def select_device(device: Device) -> None:
         _configure("jax_default_matmul_precision", "highest")
     if device not in ("auto", found):
         raise InputError(f"device={device!r} cannot be had: JAX already computes on {found} in this process")
+
+
+def _keep_compiled(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+    except OSError as error:  # which JAX would say of every function that it compiles
+        print(f"Compiled programs are not kept in {cache}: {reason(error)}", file=sys.stderr)
+    else:
+        _configure("jax_compilation_cache_dir", str(cache))
+        _configure("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _configure(name: str, value: str | float) -> None:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: where they end the program at once, and where work in hand is finished first."""
+"""Signals that end a program: where they do so at once, and where work in hand is finished first."""
 
 import _thread
 import os
@@ -10,7 +10,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_NUMBERS = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+    *(signal.SIGUSR1, signal.SIGUSR2),  # warnings of SLURM, LSF and Grid Engine that a job's time is nearly over
+    signal.SIGXCPU,  # the limit of processor time; it comes again every second
+)
+_IMPATIENT = (signal.SIGINT, signal.SIGTERM)  # who sends these twice will not wait
 _AGAIN = signal.SIGURG  # what this module sends itself; it does no harm to a program that expects none
 _LIBRARIES = {
     *("importlib", "_frozen_importlib", "_frozen_importlib_external", "logging"),
@@ -64,7 +69,7 @@ def raised() -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         if number != _AGAIN:
             came.append(number)
-        if _in_library(frame) and len(came) < 2:
+        if _in_library(frame) and (len(came) < 2 or number not in _IMPATIENT):
             _signal_again()
         elif came:
             raise Interrupted(came[0])
@@ -111,7 +116,8 @@ def _handled(handle: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
             report(unraisable)
 
     try:
-        before = {number: signal.signal(number, handle) for number in (*_NUMBERS, _AGAIN)}
+        heeded = [n for n in (*_NUMBERS, _AGAIN) if signal.getsignal(n) != signal.SIG_IGN]  # nohup ignores SIGHUP
+        before = {number: signal.signal(number, handle) for number in heeded}
     except ValueError:  # not in the main thread, which alone is told of signals
         yield
         return

@@ -7,11 +7,13 @@ import numpy as np
 import torch
 
 from experiments.pytorch_network import torch_network
+from jaxcnn.backend import fixed_settings
 from jaxcnn.config import ModelConfig
 from jaxcnn.convert import to_torch
 from jaxcnn.model import CNN
 
 
+@fixed_settings()
 def largest_difference(variables: Any, config: ModelConfig) -> tuple[float, float]:
     """Largest absolute difference of the two networks' logits on 64 random images, and the largest logit."""
     shape = (64, config.input_size, config.input_size, config.in_channels)

@@ -1,7 +1,6 @@
 """Orbax checkpoints: a training run's, one an epoch, and weights on their own with the network they belong to."""
 
 import gc
-import hashlib
 import inspect
 import json
 import logging
@@ -11,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -25,10 +23,14 @@ from absl import logging as absl_logging
 from jaxcnn.config import FreezeConfig, ModelConfig, OptimConfig, from_dict
 from jaxcnn.errors import InputError, reason
 from jaxcnn.files import TEMPORARY, is_there
+from jaxcnn.integrity import find_damage, older_digest, write_manifest
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables
 from jaxcnn.step import Metrics, TrainState, init_state
 from jaxcnn.train import EpochRecord
+
+_DAMAGED = ".damaged"
+"""What the names of damaged checkpoints end with, until a newer one is written."""
 
 
 class Progress(NamedTuple):
@@ -54,12 +56,11 @@ class Checkpoints:
         Raises:
             InputError: when it cannot be written.
         """
-        behind = {
+        progress = {
             "records": [record._asdict() for record in records],
             "part": part and [np.asarray(values).tolist() for values in part],
         }
-        # Orbax has no checksum over the weights themselves: without this one, a flipped bit would be trained on.
-        progress = {**behind, "digest": digest(state, json.dumps(behind))}
+        step = int(state.step)
         with _writing(self._directory):
             # Asked beforehand, for Orbax's threads are loud about a disk that fills up while they write.
             needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -67,31 +68,37 @@ class Checkpoints:
             if needed > free:
                 raise OSError(f"No space left on device: {needed:,} bytes are needed, {free:,} are free")
             self._manager.save(
-                int(state.step),
+                step,
                 args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), progress=ocp.args.JsonSave(progress)),
             )
+            # Orbax has no checksum over the weights themselves: a flipped bit would be trained on.
+            write_manifest(self._directory / str(step))
+            for damaged in self._directory.glob(f"*{_DAMAGED}"):  # only now that there is a newer one
+                shutil.rmtree(damaged)
 
     def restore(self, like: Callable[[int], TrainState]) -> Progress | None:
-        """The newest state that can be read, and what is behind it; None if nothing was saved.
+        """The newest state that is not damaged, and what is behind it; None if nothing was saved.
 
-        `like` makes a state with the structure, shapes and dtypes that one has in an epoch (counted from 0).
+        A checkpoint is passed over only where its checksums prove it damaged. It is set aside, and deleted once a newer
+        one is written.
+
+        Args:
+            like: makes a state with the structure, shapes and dtypes that one has in an epoch (counted from 0).
 
         Raises:
-            InputError: when there are checkpoints and none can be read.
+            InputError: when all checkpoints are damaged, or one that is not cannot be restored: nothing is changed.
         """
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                progress = self._restore(step, like)
-            except MemoryError:  # no damage
-                raise
-            except Exception as error:  # Orbax raises whatever the layer that noticed the damage raised
-                print(f"the checkpoint after step {step} is damaged: {reason(error)}", file=sys.stderr)
+            folder = self._directory / str(step)
+            if (damage := _damage(folder)) is not None:
+                print(f"the checkpoint after step {step} is damaged: {damage}", file=sys.stderr)
                 damaged.append(step)
                 continue
+            progress = self._restore(step, like)
             with _writing(self._directory):
-                for each in damaged:  # only now that there is another, and at once, for they will be written again
-                    shutil.rmtree(self._directory / str(each))
+                for each in damaged:  # out of the way, for they will be written again
+                    os.replace(self._directory / str(each), self._directory / f"{each}.{time.time_ns()}{_DAMAGED}")
                 self._manager.reload()
             return progress
         if damaged:
@@ -110,44 +117,74 @@ class Checkpoints:
             raise InputError(
                 f"{self._directory} has no checkpoint {wanted or ''}; there are {', '.join(steps) or 'none'}"
             )
-        try:
-            return self._restore(steps[wanted], like).state
-        except MemoryError:
-            raise
-        except Exception as error:  # Orbax raises whatever the layer that noticed the damage raised
-            why = reason(error)
-        raise InputError(f"{self._directory / wanted} is damaged: {why}; give another checkpoint or the run's folder")
+        if (damage := _damage(self._directory / wanted)) is not None:
+            raise InputError(
+                f"{self._directory / wanted} is damaged: {damage}; give another checkpoint or the run's folder"
+            )
+        return self._restore(steps[wanted], like).state
 
     def _restore(self, step: int, like: Callable[[int], TrainState]) -> Progress:
-        args = ocp.args.Composite(progress=ocp.args.JsonRestore())
-        progress = self._manager.restore(step, args=args)["progress"]
-        records = [EpochRecord(**record) for record in progress["records"]]
-        part = progress["part"] and Metrics(*(np.asarray(values) for values in progress["part"]))
-        wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like(len(records) - (part is None)))
-        kinds = ocp.checkpoint_utils.construct_restore_args(wanted)
-        args = ocp.args.Composite(state=ocp.args.PyTreeRestore(wanted, restore_args=kinds))
-        state = self._manager.restore(step, args=args)["state"]
+        folder, why = self._directory / str(step), ""
+        try:
+            progress = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
+            records = [EpochRecord(**record) for record in progress["records"]]
+            part = progress["part"] and Metrics(*(np.asarray(values) for values in progress["part"]))
+            wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like(len(records) - (part is None)))
+            _require_alike(folder, self._manager.item_metadata(step)["state"].tree, wanted)
+            kinds = ocp.checkpoint_utils.construct_restore_args(wanted)
+            args = ocp.args.Composite(state=ocp.args.PyTreeRestore(wanted, restore_args=kinds))
+            state = self._manager.restore(step, args=args)["state"]
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # Orbax raises whatever the layer below raised
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise MemoryError(reason(error)) from error
+            why = reason(error)
+        if why:  # outside of the handler, so that nothing keeps what Orbax left behind
+            raise InputError(
+                f"{folder} cannot be restored, though its checksums do not prove it damaged: {why}. Nothing was "
+                "changed: the same command tries again; with this folder moved away, it goes on from the one before"
+            )
         behind = {name: progress[name] for name in ("records", "part")}
-        if progress["digest"] != digest(state, json.dumps(behind)):
-            raise ValueError("its checksum does not fit")
+        if progress.get("digest") not in (None, older_digest(state, json.dumps(behind))):
+            print(
+                f"{folder} has a checksum of another version's, which this one cannot compare; it is used all the same",
+                file=sys.stderr,
+            )
         return Progress(state, records, part)
 
 
-def digest(tree: Any, note: str = "") -> str:
-    """SHA-256, in hexadecimal, of a tree's structure, of every leaf's kind, shape and bytes, and of a note."""
-    leaves, structure = jax.tree.flatten(tree)
-    found = hashlib.sha256(f"{structure} {note}".encode())
-    with ThreadPoolExecutor() as threads:  # training waits for it, and hashlib runs in parallel
-        for part in threads.map(_leaf_digest, leaves):
-            found.update(part)
-    return found.hexdigest()
+def _damage(folder: Path) -> str | None:
+    """What proves that a checkpoint is damaged, or None."""
+    try:
+        return find_damage(folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be read: {reason(error)}. Nothing was changed: the same command, without --overwrite, "
+            "tries again"
+        ) from error
 
 
-def _leaf_digest(leaf: Any) -> bytes:
-    array = np.ascontiguousarray(leaf)
-    found = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    found.update(array.data if array.size else b"")
-    return found.digest()
+def _require_alike(folder: Path, saved: Any, wanted: Any) -> None:
+    """Refuses a checkpoint of other arrays than those wanted: Orbax would convert them without a word."""
+    there, here = (_kinds(tree) for tree in (saved, wanted))
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            raise InputError(
+                f"{folder} holds {name} as {there.get(name, 'nothing')}, and this run wants "
+                f"{here.get(name, 'nothing')}; start it as it was begun (JAX_ENABLE_X64 decides between float32 and "
+                "float64)"
+            )
+
+
+def _kinds(tree: Any) -> dict[str, str]:
+    """Dtype and shape of every leaf by its path. Orbax has dicts where the state has named tuples."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join(map(_name, path)): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in paths}
+
+
+def _name(key: Any) -> str:
+    return str(next(getattr(key, each) for each in ("key", "idx", "name") if hasattr(key, each)))
 
 
 @contextmanager
