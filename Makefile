@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Python 3.11 cannot have the newest releases of some dependencies.
+CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints" + "-py312" * (sys.version_info >= (3, 12)) + ".txt")')
 
 # Where it is set, every start would compile its libraries' modules anew: two seconds, and so minutes of the tests.
 unexport PYTHONDONTWRITEBYTECODE
@@ -35,13 +37,13 @@ define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); give PYTHON=PATH" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '$(1)'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c $(CONSTRAINTS) -e '$(1)'
 endef
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(call install,.)
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml constraints.txt
+$(VENV)/.installed-test: pyproject.toml $(CONSTRAINTS)
 	$(call install,.[test])
 	@touch $(VENV)/.installed $@

@@ -13,6 +13,7 @@ from types import NoneType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from experiments.config_file import RESOLVED, Existing, to_json
 from jaxcnn.config import ExperimentConfig, TransferConfig
@@ -266,7 +267,7 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
         "settings": {
-            "jax_enable_x64": bool(jax.config.read("jax_enable_x64")),
+            "float": str(jnp.result_type(float)),  # float64 under JAX_ENABLE_X64
             **{name: os.environ[name] for name in _SETTINGS if name in os.environ},
         },
         "mean": dataset.mean,

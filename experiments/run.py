@@ -202,7 +202,7 @@ def select_device(device: Device) -> None:
     """
     if device != "auto":
         _configure("jax_platforms", {"gpu": "cuda"}.get(device, device))
-    if not jax.config.read("jax_compilation_cache_dir"):  # else the user's own, and with it how it is kept
+    if not jax.config.values["jax_compilation_cache_dir"]:  # else the user's own, and with it how it is kept
         _keep_compiled(cache_folder() / "compiled")
     try:
         found = jax.devices()[0].platform
