@@ -70,7 +70,7 @@ _SETTINGS = {
     "numpy_rank_promotion": "allow",
     "numpy_dtype_promotion": "standard",
     "transfer_guard": "allow",
-    "debug_key_reuse": False,  # dropout draws the same numbers in both directions, on purpose
+    "debug_key_reuse": False,
 }
 
 

@@ -26,15 +26,15 @@ def dropout(key: Array, x: Array, rate: float, *, columns: Array | None = None, 
         counter = lax.iota(jnp.uint32, quarter * (x.size // len(x))).reshape(quarter, *x.shape[1:])
     else:
         counter = lax.iota(jnp.uint32, quarter)[:, None] * jnp.uint32(width) + columns.astype(jnp.uint32)
-    dropped: Array = _dropout(key, counter, x, rate)
+    dropped: Array = _dropout(jax.random.key_data(key), counter, x, rate)
     return dropped
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _dropout(key: Array, counter: Array, x: Array, rate: float) -> Array:
+def _dropout(words: Array, counter: Array, x: Array, rate: float) -> Array:
     dropped = min(round(rate * 2**16), 2**16 - 1)
     quarter = len(counter)
-    low, high = threefry2x32(jax.random.key_data(key), counter, jnp.zeros_like(counter))
+    low, high = threefry2x32(words, counter, jnp.zeros_like(counter))
     quarters = []
     for i, draws in enumerate((low & 0xFFFF, low >> 16, high & 0xFFFF, high >> 16)):
         some = x[i * quarter : (i + 1) * quarter]
@@ -42,8 +42,8 @@ def _dropout(key: Array, counter: Array, x: Array, rate: float) -> Array:
     return jnp.concatenate(quarters)
 
 
-def _forward(key: Array, counter: Array, x: Array, rate: float) -> tuple[Array, tuple[Array, Array]]:
-    return _dropout(key, counter, x, rate), (key, counter)
+def _forward(words: Array, counter: Array, x: Array, rate: float) -> tuple[Array, tuple[Array, Array]]:
+    return _dropout(words, counter, x, rate), (words, counter)
 
 
 @fixed_settings()
