@@ -10,7 +10,8 @@ import numpy as np
 from jaxcnn import ops
 from jaxcnn.augment import standardise
 from jaxcnn.config import ExperimentConfig, ModelConfig, Precision
-from jaxcnn.data import Dataset, Split, aligned_empty
+from jaxcnn.data import Dataset, Split
+from jaxcnn.splits import aligned_empty
 from jaxcnn.step import make_network
 
 FEATURE_CACHE_BYTES = 4 * 2**30

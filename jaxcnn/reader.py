@@ -5,155 +5,69 @@ Nothing here loads tensorflow_datasets unless records must be read: a cached set
 
 import hashlib
 import json
-import os
 import re
-import shutil
 import sys
-import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from jaxcnn.cache import fingerprint, open_cache, write_cache
+from jaxcnn.decode import decode_image
 from jaxcnn.errors import InputError, reason
 from jaxcnn.files import cache_folder
+from jaxcnn.locate import recognise
+from jaxcnn.splits import Split, Stored, stratified_split, take
 
-_FORMAT = 1
-"""Of the cached arrays; another number makes every cached set be read again."""
+_TEST_SPLITS = ("test", "validation", "val", "valid")
+"""What serves as the test split, best first: training holds out a validation split of its own."""
 
-_SPLITS = ("train", "test")
+_TEST_SHARE = 0.2
+"""Of the training images, where nothing else serves."""
 
+_UNLABELLED = -1
+"""What tfds stores for an image without a label."""
 
-class Split(NamedTuple):
-    """Images and their labels, or what a network makes of the images and their labels."""
-
-    images: np.ndarray
-    """uint8 (N, H, W, C); what a stage reads is floating, (N, H, W, C) or (N, C)."""
-    labels: np.ndarray
-    """int32 (N,)."""
-    columns: np.ndarray | None = None
-    """int32 (C,), ascending: which of the values that a dense stage reads are there, the others being 0; None: all."""
+Fit = Callable[[np.ndarray], np.ndarray]
+"""Brings an image, uint8 (height, width, 1 or 3), to the shape wanted."""
 
 
-class Stored(NamedTuple):
-    """The splits train and test of a prepared set, and the names of its classes."""
-
-    train: Split
-    test: Split
-    class_names: tuple[str, ...]
-
-
-def find_prepared(name: str, data_dir: Path) -> Path | None:
-    """The folder of a prepared set: of the version asked for, or else of the highest.
-
-    Args:
-        name: `set`, `set/config`, `set:version` or `set/config:version`.
-        data_dir: folder of prepared tfds data sets.
-
-    Raises:
-        InputError: when the name is none, or one of several configurations must be chosen.
-    """
-    match = re.fullmatch(r"(\w+(?:/\w[\w.+-]*)?)(?::(\d+\.\d+\.\d+))?", name)
-    if match is None:
-        raise InputError(f"data.name={name!r} is no data set; give NAME, NAME/CONFIG or NAME:VERSION")
-    home, wanted = data_dir / match[1], match[2]
-    try:
-        inside = sorted(path.name for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
-    except OSError as error:
-        raise InputError(f"{home} cannot be read: {reason(error)}; pass another --data.dir") from error
-    versions = [each for each in inside if re.fullmatch(r"\d+\.\d+\.\d+", each)]
-    configs = [each for each in inside if not each.startswith((".", "incomplete.")) and each not in versions]
-    if configs and not versions and "/" not in name:
-        choices = ", ".join(f"{match[1]}/{config}" for config in configs)
-        raise InputError(f"data.name={name!r} has several configurations in {data_dir}; name one of {choices}")
-    if wanted is not None:
-        versions = [each for each in versions if each == wanted]
-    return max(
-        (home / each for each in versions),
-        key=lambda path: [int(part) for part in path.name.split(".")],
-        default=None,
-    )
-
-
-def load_prepared(folder: Path, fit: Callable[[np.ndarray], np.ndarray], shape: tuple[int, int, int]) -> Stored:
+def load_prepared(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored:
     """The arrays of a prepared set, from the cache if its files are unchanged.
 
     Args:
         folder: what `find_prepared` found.
-        fit: brings an image (height, width, channels) of uint8 to `shape`.
+        fit: brings an image to `shape`.
         shape: height, width and channels of the images wanted.
 
     Raises:
-        InputError: when the set is damaged, has no such splits or features, or needs TensorFlow.
+        InputError: when the set is damaged, has an image that cannot be used, or needs TensorFlow.
     """
-    fingerprint = _fingerprint(folder)
+    if not (folder / "dataset_info.json").exists() and (mistaken := recognise(folder)) is not None:
+        raise InputError(f"{folder} is {mistaken.what}, no prepared data set; choose another --data.dir")
+    with _reading(folder):
+        made_of = fingerprint(folder)
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     home = cache_folder()
     entry = home / f"{folder.parent.name}-{'x'.join(map(str, shape))}-{place}"
-    stored = _open_cache(entry, fingerprint, shape)
+    try:
+        stored = open_cache(entry, made_of, shape)
+    except PermissionError as error:
+        print(f"The decoded images cached in {home} cannot be read: {reason(error)}", file=sys.stderr)
+        return _read(folder, fit, shape)
     if stored is None:
         stored = _read(folder, fit, shape)
         try:
-            _write_cache(entry, fingerprint, stored)
+            write_cache(entry, made_of, stored)
         except OSError as error:
             print(f"The decoded images are not cached in {home}: {reason(error)}", file=sys.stderr)
     return stored
 
 
-def _fingerprint(folder: Path) -> str:
-    """Changes with the format, the description of the set, and the names, sizes and times of its files."""
-    try:
-        files = sorted((path.name, path.stat()) for path in folder.iterdir())
-        described = [(folder / name).read_text() for name in ("dataset_info.json", "features.json")]
-    except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(folder, reason(error)) from error
-    facts = [_FORMAT, described, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _write_cache(entry: Path, fingerprint: str, stored: Stored) -> None:
-    """Writes aside and renames, so that what is there is whole. An entry that no longer fits is replaced."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
-    try:
-        for name, split in (("train", stored.train), ("test", stored.test)):
-            for part, array in (("images", split.images), ("labels", split.labels)):
-                np.save(temporary / f"{name}_{part}.npy", array)
-        sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
-        meta = {"fingerprint": fingerprint, "sizes": sizes, "class_names": stored.class_names}
-        (temporary / "meta.json").write_text(json.dumps(meta))
-        shutil.rmtree(entry, ignore_errors=True)
-        os.replace(temporary, entry)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _open_cache(entry: Path, fingerprint: str, shape: tuple[int, int, int]) -> Stored | None:
-    """The cached arrays, mapped and not read; None if there are none, or outdated or damaged ones."""
-    try:
-        meta = json.loads((entry / "meta.json").read_text())
-        sizes = {name: (entry / name).stat().st_size for name in meta["sizes"]}
-        if meta["fingerprint"] != fingerprint or meta["sizes"] != sizes:
-            return None
-        mapped = {name: np.asarray(np.load(entry / name, mmap_mode="r")) for name in sizes}
-        splits = {name: Split(mapped[f"{name}_images.npy"], mapped[f"{name}_labels.npy"]) for name in _SPLITS}
-        names = tuple(meta["class_names"])
-        for images, labels, _ in splits.values():
-            if images.shape != (len(labels), *shape) or [images.dtype, labels.dtype] != [
-                np.dtype(np.uint8),
-                np.dtype(np.int32),
-            ]:
-                return None
-            if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
-                return None
-        return Stored(**splits, class_names=names)
-    except Exception:  # JSON and NumPy's own header each raise their own kinds, a tokenizer's among them
-        return None
-
-
-def _read(folder: Path, fit: Callable[[np.ndarray], np.ndarray], shape: tuple[int, int, int]) -> Stored:
+def _read(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored:
     import tensorflow_datasets as tfds
 
     from jaxcnn.prepare import quiet
@@ -162,32 +76,102 @@ def _read(folder: Path, fit: Callable[[np.ndarray], np.ndarray], shape: tuple[in
         _refuse_foreign_code(folder)
         builder = tfds.builder_from_directory(folder)
         info = builder.info
-        if not set(_SPLITS) <= set(info.splits):
-            raise InputError(f"{folder} has the splits {', '.join(sorted(info.splits))}; train and test are needed")
         image_key, label_key = _image_and_label(folder, info)
-        try:
-            sources = builder.as_data_source({name: name for name in _SPLITS})
-        except NotImplementedError as error:  # what tfds raises for formats of TensorFlow's
-            raise InputError(
-                f"{folder} is stored as {info.file_format.value}, which only TensorFlow reads; prepare it "
-                "again with file_format='array_record' (cifar10, cifar100 and svhn: it is enough to delete "
-                "the folder or to pass another --data.dir)"
-            ) from error
-        splits = {}
-        for name, source in sources.items():
-            images = np.empty((len(source), *shape), np.uint8)
-            labels = np.empty(len(source), np.int32)
-            for i, example in enumerate(_examples(source, f"Reading {info.name} {name}")):
-                images[i], labels[i] = fit(example[image_key]), example[label_key]
-            if (labels < 0).any():
-                raise InputError(f"{folder} has images without a label in {name}; choose another data set")
-            splits[name] = Split(images, labels)
-        return Stored(**splits, class_names=tuple(info.features[label_key].names))
+        classes = tuple(info.features[label_key].names)
+        names = [key for key, feature in info.features.items() if _names_image(key, feature)]
+        features = tfds.features.FeaturesDict({key: info.features[key] for key in (image_key, label_key, *names)})
+        raw = {image_key: tfds.decode.SkipDecoding()}
+
+        def read(split: str) -> Split:
+            source = _open_split(builder, split)
+            _require_files(folder, info.splits[split].filepaths)
+            images, labels = np.empty((len(source), *shape), np.uint8), np.empty(len(source), np.int32)
+            converted: Counter[tuple[str, str]] = Counter()
+            for i, record in enumerate(_records(source, f"Reading {info.name} {split}")):
+                example = features.deserialize_example_np(record, decoders=raw)
+                told = [f"{key} {_text(example[key])}" for key in names]
+                name = f"image {i} of {split}" + (f" ({', '.join(told)})" if told else "")
+                pixels, was = decode_image(example[image_key], f"{folder}: {name}")
+                if was is not None:
+                    converted[was, "RGB" if pixels.shape[2] == 3 else "8-bit grey"] += 1
+                try:
+                    images[i] = fit(pixels)
+                except InputError as error:
+                    raise InputError(f"{error} ({name})") from error
+                if not _UNLABELLED <= (label := example[label_key]) < len(classes):
+                    raise InputError(
+                        f"{folder}: {name} has the label {label}, but there are {len(classes)} classes; "
+                        "prepare the set again"
+                    )
+                labels[i] = label
+            for (was, now), count in converted.items():
+                print(f"Converted {count:,} {was} images of {info.name} {split} to {now}", file=sys.stderr)
+            return Split(images, labels)
+
+        return _divide(folder, info, read, classes)
+
+
+def _divide(folder: Path, info: Any, read: Callable[[str], Split], classes: tuple[str, ...]) -> Stored:
+    """Reads the training images and those to test on: of a labelled split, or else a share of the training images."""
+    there = [name for name, split in info.splits.items() if split.num_examples]
+    training = there[0] if len(there) == 1 else "train"
+    if training not in there:
+        raise InputError(f"{folder} has images in the splits {', '.join(sorted(there)) or 'none'}; train is needed")
+    train = read(training)
+    if missing := int((train.labels == _UNLABELLED).sum()):
+        raise InputError(f"{folder} has {missing:,} images without a label in {training}; choose another data set")
+    for name in _TEST_SPLITS:
+        if name in there and name != training:
+            test = read(name)
+            unlabelled = int((test.labels == _UNLABELLED).sum())
+            if 0 < unlabelled < len(test.labels):
+                raise InputError(f"{folder} has {unlabelled:,} images without a label in {name}; prepare it without")
+            if not unlabelled:
+                origin = name if name == "test" else f"the {len(test.labels):,} images of {name}"
+                return Stored(train, test, classes, origin)
+    # Seeded by a constant: every run, whatever its seed, has the same test images.
+    kept, held = stratified_split(train.labels, _TEST_SHARE, seed=0)
+    if not len(held):
+        raise InputError(f"{folder} has no test split, and too few training images to test on some of them")
+    origin = f"{len(held):,} of the {len(train.labels):,} images of {training} ({_TEST_SHARE:.0%}, stratified)"
+    return Stored(take(train, kept), take(train, held), classes, origin)
+
+
+def _open_split(builder: Any, split: str) -> Any:
+    """The records of a split, as they are stored."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    except NotImplementedError as error:  # what tfds raises for formats of TensorFlow's
+        raise InputError(
+            f"{builder.data_path} is stored as {builder.info.file_format.value}, which only TensorFlow reads; prepare "
+            "it again with file_format='array_record' (cifar10, cifar100 and svhn: it is enough to delete "
+            "the folder or to pass another --data.dir)"
+        ) from error
+
+
+def _require_files(folder: Path, paths: Any) -> None:
+    """Refuses a set that lacks records, before the library that reads them says so at length."""
+    for path in map(Path, paths):
+        if not path.exists() or not path.stat().st_size:
+            raise _damaged(folder, f"{path.name} is {'empty' if path.exists() else 'missing'}")
+
+
+def _names_image(key: str, feature: Any) -> bool:
+    """Whether a feature tells which image an example holds."""
+    import tensorflow_datasets as tfds
+
+    return isinstance(feature, tfds.features.Text) and re.search(r"(^|_|/)(id|(file_?)?(name|path))$", key) is not None
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _refuse_foreign_code(folder: Path) -> None:
     """Refuses features that are not tfds's own: it imports whatever module a data set's features.json names."""
-    found: list[Any] = [json.loads((folder / "features.json").read_text())]
+    found: list[Any] = [json.loads((folder / "features.json").read_text(encoding="utf-8"))]
     while found:
         node = found.pop()
         if isinstance(node, str) and node.lstrip().startswith(("{", "[")):
@@ -204,8 +188,8 @@ def _refuse_foreign_code(folder: Path) -> None:
         found += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
-def _examples(source: Any, title: str) -> Iterator[Any]:
-    """All examples, by the thousand: twice as fast as one by one."""
+def _records(source: Any, title: str) -> Iterator[Any]:
+    """All records, by the thousand: twice as fast as one by one."""
     from rich.console import Console
     from rich.progress import track
 
@@ -225,9 +209,17 @@ def _image_and_label(folder: Path, info: Any) -> tuple[str, str]:
     if keys is None:
         found = [[key for key, feature in features.items() if isinstance(feature, kind)] for kind in kinds]
         keys = [names[0] for names in found if len(names) == 1]
-    if len(keys) != 2 or not all(isinstance(features.get(k), kind) for k, kind in zip(keys, kinds, strict=True)):
+    if len(keys) != 2 or not all(
+        isinstance(key, str) and isinstance(features.get(key), kind) for key, kind in zip(keys, kinds, strict=True)
+    ):
         raise InputError(
             f"{folder} has the features {', '.join(sorted(features))}; an image and a class label are needed"
+        )
+    image = features[keys[0]]
+    if image.np_dtype not in (np.uint8, np.uint16) or len(image.shape) != 3:
+        raise InputError(
+            f"{folder} has images of {np.dtype(image.np_dtype)} values and shape {image.shape}; "
+            "prepare it again with uint8 or uint16 images (height, width, channels)"
         )
     return keys[0], keys[1]
 

@@ -15,16 +15,15 @@ from PIL import Image
 from refusals import message
 from sklearn.datasets import load_digits
 
-from jaxcnn import reader
 from jaxcnn.config import DataConfig
 from jaxcnn.data import (
     Dataset,
-    Split,
     fit_image,
     load_dataset,
     select_classes,
 )
 from jaxcnn.prepare import prepare
+from jaxcnn.splits import Split, Stored
 
 
 @pytest.fixture(autouse=True)
@@ -218,7 +217,7 @@ def test_classes_without_images(tmp_path: Path) -> None:
     pictures = [(noise(8, 8, 3, seed=i), i % 2) for i in range(20)]
     make_set(tmp_path, {"train": [*pictures, (noise(8, 8, 3), 2)], "test": pictures})
     assert load(8, name="toys", dir=tmp_path).num_classes == 3
-    stored = reader.Stored(*(Split(noise(3, 8, 8, 3), np.array([0, 1, 0])),) * 2, class_names=("a", "b", "c"))
+    stored = Stored(*(Split(noise(3, 8, 8, 3), np.array([0, 1, 0])),) * 2, class_names=("a", "b", "c"))
     assert len(select_classes(stored, (2, 0)).train.labels) == 2
     make_set(tmp_path, {"train": pictures, "test": [(noise(8, 8, 3), 2)]}, version="2.0.0")
     told = message(lambda: load(8, name="toys", dir=tmp_path, classes=(0, 1)))
