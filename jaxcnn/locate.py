@@ -15,6 +15,11 @@ _IMAGE = re.compile(r"\.(?:jpe?g|png|gif|bmp|tiff?|webp|avif|p[bgp]m)$", re.IGNO
 _HUGGING_FACE = ("dataset_dict.json", "state.json", "*.arrow", "*/*.arrow", "*.parquet", "*/*.parquet", "datasets--*")
 _TORCHVISION = ("raw/*-ubyte*", "*/raw/*-ubyte*", "*-ubyte.gz", "stl10_binary")
 _BY_TFDS = "prepare it with a tfds builder that yields its images (file_format='array_record'), and give that folder"
+_ARCHIVES = (
+    *(name for kind in (CIFAR10, CIFAR100) for name in (kind.binary, kind.python, kind.python_folder)),
+    "train_32x32.mat",
+    "test_32x32.mat",
+)
 _LOOKED_AT = 1000
 """Of how many names in a folder its kind is told."""
 
@@ -63,7 +68,9 @@ def recognise(path: Path) -> Mistaken | None:
     """What a path is in which neither the prepared set nor the archives wanted were found; None if nothing known."""
     with suppress(OSError):  # what cannot be read is not recognised
         if path.is_file():
-            return Mistaken("a file, not a folder", f"give the folder, such as {path.parent}")
+            if path.name in _ARCHIVES:
+                return Mistaken("an archive", f"give the folder that it is in: --data.archives {path.parent}")
+            return Mistaken("a file", f"give a folder, such as {path.parent}")
         if path.is_dir():
             return _own_folder(path) or (None if holds_sets(path) else _unpacked(path) or _foreign(path))
     return None
@@ -84,7 +91,7 @@ def refuse_other_folders(name: str, data_dir: Path, archives_given: bool) -> Non
     if found is None and not archives_given and not holds_sets(data_dir) and _holds_archives(data_dir):
         found = Mistaken("a folder of archives", f"give it by --data.archives {data_dir}")
     if found is not None:
-        raise InputError(f"data.dir={data_dir} is {found.what}, not one of prepared sets; {found.remedy or _BY_TFDS}")
+        raise InputError(f"data.dir={data_dir} is {found.what}, where a folder of prepared sets is needed; {found.remedy or _BY_TFDS}")
     home = data_dir / name.partition(":")[0]
     with suppress(OSError):
         if home.is_dir() and (found := _foreign(home)) is not None:
@@ -101,9 +108,8 @@ def holds_sets(path: Path) -> bool:
 
 def _holds_archives(path: Path) -> bool:
     """Whether a folder has archives of CIFAR-10, CIFAR-100 or SVHN, or what torchvision unpacks of them."""
-    names = [name for kind in (CIFAR10, CIFAR100) for name in (kind.binary, kind.python, kind.python_folder)]
     try:
-        return any((path / name).exists() for name in (*names, "train_32x32.mat"))
+        return any((path / name).exists() for name in _ARCHIVES)
     except OSError:
         return False
 

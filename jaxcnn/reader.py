@@ -73,11 +73,14 @@ def _read(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored:
     from jaxcnn.prepare import quiet
 
     with quiet(), _reading(folder):
+        described = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+        if not isinstance(described, dict) or "name" not in described:
+            raise _damaged(folder, "its dataset_info.json is another program's")
         _refuse_foreign_code(folder)
         builder = tfds.builder_from_directory(folder)
         info = builder.info
         image_key, label_key = _image_and_label(folder, info)
-        classes = tuple(info.features[label_key].names)
+        classes = _class_names(folder, label_key, info.features[label_key])
         names = [key for key, feature in info.features.items() if _names_image(key, feature)]
         features = tfds.features.FeaturesDict({key: info.features[key] for key in (image_key, label_key, *names)})
         raw = {image_key: tfds.decode.SkipDecoding()}
@@ -114,9 +117,9 @@ def _read(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored:
 def _divide(folder: Path, info: Any, read: Callable[[str], Split], classes: tuple[str, ...]) -> Stored:
     """Reads the training images and those to test on: of a labelled split, or else a share of the training images."""
     there = [name for name, split in info.splits.items() if split.num_examples]
-    training = there[0] if len(there) == 1 else "train"
+    training = "train" if "train" in info.splits or len(there) != 1 else there[0]
     if training not in there:
-        raise InputError(f"{folder} has images in the splits {', '.join(sorted(there)) or 'none'}; train is needed")
+        raise InputError(f"{folder} has images in {', '.join(sorted(there)) or 'no split'}; a split train is needed")
     train = read(training)
     if missing := int((train.labels == _UNLABELLED).sum()):
         raise InputError(f"{folder} has {missing:,} images without a label in {training}; choose another data set")
@@ -133,7 +136,7 @@ def _divide(folder: Path, info: Any, read: Callable[[str], Split], classes: tupl
     kept, held = stratified_split(train.labels, _TEST_SHARE, seed=0)
     if not len(held):
         raise InputError(f"{folder} has no test split, and too few training images to test on some of them")
-    origin = f"{len(held):,} of the {len(train.labels):,} images of {training} ({_TEST_SHARE:.0%}, stratified)"
+    origin = f"{len(held):,} of the {len(train.labels):,} images of {training} ({100 * _TEST_SHARE:.0f} %, stratified)"
     return Stored(take(train, kept), take(train, held), classes, origin)
 
 
@@ -156,6 +159,17 @@ def _require_files(folder: Path, paths: Any) -> None:
     for path in map(Path, paths):
         if not path.exists() or not path.stat().st_size:
             raise _damaged(folder, f"{path.name} is {'empty' if path.exists() else 'missing'}")
+
+
+def _class_names(folder: Path, key: str, label: Any) -> tuple[str, ...]:
+    """Names of the classes: tfds reads them in the locale's encoding, and goes without them where that fails."""
+    path = folder / f"{key.replace('/', '.')}.labels.txt"
+    if not path.exists():
+        return tuple(label.names)
+    names = tuple(filter(None, map(str.strip, path.read_text(encoding="utf-8").split("\n"))))
+    if len(names) != label.num_classes:
+        raise _damaged(folder, f"{path.name} names {len(names)} classes of {label.num_classes}")
+    return names
 
 
 def _names_image(key: str, feature: Any) -> bool:
