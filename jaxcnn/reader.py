@@ -56,7 +56,10 @@ def load_prepared(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored
     try:
         stored = open_cache(entry, made_of, shape)
     except PermissionError as error:
-        print(f"The decoded images cached in {home} cannot be read: {reason(error)}", file=sys.stderr)
+        print(
+            f"The decoded images cached in {home} cannot be read: {reason(error)}; they are decoded again",
+            file=sys.stderr,
+        )
         return _read(folder, fit, shape)
     if stored is None:
         stored = _read(folder, fit, shape)
@@ -107,8 +110,9 @@ def _read(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored:
                         "prepare the set again"
                     )
                 labels[i] = label
-            for (was, now), count in converted.items():
-                print(f"Converted {count:,} {was} images of {info.name} {split} to {now}", file=sys.stderr)
+            if converted:
+                told = [f"{was} to {now} ({count:,})" for (was, now), count in sorted(converted.items())]
+                print(f"Converted images of {info.name} {split}: {', '.join(told)}", file=sys.stderr)
             return Split(images, labels)
 
         return _divide(folder, info, read, classes)
@@ -128,7 +132,9 @@ def _divide(folder: Path, info: Any, read: Callable[[str], Split], classes: tupl
             test = read(name)
             unlabelled = int((test.labels == _UNLABELLED).sum())
             if 0 < unlabelled < len(test.labels):
-                raise InputError(f"{folder} has {unlabelled:,} images without a label in {name}; prepare it without")
+                raise InputError(
+                    f"{folder} has {unlabelled:,} images without a label in {name}; prepare it without them"
+                )
             if not unlabelled:
                 origin = name if name == "test" else f"the {len(test.labels):,} images of {name}"
                 return Stored(train, test, classes, origin)
