@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,55 +71,78 @@ def load_prepared(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored
 
 
 def _read(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored:
-    import tensorflow_datasets as tfds
-
     from jaxcnn.prepare import quiet
 
     with quiet(), _reading(folder):
-        described = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-        if not isinstance(described, dict) or "name" not in described:
-            raise _damaged(folder, "its dataset_info.json is another program's")
-        _refuse_foreign_code(folder)
-        builder = tfds.builder_from_directory(folder)
-        info = builder.info
-        image_key, label_key = _image_and_label(folder, info)
-        classes = _class_names(folder, label_key, info.features[label_key])
-        names = [key for key, feature in info.features.items() if _names_image(key, feature)]
-        features = tfds.features.FeaturesDict({key: info.features[key] for key in (image_key, label_key, *names)})
-        raw = {image_key: tfds.decode.SkipDecoding()}
-
-        def read(split: str) -> Split:
-            source = _open_split(builder, split)
-            _require_files(folder, info.splits[split].filepaths)
-            images, labels = np.empty((len(source), *shape), np.uint8), np.empty(len(source), np.int32)
-            converted: Counter[tuple[str, str]] = Counter()
-            for i, record in enumerate(_records(source, f"Reading {info.name} {split}")):
-                example = features.deserialize_example_np(record, decoders=raw)
-                told = [f"{key} {_text(example[key])}" for key in names]
-                name = f"image {i} of {split}" + (f" ({', '.join(told)})" if told else "")
-                pixels, was = decode_image(example[image_key], f"{folder}: {name}")
-                if was is not None:
-                    converted[was, "RGB" if pixels.shape[2] == 3 else "8-bit grey"] += 1
-                try:
-                    images[i] = fit(pixels)
-                except InputError as error:
-                    raise InputError(f"{error} ({name})") from error
-                if not _UNLABELLED <= (label := example[label_key]) < len(classes):
-                    raise InputError(
-                        f"{folder}: {name} has the label {label}, but there are {len(classes)} classes; "
-                        "prepare the set again"
-                    )
-                labels[i] = label
-            if converted:
-                told = [f"{was} to {now} ({count:,})" for (was, now), count in sorted(converted.items())]
-                print(f"Converted images of {info.name} {split}: {', '.join(told)}", file=sys.stderr)
-            return Split(images, labels)
-
-        return _divide(folder, info, read, classes)
+        prepared = _open_prepared(folder)
+        return _divide(prepared, lambda split: _read_split(prepared, split, fit, shape))
 
 
-def _divide(folder: Path, info: Any, read: Callable[[str], Split], classes: tuple[str, ...]) -> Stored:
+class _Prepared(NamedTuple):
+    """A prepared set, and which of its features are read."""
+
+    folder: Path
+    builder: Any
+    features: Any
+    """tfds's, of those that are read."""
+    image: str
+    label: str
+    names: list[str]
+    """What tells which image an example holds, such as a file name."""
+    class_names: tuple[str, ...]
+
+
+def _open_prepared(folder: Path) -> _Prepared:
+    import tensorflow_datasets as tfds
+
+    described = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+    if not isinstance(described, dict) or "name" not in described:
+        raise _damaged(folder, "its dataset_info.json is another program's")
+    _refuse_foreign_code(folder)
+    builder = tfds.builder_from_directory(folder)
+    there = builder.info.features
+    image, label = _image_and_label(folder, builder.info)
+    names = [key for key, feature in there.items() if _names_image(key, feature)]
+    features = tfds.features.FeaturesDict({key: there[key] for key in (image, label, *names)})
+    return _Prepared(folder, builder, features, image, label, names, _class_names(folder, label, there[label]))
+
+
+def _read_split(prepared: _Prepared, split: str, fit: Fit, shape: tuple[int, int, int]) -> Split:
+    """Decodes all images of a split, and says which kinds were converted."""
+    import tensorflow_datasets as tfds
+
+    folder, title = prepared.folder, f"{prepared.builder.info.name} {split}"
+    source = _open_split(prepared.builder, split)
+    _require_files(folder, prepared.builder.info.splits[split].filepaths)
+    images, labels = np.empty((len(source), *shape), np.uint8), np.empty(len(source), np.int32)
+    encoded = {prepared.image: tfds.decode.SkipDecoding()}
+    converted: Counter[str] = Counter()
+    for i, record in enumerate(_records(source, f"Reading {title}")):
+        example = prepared.features.deserialize_example_np(record, decoders=encoded)
+        known_as = ", ".join(f"{key} {_text(example[key])}" for key in prepared.names)
+        name = f"image {i} of {split}" + (f" ({known_as})" if known_as else "")
+        pixels, was = decode_image(example[prepared.image], f"{folder}: {name}")
+        if was is not None:
+            converted[f"{was} to {'RGB' if pixels.shape[2] == 3 else '8-bit grey'}"] += 1
+        try:
+            images[i] = fit(pixels)
+        except InputError as error:
+            raise InputError(f"{error} ({name})") from error
+        label, classes = example[prepared.label], len(prepared.class_names)
+        if not _UNLABELLED <= label < classes:
+            raise InputError(
+                f"{folder}: {name} has the label {label}, but there are {classes} classes; prepare the set again"
+            )
+        labels[i] = label
+    if converted:
+        told = ", ".join(f"{change} ({count:,})" for change, count in sorted(converted.items()))
+        print(f"Converted images of {title}: {told}", file=sys.stderr)
+    return Split(images, labels)
+
+
+def _divide(prepared: _Prepared, read: Callable[[str], Split]) -> Stored:
     """Reads the training images and those to test on: of a labelled split, or else a share of the training images."""
+    folder, info, classes = prepared.folder, prepared.builder.info, prepared.class_names
     there = [name for name, split in info.splits.items() if split.num_examples]
     training = "train" if "train" in info.splits or len(there) != 1 else there[0]
     if training not in there:
