@@ -46,9 +46,9 @@ def load_prepared(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored
     Raises:
         InputError: when the set is damaged, has an image that cannot be used, or needs TensorFlow.
     """
-    if not (folder / "dataset_info.json").exists() and (mistaken := recognise(folder)) is not None:
-        raise InputError(f"{folder} is {mistaken.what}, no prepared data set; choose another --data.dir")
     with _reading(folder):
+        if not (folder / "dataset_info.json").exists() and (mistaken := recognise(folder)) is not None:
+            raise InputError(f"{folder} is {mistaken.what}, no prepared data set; choose another --data.dir")
         made_of = fingerprint(folder)
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     home = cache_folder()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import pytest
 from PIL import Image, features
 from refusals import message
@@ -68,7 +67,7 @@ MODES = {
     "YCbCr JPEG": (encode(RGB, "JPEG"), "RGB", None),
     "CMYK JPEG": (encode(RGB.convert("CMYK"), "JPEG"), "RGB", "CMYK"),
     "CMYK TIFF": (encode(RGB.convert("CMYK"), "TIFF"), "RGB", "CMYK"),
-    "YCbCr TIFF": (encode(RGB.convert("YCbCr"), "TIFF"), "RGB", "YCbCr"),
+    "YCbCr TIFF": (encode(RGB.convert("YCbCr"), "TIFF", compression="tiff_lzw"), "RGB", None),
     "RGB PPM": (encode(RGB, "PPM"), "RGB", None),
 }
 
@@ -125,9 +124,6 @@ def test_sixteen_bits_of_colour_and_twelve_bits_of_grey() -> None:
 def test_lab_is_converted() -> None:
     flat = Image.new("RGB", (3, 2), (100, 120, 140))
     encoded = encode(flat.convert("LAB"), "TIFF")
-    if int(PIL.__version__.split(".")[0]) < 12:
-        assert "conversion from LAB" in message(lambda: decode_image(encoded, "x"))
-        return
     pixels, was = decode_image(encoded, "x")
     np.testing.assert_allclose(pixels, np.asarray(flat), atol=2)
     assert was == "LAB"
