@@ -87,12 +87,13 @@ def refuse_other_folders(name: str, data_dir: Path, archives_given: bool) -> Non
     Raises:
         InputError: when the folder is of another kind, so that nothing should be prepared there.
     """
-    home = data_dir / name.partition(":")[0]
+    home, found = data_dir / name.partition(":")[0], None
     with suppress(OSError):
         if home.is_dir() and (found := _foreign(home)) is not None:
             raise InputError(f"{home} is {found.what}, no prepared set; {_BY_TFDS}")
-    found = recognise(data_dir)
-    if found is None and not archives_given and not holds_sets(data_dir) and _holds_archives(data_dir):
+    if not _holds_archives(data_dir) or holds_sets(data_dir):
+        found = recognise(data_dir)
+    elif not archives_given:
         found = Mistaken("a folder of archives", f"give it by --data.archives {data_dir}")
     if found is not None:
         what = f"{found.what}, where a folder of prepared sets is needed"

@@ -148,6 +148,9 @@ def test_archives_given_as_prepared_sets(tmp_path: Path, monkeypatch: pytest.Mon
     archives.write_python(
         tmp_path / "python", "cifar10", archives.cifar10(), unpacked=True, dump=archives.python3_pickle
     )
+    for folder in (tmp_path / "official", tmp_path / "python"):  # beside what else a folder of torchvision's has
+        mnist(folder)
+        (folder / "cifar-100-binary").mkdir()
     needed = "where a folder of prepared sets is needed"
     for folder in (tmp_path / "official", tmp_path / "python"):
         for name in ("cifar10", "svhn", "other"):
