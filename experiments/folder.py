@@ -278,6 +278,7 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
             "validation": 0 if dataset.validation is None else len(dataset.validation.labels),
             "test": len(dataset.test.labels),
         },
+        "test_origin": dataset.test_origin,
     }
 
 

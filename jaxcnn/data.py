@@ -1,21 +1,24 @@
 """Data sets as uint8 arrays in memory, split and counted in ways that depend on nothing but the seed."""
 
-import math
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from jaxcnn.config import DataConfig
 from jaxcnn.errors import InputError, reason
-from jaxcnn.reader import Split as Split
-from jaxcnn.reader import Stored, find_prepared, load_prepared
+from jaxcnn.files import is_there
+from jaxcnn.locate import find_prepared, refuse_other_folders
+from jaxcnn.reader import load_prepared
+from jaxcnn.splits import Split as Split
+from jaxcnn.splits import Stored, stratified_split
+from jaxcnn.splits import take as take
 
 _PREPARABLE = ("cifar10", "cifar100", "svhn_cropped")
 
@@ -38,6 +41,8 @@ class Dataset:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    test_origin: str = "test"
+    """Where the test images come from: the split of that name, or what serves in its place."""
 
     @property
     def num_classes(self) -> int:
@@ -73,6 +78,8 @@ def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed:
         stored = _load_digits(fit)
     else:
         stored = load_prepared(_prepared_folder(config), fit, (input_size, input_size, in_channels))
+    if stored.test_origin != "test":
+        print(f"{config.name} has no labelled test split: {stored.test_origin} serve as one", file=sys.stderr)
     stored = select_classes(stored, config.classes)
     for name, split in (("training", stored.train), ("test", stored.test)):
         if not len(split.labels):
@@ -81,7 +88,7 @@ def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed:
     if not all(std):
         raise InputError(f"a channel of {config.name} has one value throughout; choose another data set")
     train, validation = _divide(stored.train, config, seed)
-    return Dataset(config.name, train, validation, stored.test, stored.class_names, mean, std)
+    return Dataset(config.name, train, validation, stored.test, stored.class_names, mean, std, stored.test_origin)
 
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -133,7 +140,7 @@ def select_classes(stored: Stored, classes: Sequence[int]) -> Stored:
         return take(Split(split.images, new[split.labels]), kept)
 
     names = tuple(stored.class_names[label] for label in classes)
-    return Stored(keep(stored.train), keep(stored.test), names)
+    return stored._replace(train=keep(stored.train), test=keep(stored.test), class_names=names)
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -156,53 +163,6 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
         tuple(float(mean / 255) for mean in means),
         tuple(float(variance) ** 0.5 / 255 for variance in variances),
     )
-
-
-def stratified_split(labels: np.ndarray, share: float, seed: int | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Holds out a share of the examples, the same share of every class as nearly as whole numbers allow.
-
-    The total is right to the rounding: what rounding down leaves over goes to the classes with the largest
-    remainders. Every class keeps at least one example.
-
-    Args:
-        labels: int (N,).
-        share: in [0, 1).
-        seed: of the random choice.
-
-    Returns:
-        Sorted indices of the examples kept, and of those held out.
-    """
-    random = np.random.default_rng(seed)
-    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    quotas = [share * len(indices) for indices in members]
-    counts = [min(int(quota), len(indices) - 1) for quota, indices in zip(quotas, members, strict=True)]
-    missing = int(share * len(labels) + 0.5) - sum(counts)
-    order = sorted(range(len(members)), key=lambda i: counts[i] - quotas[i])
-    while missing > 0 and (able := [i for i in order if counts[i] < len(members[i]) - 1][:missing]):
-        for i in able:
-            counts[i] += 1
-        missing -= len(able)
-    held = [random.permutation(indices)[:count] for indices, count in zip(members, counts, strict=True)]
-    out = np.zeros(len(labels), bool)
-    out[np.concatenate([np.empty(0, np.int64), *held])] = True
-    return np.flatnonzero(~out), np.flatnonzero(out)
-
-
-def take(split: Split, indices: np.ndarray) -> Split:
-    """The images and labels at these indices, int (n,), as arrays of their own.
-
-    JAX uses the images on a CPU where they lie.
-    """
-    images = aligned_empty((len(indices), *split.images.shape[1:]), np.uint8)
-    np.take(split.images, indices, axis=0, out=images, mode="clip")  # the other modes fill a buffer first
-    return Split(images, split.labels[indices])
-
-
-def aligned_empty(shape: Sequence[int], dtype: npt.DTypeLike) -> np.ndarray:
-    """An array that begins at a multiple of 64 bytes, as those of a cache do: others JAX copies, on a CPU too."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(size + 64, np.uint8)
-    return memory[-memory.ctypes.data % 64 :][:size].view(dtype).reshape(shape)
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
@@ -244,13 +204,16 @@ def _prepared_folder(config: DataConfig) -> Path:
     data_dir = config.dir or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     data_dir = _expanded(data_dir, "data.dir")
     folder = find_prepared(name, data_dir)
+    if folder is None:
+        refuse_other_folders(name, data_dir, config.archives is not None)
     if folder is None and name in _PREPARABLE:
         from jaxcnn.prepare import prepare
 
         folder = prepare(name, data_dir, config.archives and _expanded(config.archives, "data.archives"))
     if folder is None:
+        gone = "" if is_there(data_dir) else ", a folder that does not exist"
         raise InputError(
-            f"data.name={config.name!r} is not prepared in {data_dir}; prepare it there with tfds "
+            f"data.name={config.name!r} is not prepared in {data_dir}{gone}; prepare it there with tfds "
             "(file_format='array_record'), pass --data.dir, or choose cifar10, cifar100, svhn or digits"
         )
     return folder

@@ -11,7 +11,8 @@ from jaxcnn import ops
 from jaxcnn.augment import standardise
 from jaxcnn.backend import fixed_settings
 from jaxcnn.config import ExperimentConfig, ModelConfig, Precision
-from jaxcnn.data import Dataset, Split, aligned_empty
+from jaxcnn.data import Dataset, Split
+from jaxcnn.splits import aligned_empty
 from jaxcnn.step import make_network
 
 FEATURE_CACHE_BYTES = 4 * 2**30

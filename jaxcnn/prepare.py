@@ -36,6 +36,7 @@ from jaxcnn.archives import (
 )
 from jaxcnn.errors import InputError, reason
 from jaxcnn.files import is_there
+from jaxcnn.locate import holds_sets, recognise
 
 
 class Checksum(NamedTuple):
@@ -269,13 +270,18 @@ def _undone(source: Source, data_dir: Path, *, downloaded: bool) -> Iterator[Non
 
 
 def _require_archives(source: Source, archives: Path) -> None:
-    if not (is_there(archives) and archives.is_dir()):
+    if not is_there(archives):
         raise InputError(f"data.archives={archives} is no folder; {source.instructions}")
     missing = [name for name in source.files if not (archives / name).is_file()]
     if missing and source.layout(archives) is None:
         others = "".join(f" and no {layout.files[0]}" for layout in source.layouts)
-        lacks = f"holds no {' and no '.join(missing)}{others}"
-        raise InputError(f"data.archives={archives} {lacks}; {source.instructions}")
+        found = f"holds no {' and no '.join(missing)}{others}"
+        remedy = source.instructions
+        if (mistaken := recognise(archives)) is not None:
+            found, remedy = f"is {mistaken.what} and {found}", mistaken.remedy or remedy
+        elif holds_sets(archives):
+            found, remedy = f"is a folder of prepared sets and {found}", f"give --data.dir {archives}, or {remedy}"
+        raise InputError(f"data.archives={archives} {found}; {remedy}")
 
 
 def _download(source: Source, name: str, folder: Path) -> None:

@@ -5,11 +5,9 @@ Nothing here loads tensorflow_datasets unless records must be read: a cached set
 
 import hashlib
 import json
-import os
 import re
-import shutil
 import sys
-import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,177 +15,206 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcnn.cache import fingerprint, open_cache, write_cache
+from jaxcnn.decode import decode_image
 from jaxcnn.errors import InputError, reason
 from jaxcnn.files import cache_folder
+from jaxcnn.locate import recognise
+from jaxcnn.splits import Split, Stored, stratified_split, take
 
-_FORMAT = 1
-"""Of the cached arrays; another number makes every cached set be read again."""
+_TEST_SPLITS = ("test", "validation", "val", "valid")
+"""What serves as the test split, best first: training holds out a validation split of its own."""
 
-_SPLITS = ("train", "test")
+_TEST_SHARE = 0.2
+"""Of the training images, where nothing else serves."""
 
+_UNLABELLED = -1
+"""What tfds stores for an image without a label."""
 
-class Split(NamedTuple):
-    """Images and their labels, or what a network makes of the images and their labels."""
-
-    images: np.ndarray
-    """uint8 (N, H, W, C); what a stage reads is floating, (N, H, W, C) or (N, C)."""
-    labels: np.ndarray
-    """int32 (N,)."""
-    columns: np.ndarray | None = None
-    """int32 (C,), ascending: which of the values that a dense stage reads are there, the others being 0; None: all."""
+Fit = Callable[[np.ndarray], np.ndarray]
+"""Brings an image, uint8 (height, width, 1 or 3), to the shape wanted."""
 
 
-class Stored(NamedTuple):
-    """The splits train and test of a prepared set, and the names of its classes."""
-
-    train: Split
-    test: Split
-    class_names: tuple[str, ...]
-
-
-def find_prepared(name: str, data_dir: Path) -> Path | None:
-    """The folder of a prepared set: of the version asked for, or else of the highest.
-
-    Args:
-        name: `set`, `set/config`, `set:version` or `set/config:version`.
-        data_dir: folder of prepared tfds data sets.
-
-    Raises:
-        InputError: when the name is none, or one of several configurations must be chosen.
-    """
-    match = re.fullmatch(r"(\w+(?:/\w[\w.+-]*)?)(?::(\d+\.\d+\.\d+))?", name)
-    if match is None:
-        raise InputError(f"data.name={name!r} is no data set; give NAME, NAME/CONFIG or NAME:VERSION")
-    home, wanted = data_dir / match[1], match[2]
-    try:
-        inside = sorted(path.name for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
-    except OSError as error:
-        raise InputError(f"{home} cannot be read: {reason(error)}; pass another --data.dir") from error
-    versions = [each for each in inside if re.fullmatch(r"\d+\.\d+\.\d+", each)]
-    configs = [each for each in inside if not each.startswith((".", "incomplete.")) and each not in versions]
-    if configs and not versions and "/" not in name:
-        choices = ", ".join(f"{match[1]}/{config}" for config in configs)
-        raise InputError(f"data.name={name!r} has several configurations in {data_dir}; name one of {choices}")
-    if wanted is not None:
-        versions = [each for each in versions if each == wanted]
-    return max(
-        (home / each for each in versions),
-        key=lambda path: [int(part) for part in path.name.split(".")],
-        default=None,
-    )
-
-
-def load_prepared(folder: Path, fit: Callable[[np.ndarray], np.ndarray], shape: tuple[int, int, int]) -> Stored:
+def load_prepared(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored:
     """The arrays of a prepared set, from the cache if its files are unchanged.
 
     Args:
         folder: what `find_prepared` found.
-        fit: brings an image (height, width, channels) of uint8 to `shape`.
+        fit: brings an image to `shape`.
         shape: height, width and channels of the images wanted.
 
     Raises:
-        InputError: when the set is damaged, has no such splits or features, or needs TensorFlow.
+        InputError: when the set is damaged, has an image that cannot be used, or needs TensorFlow.
     """
-    fingerprint = _fingerprint(folder)
+    with _reading(folder):
+        if not (folder / "dataset_info.json").exists() and (mistaken := recognise(folder)) is not None:
+            raise InputError(f"{folder} is {mistaken.what}, no prepared data set; choose another --data.dir")
+        made_of = fingerprint(folder)
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     home = cache_folder()
     entry = home / f"{folder.parent.name}-{'x'.join(map(str, shape))}-{place}"
-    stored = _open_cache(entry, fingerprint, shape)
+    try:
+        stored = open_cache(entry, made_of, shape)
+    except PermissionError as error:
+        print(
+            f"The decoded images cached in {home} cannot be read: {reason(error)}; they are decoded again",
+            file=sys.stderr,
+        )
+        return _read(folder, fit, shape)
     if stored is None:
         stored = _read(folder, fit, shape)
         try:
-            _write_cache(entry, fingerprint, stored)
+            write_cache(entry, made_of, stored)
         except OSError as error:
             print(f"The decoded images are not cached in {home}: {reason(error)}", file=sys.stderr)
     return stored
 
 
-def _fingerprint(folder: Path) -> str:
-    """Changes with the format, the description of the set, and the names, sizes and times of its files."""
-    try:
-        files = sorted((path.name, path.stat()) for path in folder.iterdir())
-        described = [(folder / name).read_text() for name in ("dataset_info.json", "features.json")]
-    except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(folder, reason(error)) from error
-    facts = [_FORMAT, described, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _write_cache(entry: Path, fingerprint: str, stored: Stored) -> None:
-    """Writes aside and renames, so that what is there is whole. An entry that no longer fits is replaced."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
-    try:
-        for name, split in (("train", stored.train), ("test", stored.test)):
-            for part, array in (("images", split.images), ("labels", split.labels)):
-                np.save(temporary / f"{name}_{part}.npy", array)
-        sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
-        meta = {"fingerprint": fingerprint, "sizes": sizes, "class_names": stored.class_names}
-        (temporary / "meta.json").write_text(json.dumps(meta))
-        shutil.rmtree(entry, ignore_errors=True)
-        os.replace(temporary, entry)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _open_cache(entry: Path, fingerprint: str, shape: tuple[int, int, int]) -> Stored | None:
-    """The cached arrays, mapped and not read; None if there are none, or outdated or damaged ones."""
-    try:
-        meta = json.loads((entry / "meta.json").read_text())
-        sizes = {name: (entry / name).stat().st_size for name in meta["sizes"]}
-        if meta["fingerprint"] != fingerprint or meta["sizes"] != sizes:
-            return None
-        mapped = {name: np.asarray(np.load(entry / name, mmap_mode="r")) for name in sizes}
-        splits = {name: Split(mapped[f"{name}_images.npy"], mapped[f"{name}_labels.npy"]) for name in _SPLITS}
-        names = tuple(meta["class_names"])
-        for images, labels, _ in splits.values():
-            if images.shape != (len(labels), *shape) or [images.dtype, labels.dtype] != [
-                np.dtype(np.uint8),
-                np.dtype(np.int32),
-            ]:
-                return None
-            if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
-                return None
-        return Stored(**splits, class_names=names)
-    except Exception:  # JSON and NumPy's own header each raise their own kinds, a tokenizer's among them
-        return None
-
-
-def _read(folder: Path, fit: Callable[[np.ndarray], np.ndarray], shape: tuple[int, int, int]) -> Stored:
-    import tensorflow_datasets as tfds
-
+def _read(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored:
     from jaxcnn.prepare import quiet
 
     with quiet(), _reading(folder):
-        _refuse_foreign_code(folder)
-        builder = tfds.builder_from_directory(folder)
-        info = builder.info
-        if not set(_SPLITS) <= set(info.splits):
-            raise InputError(f"{folder} has the splits {', '.join(sorted(info.splits))}; train and test are needed")
-        image_key, label_key = _image_and_label(folder, info)
+        prepared = _open_prepared(folder)
+        return _divide(prepared, lambda split: _read_split(prepared, split, fit, shape))
+
+
+class _Prepared(NamedTuple):
+    """A prepared set, and which of its features are read."""
+
+    folder: Path
+    builder: Any
+    features: Any
+    """tfds's, of those that are read."""
+    image: str
+    label: str
+    names: list[str]
+    """What tells which image an example holds, such as a file name."""
+    class_names: tuple[str, ...]
+
+
+def _open_prepared(folder: Path) -> _Prepared:
+    import tensorflow_datasets as tfds
+
+    described = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+    if not isinstance(described, dict) or "name" not in described:
+        raise _damaged(folder, "its dataset_info.json is another program's")
+    _refuse_foreign_code(folder)
+    builder = tfds.builder_from_directory(folder)
+    there = builder.info.features
+    image, label = _image_and_label(folder, builder.info)
+    names = [key for key, feature in there.items() if _names_image(key, feature)]
+    features = tfds.features.FeaturesDict({key: there[key] for key in (image, label, *names)})
+    return _Prepared(folder, builder, features, image, label, names, _class_names(folder, label, there[label]))
+
+
+def _read_split(prepared: _Prepared, split: str, fit: Fit, shape: tuple[int, int, int]) -> Split:
+    """Decodes all images of a split, and says which kinds were converted."""
+    import tensorflow_datasets as tfds
+
+    folder, title = prepared.folder, f"{prepared.builder.info.name} {split}"
+    source = _open_split(prepared.builder, split)
+    _require_files(folder, prepared.builder.info.splits[split].filepaths)
+    images, labels = np.empty((len(source), *shape), np.uint8), np.empty(len(source), np.int32)
+    encoded = {prepared.image: tfds.decode.SkipDecoding()}
+    converted: Counter[str] = Counter()
+    for i, record in enumerate(_records(source, f"Reading {title}")):
+        example = prepared.features.deserialize_example_np(record, decoders=encoded)
+        known_as = ", ".join(f"{key} {_text(example[key])}" for key in prepared.names)
+        name = f"image {i} of {split}" + (f" ({known_as})" if known_as else "")
+        pixels, was = decode_image(example[prepared.image], f"{folder}: {name}")
+        if was is not None:
+            converted[f"{was} to {'RGB' if pixels.shape[2] == 3 else '8-bit grey'}"] += 1
         try:
-            sources = builder.as_data_source({name: name for name in _SPLITS})
-        except NotImplementedError as error:  # what tfds raises for formats of TensorFlow's
+            images[i] = fit(pixels)
+        except InputError as error:
+            raise InputError(f"{error} ({name})") from error
+        label, classes = example[prepared.label], len(prepared.class_names)
+        if not _UNLABELLED <= label < classes:
             raise InputError(
-                f"{folder} is stored as {info.file_format.value}, which only TensorFlow reads; prepare it "
-                "again with file_format='array_record' (cifar10, cifar100 and svhn: it is enough to delete "
-                "the folder or to pass another --data.dir)"
-            ) from error
-        splits = {}
-        for name, source in sources.items():
-            images = np.empty((len(source), *shape), np.uint8)
-            labels = np.empty(len(source), np.int32)
-            for i, example in enumerate(_examples(source, f"Reading {info.name} {name}")):
-                images[i], labels[i] = fit(example[image_key]), example[label_key]
-            if (labels < 0).any():
-                raise InputError(f"{folder} has images without a label in {name}; choose another data set")
-            splits[name] = Split(images, labels)
-        return Stored(**splits, class_names=tuple(info.features[label_key].names))
+                f"{folder}: {name} has the label {label}, but there are {classes} classes; prepare the set again"
+            )
+        labels[i] = label
+    if converted:
+        told = ", ".join(f"{change} ({count:,})" for change, count in sorted(converted.items()))
+        print(f"Converted images of {title}: {told}", file=sys.stderr)
+    return Split(images, labels)
+
+
+def _divide(prepared: _Prepared, read: Callable[[str], Split]) -> Stored:
+    """Reads the training images and those to test on: of a labelled split, or else a share of the training images."""
+    folder, info, classes = prepared.folder, prepared.builder.info, prepared.class_names
+    there = [name for name, split in info.splits.items() if split.num_examples]
+    training = "train" if "train" in info.splits or len(there) != 1 else there[0]
+    if training not in there:
+        raise InputError(f"{folder} has images in {', '.join(sorted(there)) or 'no split'}; a split train is needed")
+    train = read(training)
+    if missing := int((train.labels == _UNLABELLED).sum()):
+        raise InputError(f"{folder} has {missing:,} images without a label in {training}; choose another data set")
+    for name in _TEST_SPLITS:
+        if name in there and name != training:
+            test = read(name)
+            unlabelled = int((test.labels == _UNLABELLED).sum())
+            if 0 < unlabelled < len(test.labels):
+                raise InputError(
+                    f"{folder} has {unlabelled:,} images without a label in {name}; prepare it without them"
+                )
+            if not unlabelled:
+                origin = name if name == "test" else f"the {len(test.labels):,} images of {name}"
+                return Stored(train, test, classes, origin)
+    # Seeded by a constant: every run, whatever its seed, has the same test images.
+    kept, held = stratified_split(train.labels, _TEST_SHARE, seed=0)
+    if not len(held):
+        raise InputError(f"{folder} has no test split, and too few training images to test on some of them")
+    origin = f"{len(held):,} of the {len(train.labels):,} images of {training} ({100 * _TEST_SHARE:.0f} %, stratified)"
+    return Stored(take(train, kept), take(train, held), classes, origin)
+
+
+def _open_split(builder: Any, split: str) -> Any:
+    """The records of a split, as they are stored."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    except NotImplementedError as error:  # what tfds raises for formats of TensorFlow's
+        raise InputError(
+            f"{builder.data_path} is stored as {builder.info.file_format.value}, which only TensorFlow reads; prepare "
+            "it again with file_format='array_record' (cifar10, cifar100 and svhn: it is enough to delete "
+            "the folder or to pass another --data.dir)"
+        ) from error
+
+
+def _require_files(folder: Path, paths: Any) -> None:
+    """Refuses a set that lacks records, before the library that reads them says so at length."""
+    for path in map(Path, paths):
+        if not path.exists() or not path.stat().st_size:
+            raise _damaged(folder, f"{path.name} is {'empty' if path.exists() else 'missing'}")
+
+
+def _class_names(folder: Path, key: str, label: Any) -> tuple[str, ...]:
+    """Names of the classes: tfds reads them in the locale's encoding, and goes without them where that fails."""
+    path = folder / f"{key.replace('/', '.')}.labels.txt"
+    if not path.exists():
+        return tuple(label.names)
+    names = tuple(filter(None, map(str.strip, path.read_text(encoding="utf-8").split("\n"))))
+    if len(names) != label.num_classes:
+        raise _damaged(folder, f"{path.name} names {len(names)} classes of {label.num_classes}")
+    return names
+
+
+def _names_image(key: str, feature: Any) -> bool:
+    """Whether a feature tells which image an example holds."""
+    import tensorflow_datasets as tfds
+
+    return isinstance(feature, tfds.features.Text) and re.search(r"(^|_|/)(id|(file_?)?(name|path))$", key) is not None
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _refuse_foreign_code(folder: Path) -> None:
     """Refuses features that are not tfds's own: it imports whatever module a data set's features.json names."""
-    found: list[Any] = [json.loads((folder / "features.json").read_text())]
+    found: list[Any] = [json.loads((folder / "features.json").read_text(encoding="utf-8"))]
     while found:
         node = found.pop()
         if isinstance(node, str) and node.lstrip().startswith(("{", "[")):
@@ -204,8 +231,8 @@ def _refuse_foreign_code(folder: Path) -> None:
         found += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
-def _examples(source: Any, title: str) -> Iterator[Any]:
-    """All examples, by the thousand: twice as fast as one by one."""
+def _records(source: Any, title: str) -> Iterator[Any]:
+    """All records, by the thousand: twice as fast as one by one."""
     from rich.console import Console
     from rich.progress import track
 
@@ -225,9 +252,17 @@ def _image_and_label(folder: Path, info: Any) -> tuple[str, str]:
     if keys is None:
         found = [[key for key, feature in features.items() if isinstance(feature, kind)] for kind in kinds]
         keys = [names[0] for names in found if len(names) == 1]
-    if len(keys) != 2 or not all(isinstance(features.get(k), kind) for k, kind in zip(keys, kinds, strict=True)):
+    if len(keys) != 2 or not all(
+        isinstance(key, str) and isinstance(features.get(key), kind) for key, kind in zip(keys, kinds, strict=True)
+    ):
         raise InputError(
             f"{folder} has the features {', '.join(sorted(features))}; an image and a class label are needed"
+        )
+    image = features[keys[0]]
+    if image.np_dtype not in (np.uint8, np.uint16) or len(image.shape) != 3:
+        raise InputError(
+            f"{folder} has images of {np.dtype(image.np_dtype)} values and shape {image.shape}; "
+            "prepare it again with uint8 or uint16 images (height, width, channels)"
         )
     return keys[0], keys[1]
 

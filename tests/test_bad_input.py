@@ -137,7 +137,7 @@ BAD: list[tuple[str, str]] = [
     ("train --data.name cifar10 --data.dir {d}/sets --data.archives {d}/missing", "{d}/missing"),
     ("train --data.name svhn --data.dir {d}/sets --data.archives {d}/empty", "train_32x32.mat"),
     ("train --data.name cifar10 --data.dir {d}/sets", "cifar-10-binary.tar.gz"),
-    ("train --data.name cifar100 --data.dir {d}/text --data.archives {d}/empty", "{d}/empty"),
+    ("train --data.name cifar100 --data.dir {d}/sets --data.archives {d}/empty", "{d}/empty"),
     ("train --config {d}/missing.json", "{d}/missing.json"),
     ("train --config {d}/empty", "{d}/empty"),
     ("train --config {d}/text", "{d}/text"),

@@ -131,7 +131,9 @@ def test_a_preparation_or_cache_that_was_killed_is_never_taken_for_a_whole_one(w
     import make_archives as archives
     import numpy as np
 
-    from jaxcnn.reader import Split, find_prepared, load_prepared
+    from jaxcnn.locate import find_prepared
+    from jaxcnn.reader import load_prepared
+    from jaxcnn.splits import Split
 
     batches = archives.cifar10(150)
     archives.write_official(tmp_path / "archives", "cifar10", batches)

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import make_archives as archives
 import numpy as np
@@ -63,6 +64,27 @@ def test_damaged_sets_are_named(file: str, spoil: Callable[[bytes], bytes] | Non
     told = message(lambda: load(dir=own))
     assert told.startswith(f"{path.parent} is no whole prepared data set: ")
     assert told.endswith("; delete the folder and have it prepared again")
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "what"),
+    [
+        (TRAIN, None, f"{TRAIN} is missing"),
+        (TRAIN, b"", f"{TRAIN} is empty"),
+        ("dataset_info.json", b'{"builder_name": "cifar10"}', "its dataset_info.json is another program's"),
+        ("dataset_info.json", b"[]", "its dataset_info.json is another program's"),
+        ("label.labels.txt", b"cat\ndog\n", "label.labels.txt names 2 classes of 10"),
+    ],
+)
+def test_what_is_wrong_with_a_set_is_told(file: str, data: bytes | None, what: str, own: Path) -> None:
+    path = own / "cifar10/3.0.2" / file
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    told = message(lambda: load(dir=own))
+    assert told == (
+        f"{path.parent} is no whole prepared data set: {what}; delete the folder and have it prepared again"
+    )
 
 
 def test_a_set_that_does_not_fit_in_memory_is_not_called_damaged(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +215,108 @@ def test_a_cache_that_cannot_be_written(
         assert_same_split(load(dir=own, validation=0).train, data.train)
     assert "No space left on device" in capfd.readouterr().err
     assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize(("umask", "folder", "file"), [(0o027, 0o750, 0o640), (0o002, 0o775, 0o664), (0, 0o777, 0o666)])
+def test_others_may_do_with_the_cache_what_the_umask_says(
+    umask: int, folder: int, file: int, own: Path, cache: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        load(dir=own)
+    finally:
+        os.umask(before)
+    (entry,) = cache.iterdir()
+    assert {path.stat().st_mode & 0o777 for path in (cache, entry)} == {folder}
+    assert {path.stat().st_mode & 0o777 for path in entry.iterdir()} == {file}
+
+
+@pytest.mark.parametrize("unreadable", ["meta.json", "test_images.npy"])
+def test_a_cache_that_may_not_be_read(
+    unreadable: str, own: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = load(dir=own, validation=0)
+    (entry,) = cache.iterdir()
+    files = {path: path.stat().st_ino for path in entry.iterdir()}
+    stat = Path.stat
+
+    def refuse(path: Path, **options: Any) -> os.stat_result:  # to root, everything is readable
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as patch:
+        opener = Path.read_text if unreadable == "meta.json" else np.load
+        where = (Path, "read_text") if unreadable == "meta.json" else (np, "load")
+
+        def open_or_refuse(path: Path, *args: Any, **options: Any) -> Any:
+            return refuse(path) if Path(path) == entry / unreadable else opener(path, *args, **options)
+
+        patch.setattr(*where, open_or_refuse)
+        assert_same_split(load(dir=own, validation=0).train, first.train)
+    assert capfd.readouterr().err == (
+        f"The decoded images cached in {cache} cannot be read: "
+        f"[Errno 13] Permission denied: '{entry / unreadable}'; they are decoded again\n"
+    )
+    assert {path: stat(path).st_ino for path in entry.iterdir()} == files
+    assert [each.name for each in cache.iterdir()] == [entry.name]
+
+
+def test_an_outdated_cache_of_another_user_stays(
+    own: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    load(dir=own)
+    (entry,) = cache.iterdir()
+    meta = (entry / "meta.json").read_bytes()
+    os.utime(own / "cifar10/3.0.2" / TRAIN, ns=(0, 0))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != entry)
+    assert len(load(dir=own, validation=0).train.labels) == 100
+    assert capfd.readouterr().err == (
+        f"The decoded images are not cached in {cache}: [Errno 13] outdated, and another user's: '{entry}'\n"
+    )
+    assert (entry / "meta.json").read_bytes() == meta
+    assert [each.name for each in cache.iterdir()] == [entry.name]
+
+
+@pytest.mark.parametrize("moment", ["images are saved", "the old one is moved", "the new one is moved"])
+@pytest.mark.parametrize("outdated", [False, True])
+def test_two_processes_that_write_the_same_cache(
+    moment: str,
+    outdated: bool,
+    own: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    if outdated:
+        load(dir=own)
+        os.utime(own / "cifar10/3.0.2" / TRAIN, ns=(0, 0))
+    save, replace, moves = np.save, os.replace, 0
+
+    def other() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "save", save)
+            patch.setattr(os, "replace", replace)
+            load(dir=own)
+
+    def save_beside(path: Path, array: np.ndarray) -> None:
+        save(path, array)
+        if path.name == "test_images.npy" and moment == "images are saved":
+            other()
+
+    def replace_beside(source: Path, target: Path) -> None:
+        nonlocal moves
+        moves += 1
+        if moves == ["", "the old one is moved", "the new one is moved"].index(moment):
+            other()
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", save_beside)
+        patch.setattr(os, "replace", replace_beside if moment != "images are saved" else replace)
+        first = load(dir=own, validation=0)
+    assert capfd.readouterr() == ("", "")
+    assert len(list(cache.iterdir())) == 1
+    refuse_to_read(monkeypatch)
+    assert_same_split(load(dir=own, validation=0).train, first.train)
 
 
 def test_an_interrupted_write_leaves_no_cache(own: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,15 +12,8 @@ from PIL import Image
 from refusals import message
 from test_data import noise
 
-from jaxcnn.data import (
-    Split,
-    aligned_empty,
-    channel_statistics,
-    epoch_order,
-    fit_image,
-    stratified_split,
-    take,
-)
+from jaxcnn.data import channel_statistics, epoch_order, fit_image
+from jaxcnn.splits import Split, aligned_empty, stratified_split, take
 
 
 @settings(deadline=None)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxcnn.config import PRESETS, DataConfig, FreezeConfig, Mask, ModelConfig, OptimConfig
 from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD, Dataset, Split, load_dataset, take
 from jaxcnn.errors import InputError
-from jaxcnn.reader import find_prepared
+from jaxcnn.locate import find_prepared
 from jaxcnn.validate import require_int
 
 OPTIM = OptimConfig(schedule="constant")

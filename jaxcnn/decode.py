@@ -1,0 +1,82 @@
+"""Encoded images as uint8 arrays, converted as Pillow converts them."""
+
+import io
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from jaxcnn.errors import InputError, reason
+
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
+"""What is decoded in this process. Pillow would hand others, such as EPS, to programs that interpret them."""
+
+_SIXTEEN_BITS = "16-bit grey"
+_KINDS = {"1": "1-bit", "P": "palette", "PA": "palette", "LA": "grey-alpha"}
+"""Pillow's modes in words, where the mode is not the word itself."""
+
+
+class Decoded(NamedTuple):
+    """An image, and what it was."""
+
+    pixels: np.ndarray
+    """uint8 (height, width, 3) in RGB, or (height, width, 1) in grey."""
+    converted: str | None
+    """What the file held, such as "palette", where it was neither 8-bit grey nor RGB."""
+
+
+def decode_image(encoded: bytes | Path, name: str) -> Decoded:
+    """Decodes an image. Grey stays one channel, every other colour space becomes RGB.
+
+    The pixels are those of Pillow's `convert`: transparency is dropped, and so are colour profiles. Grey of 16 bits
+    keeps its upper 8 (Pillow's own conversion would make 255 of everything above 255). Of several frames the first
+    is taken. The orientation in the metadata is not applied, as tfds does not apply it either.
+
+    Args:
+        encoded: content of a file, or its path.
+        name: what messages call the image.
+
+    Raises:
+        InputError: when the bytes are damaged or no image, the image is too large, or its values have no known range.
+    """
+    source = encoded if isinstance(encoded, Path) else io.BytesIO(encoded)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(source, formats=_FORMATS) as image:
+                return _convert(image)
+    except MemoryError:
+        raise
+    except (UnidentifiedImageError, KeyError) as error:  # the latter from a Pillow that lacks one of the formats
+        raise _undecodable(name, f"it is no whole image of {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}") from error
+    except Exception as error:  # each of Pillow's formats raises its own kinds
+        raise _undecodable(name, reason(error)) from error
+
+
+def _convert(image: Image.Image) -> Decoded:
+    mode = image.mode
+    if mode in ("L", "RGB"):
+        pixels, converted = np.asarray(image), None
+    elif mode.startswith("I;16") or (mode == "I" and image.format == "PPM"):  # PGM is scaled to 16 bits
+        pixels, converted = (np.asarray(image) >> _extra_bits(image)).astype(np.uint8), _SIXTEEN_BITS
+    elif mode in ("I", "F"):
+        raise ValueError(f"its values are {'32-bit integers' if mode == 'I' else 'floats'} of unknown range")
+    else:
+        if mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # the same colours; Pillow warns of the direct way
+        pixels, converted = np.asarray(image.convert("L" if mode in ("1", "LA") else "RGB")), _KINDS.get(mode, mode)
+    return Decoded(pixels.reshape(*pixels.shape[:2], -1), converted)
+
+
+def _extra_bits(image: Image.Image) -> int:
+    """By how much the grey values exceed 8 bits: Pillow reads TIFF's 12 bits into 16 as they are."""
+    bits_per_sample = 258
+    twelve = getattr(image, "tag_v2", {}).get(bits_per_sample) == (12,)
+    return 4 if twelve else 8
+
+
+def _undecodable(name: str, why: str) -> InputError:
+    return InputError(f"{name} cannot be decoded: {why}; replace or remove it")
