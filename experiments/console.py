@@ -13,6 +13,8 @@ class Terminal(Console):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(emoji=False, force_jupyter=False, **settings)
+        if self.width < 1:  # COLUMNS=0, of a terminal that does not know its width: rich would print nothing at all
+            self.width = 80
 
     def on_broken_pipe(self) -> None:
         """Is called while the error is handled."""
