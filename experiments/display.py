@@ -94,10 +94,8 @@ def _line(record: EpochRecord, epochs: int, is_best: bool) -> str:
     if record.val_loss is not None:
         parts.append(f"val {record.val_loss:.4f} {record.val_accuracy:6.2f}%")
     parts += [f"lr {record.learning_rate:.2g}", f"{record.seconds:.{1 if record.seconds < 100 else 0}f}s"]
-    if is_best:
-        parts.append("best")
-    line = "  ".join(parts)
-    return line if len(line) <= _WIDTH else " ".join(parts)
+    gap = "  " if len("  ".join([*parts, "best"])) <= _WIDTH else " "  # alike for all epochs, best or not
+    return gap.join([*parts, "best"] if is_best else parts)
 
 
 def _clock(seconds: float) -> str:

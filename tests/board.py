@@ -7,11 +7,14 @@ faster reader in Rust knows no sessions; there a value drops those of its tag fr
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
+
+checksum = lru_cache(masked_crc32c)  # in Python: slow
 
 
 class Value(NamedTuple):
@@ -23,7 +26,7 @@ class Value(NamedTuple):
 def framed(event: Any) -> bytes:
     data = event.SerializeToString()
     parts = struct.pack("<Q", len(data)), data
-    return b"".join(part + struct.pack("<I", masked_crc32c(part)) for part in parts)
+    return b"".join(part + struct.pack("<I", checksum(part)) for part in parts)
 
 
 def events(folder: Path) -> Iterator[Any]:
@@ -31,11 +34,11 @@ def events(folder: Path) -> Iterator[Any]:
         data = path.read_bytes()
         while len(data) >= 12:
             (length,) = struct.unpack("<Q", data[:8])
-            assert struct.unpack("<I", data[8:12])[0] == masked_crc32c(data[:8])
+            assert struct.unpack("<I", data[8:12])[0] == checksum(data[:8])
             if len(data) < 16 + length:
                 break
             event = data[12 : 12 + length]
-            assert struct.unpack("<I", data[12 + length : 16 + length])[0] == masked_crc32c(event)
+            assert struct.unpack("<I", data[12 + length : 16 + length])[0] == checksum(event)
             yield Event.FromString(event)
             data = data[16 + length :]
 
