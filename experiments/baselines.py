@@ -84,8 +84,8 @@ def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, over
     Returns:
         What became of each, in order.
     """
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from experiments.console import Terminal
     from experiments.display import print_turn
@@ -106,11 +106,11 @@ def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, over
     table = Table("run", "test accuracy", "validation accuracy", "best epoch", "time", title="All runs")
     for name, summary, _ in outcomes:
         if summary is None:
-            table.add_row(escape(name), "failed", "", "", "")
+            table.add_row(Text(name), "failed", "", "", "")
             continue
         validation = "" if summary["val_accuracy"] is None else f"{summary['val_accuracy']:.2f} %"
         test = f"{summary['test_accuracy']:.2f} %"
-        table.add_row(escape(name), test, validation, str(summary["best_epoch"]), f"{summary['seconds']:.0f} s")
+        table.add_row(Text(name), test, validation, str(summary["best_epoch"]), f"{summary['seconds']:.0f} s")
     console.print(table)
     done = [config for (_, config), outcome in zip(experiments, outcomes, strict=True) if outcome.summary is not None]
     images = {(config.data.name, config.data.dir, config.data.classes, config.protocol) for config in done}

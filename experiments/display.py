@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from experiments.folder import Summary
 from jaxcnn.config import ExperimentConfig
@@ -119,9 +119,12 @@ def print_start(
     """Prints what is about to be trained on what; `counts` are those of `masks.count_parameters`."""
     validation = 0 if dataset.validation is None else len(dataset.validation.labels)
     console.print(
-        f"[bold]{escape(str(folder))}[/]: {escape(dataset.name)}, {dataset.num_classes} classes, "
-        f"{len(dataset.train.labels):,} training, {validation:,} validation, {len(dataset.test.labels):,} test images; "
-        f"augmentation {config.data.augment}; seed {config.seed}; on {escape(jax.devices()[0].device_kind)}",
+        Text.assemble(  # rather than markup, whose escapes do not get every name through
+            (str(folder), "bold"),
+            f": {dataset.name}, {dataset.num_classes} classes, "
+            f"{len(dataset.train.labels):,} training, {validation:,} validation, {len(dataset.test.labels):,} test "
+            f"images; augmentation {config.data.augment}; seed {config.seed}; on {jax.devices()[0].device_kind}",
+        ),
         highlight=False,
     )
     trained, total = sum(count for _, count, trains in counts if trains), sum(count for _, count, _ in counts)
@@ -139,10 +142,9 @@ def print_start(
 
 def results_table(summary: Summary) -> Table:
     """A run's results to look at."""
-    table = Table(
-        title=f"{escape(summary['name'])}: {escape(summary['dataset'])}, seed {summary['seed']}", show_header=False
-    )
-    best = f"epoch {summary['best_epoch']} of {summary['epochs']} ({escape(summary['stopped'])})"
+    title = f"{summary['name']}: {summary['dataset']}, seed {summary['seed']}"
+    table = Table(title=Text(title, "table.title"), show_header=False)
+    best = Text(f"epoch {summary['best_epoch']} of {summary['epochs']} ({summary['stopped']})")
     table.add_row("test accuracy", f"[bold]{summary['test_accuracy']:.2f} %[/]")
     table.add_row("test loss", f"{summary['test_loss']:.4f}")
     if summary["val_accuracy"] is not None:
