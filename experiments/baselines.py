@@ -6,9 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import tyro
-
-from experiments.cli import baseline, main, shallow
+from experiments.cli import baseline, main, parse_flags, shallow
 from experiments.config_file import Existing
 from jaxcnn.config import PRESETS, Augment, Device, ExperimentConfig
 from jaxcnn.errors import InputError, reason
@@ -75,7 +73,9 @@ class Outcome(NamedTuple):
 
 
 def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, overwrite: bool = False) -> list[Outcome]:
-    """Runs named experiments in order, going on past one that fails; prints a summary and names the best.
+    """Runs named experiments in order, going on past one that fails; prints a summary.
+
+    The best one is named where all that ended well were tested alike: other accuracies cannot be compared.
 
     Args:
         experiments: pairs of a run's name, which replaces the configuration's own, and its configuration.
@@ -84,15 +84,17 @@ def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, over
     Returns:
         What became of each, in order.
     """
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from experiments.console import Terminal
+    from experiments.display import print_turn
     from experiments.run import run_experiment
 
     console = Terminal(soft_wrap=True)
     outcomes = []
-    for name, config in experiments:
+    for number, (name, config) in enumerate(experiments, 1):
+        print_turn(console, number, len(experiments), name)
         try:
             outcomes.append(
                 Outcome(name, run_experiment(replace(config, name=name), Existing(overwrite=overwrite)), None)
@@ -104,16 +106,18 @@ def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, over
     table = Table("run", "test accuracy", "validation accuracy", "best epoch", "time", title="All runs")
     for name, summary, _ in outcomes:
         if summary is None:
-            table.add_row(escape(name), "failed", "", "", "")
+            table.add_row(Text(name), "failed", "", "", "")
             continue
         validation = "" if summary["val_accuracy"] is None else f"{summary['val_accuracy']:.2f} %"
         test = f"{summary['test_accuracy']:.2f} %"
-        table.add_row(escape(name), test, validation, str(summary["best_epoch"]), f"{summary['seconds']:.0f} s")
+        table.add_row(Text(name), test, validation, str(summary["best_epoch"]), f"{summary['seconds']:.0f} s")
     console.print(table)
-    if done := [outcome for outcome in outcomes if outcome.summary is not None]:
-        best = max(done, key=lambda outcome: outcome.summary["test_accuracy"] if outcome.summary else 0)
-        assert best.summary is not None
-        console.print(f"best run: {best.name}, test accuracy {best.summary['test_accuracy']:.2f} %", markup=False)
+    done = [config for (_, config), outcome in zip(experiments, outcomes, strict=True) if outcome.summary is not None]
+    images = {(config.data.name, config.data.dir, config.data.classes, config.protocol) for config in done}
+    accuracies = {outcome.name: outcome.summary["test_accuracy"] for outcome in outcomes if outcome.summary is not None}
+    if len(images) == 1:
+        best = max(accuracies, key=lambda name: accuracies[name])
+        console.print(f"best run: {best}, test accuracy {accuracies[best]:.2f} %", markup=False)
     return outcomes
 
 
@@ -142,4 +146,4 @@ def run_baselines(flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: run_baselines(tyro.cli(Flags, description=__doc__)))
+    main(lambda: run_baselines(parse_flags(Flags(), __doc__, sys.argv[1:])))

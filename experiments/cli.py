@@ -78,9 +78,7 @@ def parse_flags(default: Config, description: str | None, argv: Sequence[str], *
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            program = Path(sys.argv[0])
-            prog = f"python -m experiments.{program.parent.name if program.stem == '__main__' else program.stem}"
-            return tyro.cli(type(default), prog=prog, default=default, description=description, args=argv)
+            return tyro.cli(type(default), prog=prog(), default=default, description=description, args=argv)
     except SystemExit as end:
         cause: BaseException | None = end
         while cause is not None and not isinstance(cause, InputError):
@@ -90,6 +88,12 @@ def parse_flags(default: Config, description: str | None, argv: Sequence[str], *
             raise
         name, _, rest = str(cause).partition("=")
         raise InputError(f"--{name.removeprefix(hidden).replace('_', '-')}={rest}") from None
+
+
+def prog() -> str:
+    """How this program is called, for its help."""
+    program = Path(sys.argv[0])
+    return f"python -m experiments.{program.parent.name if program.stem == '__main__' else program.stem}"
 
 
 def on_existing(flags: Any) -> Existing:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.cli import WEIGHT_FILES, main
+from experiments.cli import WEIGHT_FILES, main, prog
 from jaxcnn.config import Activation
 from jaxcnn.errors import InputError
 from jaxcnn.files import is_there
@@ -84,4 +84,4 @@ def convert(flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: convert(tyro.cli(Flags, prog="python -m experiments.convert", description=__doc__)))
+    main(lambda: convert(tyro.cli(Flags, prog=prog(), description=__doc__)))

@@ -7,6 +7,7 @@ import platform
 import struct
 import time
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -14,71 +15,147 @@ from jaxcnn.errors import InputError, reason
 from jaxcnn.files import write_whole
 from jaxcnn.train import EpochRecord
 
+_PREFIX = "events.out.tfevents."
+_TRAIN_LOSS = "Loss/train"
+
 
 class Board:
-    """A file of TensorBoard events. tensorboardX's own writer has a thread, in which a full disk is a silent end."""
+    """TensorBoard's events of a run: what an epoch gave, once and at its time.
 
-    def __init__(self, folder: Path) -> None:
-        """Empties the folder first: a resumed run writes its events again, so none is there twice."""
+    Each start has a file of its own, which comes after those that are there: TensorBoard reads them in the order of
+    their names, and follows the last one. tensorboardX's own writer has a thread, in which a full disk is a silent end.
+    """
+
+    def __init__(self, folder: Path, records: Sequence[EpochRecord]) -> None:
+        """`records` are those of the epochs that are over; afterwards TensorBoard shows these and no others.
+
+        What a killed process wrote of later epochs is dropped, and so is an earlier result on the test set; what it
+        did not come to write is added.
+
+        Raises:
+            InputError: when the folder cannot be read or written.
+        """
         self._folder = folder
+        self._file: FileIO | None = None
         with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
-            for old in folder.glob("events.*"):
-                old.unlink()
-            self._file = (folder / f"events.out.tfevents.{int(time.time())}.{platform.node()}").open("wb", buffering=0)
+            if records or self._files():  # a first start need not wait for what reads them
+                self._correct(_read(self._files()), records)
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob(f"{_PREFIX}*"))
+
+    def _correct(self, shown: dict[tuple[int, str], float], records: Sequence[EpochRecord]) -> None:
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        wanted = {(record.epoch, tag) for record in records for tag in _values(record)}
+        if not (different := shown.keys() ^ wanted):
+            return
+        first, _ = min(different)
+        for _ in range(2):  # TensorBoard drops nothing at the first such event of a run
+            self._write(step=first, session_log=SessionLog(status=SessionLog.START))
+        for record in records:
+            if record.epoch >= first:  # these went with what is wrong
+                self._add(record.epoch, _values(record), shown.get((record.epoch, _TRAIN_LOSS), time.time()))
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Writes some numbers, by their tag.
+
+        Raises:
+            InputError: when the disk does not take it.
+        """
+        with self._writing():
+            self._add(step, values, time.time())
+
+    def add_record(self, record: EpochRecord) -> None:
+        """Writes an epoch's numbers.
+
+        Raises:
+            InputError: when the disk does not take it.
+        """
+        self.add(record.epoch, _values(record))
+
+    def close(self) -> None:
+        """Closes the file; what `add` wrote is in it already."""
+        if self._file is not None:
+            self._file.close()
+
+    def _add(self, step: int, values: dict[str, float], wall_time: float) -> None:
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        # In one event, which a kill leaves whole or not at all.
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._write(step=step, summary=summary, wall_time=wall_time)
+
+    def _write(self, **fields: Any) -> None:
+        # Imported late: it brings PyTorch along, which the first step need not wait for.
+        from tensorboardX.proto.event_pb2 import Event
+
+        if self._file is None:
+            # Later than any other even if two starts share a second, or the other's machine has a clock that is fast.
+            stamps = [path.name.removeprefix(_PREFIX).partition(".")[0] for path in self._files()]
+            stamp = max([int(time.time()), *(int(other) + 1 for other in stamps if other.isdecimal())])
+            self._file = (self._folder / f"{_PREFIX}{stamp:010}.{platform.node()}").open("xb", buffering=0)
+            self._write(file_version="brain.Event:2")
+        record = _framed(Event(**{"wall_time": time.time(), **fields}).SerializeToString())
+        while record:
+            record = record[self._file.write(record) :]
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
+            self.close()
             raise InputError(
                 f"cannot write {self._folder}: {reason(error)}; free space or choose another folder"
             ) from error
 
-    def _write(self, **fields: Any) -> None:
-        # Imported late: it brings PyTorch along, which the first step need not wait for.
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.record_writer import masked_crc32c
 
-        with self._writing():
-            data = Event(wall_time=time.time(), **fields).SerializeToString()
-            length = struct.pack("<Q", len(data))
-            record = length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
-            while record:
-                record = record[self._file.write(record) :]
+def _values(record: EpochRecord) -> dict[str, float]:
+    """An epoch's numbers, under the original's tags where it has them."""
+    values = {
+        _TRAIN_LOSS: record.train_loss,
+        "Loss/val": record.val_loss,
+        "Accuracy/train": record.train_accuracy,
+        "Accuracy/val": record.val_accuracy,
+        "LearningRate": record.learning_rate,
+        "ImagesPerSecond": record.images_per_second,
+    }
+    return {tag: value for tag, value in values.items() if value is not None}
 
-    def add(self, step: int, values: dict[str, float | None]) -> None:
-        """Writes what is not None of some numbers, by their tag.
 
-        Raises:
-            InputError: when the disk does not take it.
-        """
-        from tensorboardX.summary import scalar
+def _read(files: Sequence[Path]) -> dict[tuple[int, str], float]:
+    """What TensorBoard shows of some files, in order: when each value was written, by its step and tag."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        if self._file.tell() == 0:
-            self._write(file_version="brain.Event:2")
-        for tag, value in values.items():
-            if value is not None:
-                self._write(step=step, summary=scalar(tag, value))
+    shown: dict[tuple[int, str], float] = {}
+    for path in files:
+        for record in _records(path.read_bytes()):
+            event = Event.FromString(record)
+            if event.session_log.status == SessionLog.START:
+                shown = {(step, tag): written for (step, tag), written in shown.items() if step < event.step}
+            shown |= {(event.step, value.tag): event.wall_time for value in event.summary.value}
+    return shown
 
-    def add_record(self, record: EpochRecord) -> None:
-        """Writes an epoch's numbers, under the original's tags where it has them."""
-        self.add(
-            record.epoch,
-            {
-                "Loss/train": record.train_loss,
-                "Loss/val": record.val_loss,
-                "Accuracy/train": record.train_accuracy,
-                "Accuracy/val": record.val_accuracy,
-                "LearningRate": record.learning_rate,
-                "ImagesPerSecond": record.images_per_second,
-            },
-        )
 
-    def close(self) -> None:
-        """Closes the file; what `add` wrote is in it already."""
-        self._file.close()
+def _records(data: bytes) -> Iterator[bytes]:
+    """What is in a file of records, as far as that is whole; beyond that TensorBoard reads none either."""
+    while data:
+        record = data[12 : 12 + int.from_bytes(data[:8], "little")]
+        framed = _framed(record)
+        if not data.startswith(framed):
+            return
+        yield record
+        data = data[len(framed) :]
+
+
+def _framed(record: bytes) -> bytes:
+    """A record as it is in a file: its length and itself, each followed by its checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    length = struct.pack("<Q", len(record))
+    return length + struct.pack("<I", masked_crc32c(length)) + record + struct.pack("<I", masked_crc32c(record))
 
 
 def count_metrics(folder: Path) -> int:

@@ -4,12 +4,11 @@ A network learns the handwritten digits 0 to 4, then the digits 5 to 9 from a fe
 with the first network's weights frozen, partly frozen, and free.
 """
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
-
-from experiments.cli import main
+from experiments.cli import main, parse_flags
 from jaxcnn.config import (
     DataConfig,
     ExperimentConfig,
@@ -74,15 +73,18 @@ def configs(flags: Flags) -> tuple[list[ExperimentConfig], list[TransferConfig]]
 def quickstart(flags: Flags) -> None:
     """Pretrains, transfers by every mask, and shows the comparison."""
     from experiments.config_file import Existing
+    from experiments.console import Terminal
+    from experiments.display import print_turn
     from experiments.run import run_experiment
     from experiments.transfer import compare
 
     existing = Existing(overwrite=flags.overwrite)
     pretrainings, transfers = configs(flags)
-    for config in pretrainings:
+    for number, config in enumerate(pretrainings, 1):
+        print_turn(Terminal(soft_wrap=True), number, len(pretrainings) + len(transfers), config.run_name)
         run_experiment(config, existing)
-    compare(transfers, flags.runs_dir / "comparison", existing)
+    compare(transfers, flags.runs_dir / "comparison", existing, before=len(pretrainings))
 
 
 if __name__ == "__main__":
-    main(lambda: quickstart(tyro.cli(Flags, description=__doc__)))
+    main(lambda: quickstart(parse_flags(Flags(), __doc__, sys.argv[1:])))

@@ -256,7 +256,6 @@ def _train(
     with (
         noted() as signals,
         open_checkpoints(folder / "checkpoints") as checkpoints,
-        closing(Board(folder / "logs")) as board,
     ):
         found = checkpoints.restore(state_in)
         state, records, part = found or Progress(state_in(0), [])
@@ -269,10 +268,11 @@ def _train(
             convert.write_state_dict(folder / "model.pth", _variables(state), config.model)
         elif records:
             _require_weights(folder)  # now rather than when all is trained
-        for record in records:
-            board.add_record(record)
         behind = 0 if part is None else config.train.batch_size * len(part.loss)
-        with Bar(console, config.train.epochs, images, len(records), behind) as bar:
+        with (
+            closing(Board(folder / "logs", records)) as board,
+            Bar(console, config.train.epochs, images, len(records), behind) as bar,
+        ):
             epochs = fit(state, config, dataset, history=records, part=part, on_step=bar.step, should_stop=signals.came)
             try:
                 for trained, record in epochs:
@@ -287,6 +287,7 @@ def _train(
                     bar.epoch(record, is_best=best == len(records) - 1 and _validates(config, record))
                     if thawed := _thawed(config, len(records)):
                         console.print(f"from the next epoch on, these train too: {', '.join(thawed)}", highlight=False)
+                        bar.compiling()
                     if signals.came():
                         break
             except Paused as paused:
@@ -330,9 +331,7 @@ def _evaluate(folder: Path, config: ExperimentConfig, dataset: Dataset, records:
     variables = convert.from_torch(convert.read_state_dict(folder / "model.pth"), config.model)
     eval_step = evaluation_step(config, dataset)
     loss, accuracy, predictions = evaluate(eval_step, variables, dataset.test, config.train.batch_size)
-    with closing(Board(folder / "logs")) as board:
-        for record in records:
-            board.add_record(record)
+    with closing(Board(folder / "logs", records)) as board:
         board.add(records[best].epoch, {"Loss/test": loss, "Accuracy/test": accuracy})
     write_metrics(folder, records)  # a process killed between checkpoint and table left a line too few
     matrix = confusion_matrix(dataset.test.labels, predictions, dataset.num_classes)

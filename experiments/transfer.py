@@ -141,21 +141,28 @@ def transfer(argv: Sequence[str]) -> None:
         compare(configs, first.runs_dir / folder, existing)
 
 
-def compare(configs: Sequence[ExperimentConfig], folder: Path, existing: Existing = CONTINUE) -> list[dict[str, Any]]:
-    """Runs each configuration and writes `comparison.png`, `.md` and `.csv` into a folder; returns the summaries."""
+def compare(
+    configs: Sequence[ExperimentConfig], folder: Path, existing: Existing = CONTINUE, *, before: int = 0
+) -> list[dict[str, Any]]:
+    """Runs each configuration and writes `comparison.png`, `.md` and `.csv` into a folder; returns the summaries.
+
+    They are counted on from the `before` runs that the program has made.
+    """
     from experiments.comparison import comparison_table, write_comparison
     from experiments.console import Terminal
+    from experiments.display import print_turn
     from experiments.folder import source_digest
     from experiments.run import plan, run_experiment
 
     planned = [plan(config, existing).resolved for config in configs]  # before any is trained
+    console = Terminal(soft_wrap=True)
     summaries = []
-    for config, resolved in zip(configs, planned, strict=True):
+    for number, (config, resolved) in enumerate(zip(configs, planned, strict=True), before + 1):
+        print_turn(console, number, before + len(configs), config.run_name)
         summaries.append(run_experiment(config, existing))
         if source_digest(config.runs_dir / config.run_name) not in (None, resolved.get("source_digest")):
             raise InputError(f"the weights that {config.run_name} began with changed meanwhile; compare once they stay")
     write_comparison(folder, [config.runs_dir / config.run_name for config in configs], summaries)
-    console = Terminal(soft_wrap=True)
     console.print(comparison_table(summaries))
     console.print(f"comparison in {folder}", markup=False)
     return summaries

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments import train as train_program
-from experiments.cli import baseline, main, parse, train_main
+from experiments.cli import baseline, main, parse, prog, train_main
 from experiments.config_file import RESOLVED, read_config, to_json
 from jaxcnn.config import (
     DEEP,
@@ -33,7 +33,7 @@ from jaxcnn.config import (
 from jaxcnn.errors import InputError
 
 ROOT = Path(__file__).parent.parent
-PROGRAMS = ("train", "cifar10", "cifar100", "svhn", "baselines", "transfer", "convert")
+PROGRAMS = ("train", "cifar10", "cifar100", "svhn", "baselines", "transfer", "convert", "quickstart", "bench")
 SLOW_MODULES = ("jax", "flax", "torch", "tensorflow_datasets", "sklearn", "scipy", "matplotlib", "orbax")
 
 
@@ -135,12 +135,26 @@ for name in {PROGRAMS!r}:
             runpy.run_module(f"experiments.{{name}}", run_name="__main__")
     except SystemExit as error:
         assert error.code in (0, None), (name, error.code)
-    assert "usage:" in out.getvalue(), name
+    assert out.getvalue().startswith(f"usage: python -m experiments.{{name}} "), name
     print(name, *sorted(set({SLOW_MODULES!r}) & set(sys.modules)))
 """
     ended = command("-c", probe, cwd=tmp_path)
     assert ended.err == ""
     assert ended.out.split() == list(PROGRAMS)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/there/experiments/quickstart.py", "quickstart"),
+        ("/there/experiments/bench/__main__.py", "bench"),
+        ("experiments/baselines.py", "baselines"),
+        ("/with.dots/experiments/convert.py", "convert"),
+    ],
+)
+def test_help_names_the_program_as_it_is_called(path: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [path, "--help"])
+    assert prog() == f"python -m experiments.{name}"
 
 
 # Flags

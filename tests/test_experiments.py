@@ -1,10 +1,10 @@
 """Whole runs on a small data set: what they leave behind, and several of them."""
 
-import io
 import json
 import math
 import re
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,19 @@ import numpy as np
 import pytest
 import torch
 import tyro
+from board import shown
 from PIL import Image
-from rich.console import Console
 from tiny_run import MODEL, STEPS, TINY, assert_same_run, rows, scalars, weights
 
 from experiments import baselines, run
 from experiments.baselines import run_baselines, run_experiments
 from experiments.cli import baseline, train_main
 from experiments.config_file import Existing, read_config, to_json
-from experiments.display import Bar
 from experiments.pytorch_network import TorchCNN
 from experiments.run import run_experiment
 from jaxcnn.config import DEEP, DataConfig, ExperimentConfig, OptimConfig, TrainConfig
 from jaxcnn.data import load_dataset
 from jaxcnn.errors import InputError
-from jaxcnn.step import Metrics
 from jaxcnn.train import EpochRecord
 
 FILES = {
@@ -134,6 +132,16 @@ def test_tensorboard_shows_every_epoch_once(finished: Path) -> None:
     assert found["Accuracy/test"] == {summary["best_epoch"]: np.float32(summary["test_accuracy"])}
 
 
+def test_tensorboard_shows_when_an_epoch_was_over(finished: Path) -> None:
+    values = shown(finished / "logs")
+    ends, table = [value.wall_time for value in values["Loss/train"]], rows(finished / "metrics.csv")
+    assert (finished / "config.json").stat().st_mtime < ends[0]
+    for before, after, row in zip(ends[:-1], ends[1:], table[1:], strict=True):
+        assert after - before > 0.9 * float(row["seconds"])
+    (test,) = values["Loss/test"]
+    assert ends[-1] < test.wall_time < time.time()
+
+
 @pytest.mark.parametrize("name", ["curves", "confusion"])
 def test_the_pictures_are_pictures(name: str, finished: Path) -> None:
     with Image.open(finished / f"{name}.png") as picture:
@@ -226,19 +234,6 @@ def test_overwriting_begins_anew_and_leaves_nothing_of_the_old_run(tmp_path: Pat
     assert [row["seed"] for row in rows(tmp_path / "experiment_logs.csv")] == ["0", "4"]
 
 
-def test_a_resumed_epochs_bar_counts_what_was_done_before() -> None:
-    shown = io.StringIO()
-    terminal = Console(file=shown, force_terminal=True, width=120)
-    with Bar(terminal, epochs=2, images=100, done=0, behind=50) as bar:
-        (task,) = bar._bar.tasks
-        bar.step(25, Metrics(50.0, 5, 25))
-        assert (task.completed, task.total) == (75, 100)
-        assert "loss 2.0000  accuracy 20.00 %" in task.fields["numbers"]
-        bar._began -= 10  # 25 images in 10 s: 125 more take 50
-        bar.step(25, Metrics(50.0, 5, 25))
-        assert task.fields["numbers"].endswith("0:51 left")
-
-
 def test_a_run_that_diverges_says_at_which_step(tmp_path: Path) -> None:
     config = replace(TINY, runs_dir=tmp_path, optim=OptimConfig("sgd", 1e20), train=TrainConfig(2, 64))
     with pytest.raises(InputError, match=r"at step \d+ .*diverged"):
@@ -262,6 +257,8 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.C
     assert "error: broken: " in err
     assert "Error: " in err.partition("error: broken: ")[2]  # its kind
     assert f"best run: good, test accuracy {accuracies['good']:.2f} %" in out
+    turns = ["run 1 of 4: short", "run 2 of 4: bad", "run 3 of 4: broken", "run 4 of 4: good"]
+    assert re.findall(r"^run .*", out, re.MULTILINE) == turns
     assert "failed" in out
     assert {path.name for path in tmp_path.iterdir()} - {"broken"} == {"short", "good", "experiment_logs.csv"}
 

@@ -191,10 +191,12 @@ def test_an_extended_run_is_the_run_that_was_begun_with_more_epochs(finished: Pa
     with pytest.raises(InputError, match=r"train\.epochs=2 there, 3 here.*--extend to train it for longer"):
         run_experiment(config)
     assert contents(tmp_path) == before
+    logs = contents(tmp_path / "tiny/logs")
     run_experiment(config, EXTEND)
     assert_same_run(tmp_path / "tiny", finished)
     assert [row["epochs"] for row in rows(tmp_path / "experiment_logs.csv")] == ["2", "3"]
     assert json.loads((tmp_path / "tiny/config.json").read_text())["train"]["epochs"] == 3
+    assert contents(tmp_path / "tiny/logs").items() > logs.items()  # for a TensorBoard that follows them
     before = contents(tmp_path)
     run_experiment(config)  # finished
     run_experiment(config, EXTEND)  # as far as that goes

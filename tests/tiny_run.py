@@ -3,15 +3,14 @@
 import csv
 import json
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import board
 import numpy as np
 import pytest
 import torch
-from tensorboardX.proto.event_pb2 import Event
 
 from experiments.cli import main
 from jaxcnn.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
@@ -60,24 +59,18 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert metrics[0] == metrics[1]
     for path in (other / "results").iterdir():
         np.testing.assert_array_equal(np.load(one / "results" / path.name), np.load(path))
+    assert shown_without_times(one / "logs") == shown_without_times(other / "logs")
     summaries = [without_times(json.loads((folder / "summary.json").read_text())) for folder in (one, other)]
     assert {**summaries[0], "name": ""} == {**summaries[1], "name": ""}
 
 
+def shown_without_times(folder: Path) -> dict[str, dict[int, float]]:
+    return {tag: values for tag, values in scalars(folder).items() if tag != "ImagesPerSecond"}
+
+
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """The scalars of a TensorBoard folder by tag and step; every record's frame must be whole."""
-    found: dict[str, dict[int, float]] = {}
-    (path,) = folder.glob("events.out.tfevents.*")
-    data = path.read_bytes()
-    while data:
-        (length,) = struct.unpack("<Q", data[:8])  # then its checksum, the event, and that one's checksum
-        assert len(data) >= 16 + length
-        event = Event.FromString(data[12 : 12 + length])
-        data = data[16 + length :]
-        for value in event.summary.value:
-            assert event.step not in found.setdefault(value.tag, {})
-            found[value.tag][event.step] = value.simple_value
-    return found
+    """What TensorBoard shows of a folder, by tag and step."""
+    return {tag: {value.step: value.value for value in values} for tag, values in board.shown(folder).items()}
 
 
 def send(number: int) -> None:

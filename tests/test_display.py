@@ -1,0 +1,359 @@
+"""What is printed while a run trains: on terminals of several kinds, in files and in notebooks."""
+
+import builtins
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+from tiny_run import TINY
+
+from experiments import baselines, display, run, transfer
+from experiments.baselines import run_experiments
+from experiments.config_file import CONTINUE, Existing
+from experiments.console import Terminal
+from experiments.display import Bar, print_start, print_turn, results_table
+from experiments.quickstart import Flags, quickstart
+from jaxcnn.config import DataConfig, ExperimentConfig
+from jaxcnn.data import load_dataset
+from jaxcnn.step import Metrics
+from jaxcnn.train import EpochRecord
+
+SMALL = EpochRecord(7, 1.2345, 45.67, 1.3456, 43.21, 1e-3, 14.24, 580.0)
+LARGE = EpochRecord(1234, 12.3456, 100.0, 12.3456, 100.0, 0.00012, 5025.3, 1_234_567.0)
+
+
+class Screen(io.StringIO):
+    """A file that is a terminal or not, and counts how often it was flushed."""
+
+    def __init__(self, *, terminal: bool) -> None:
+        super().__init__()
+        self.terminal, self.flushed = terminal, 0
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+
+def opened(*, terminal: bool, **environment: str) -> tuple[Terminal, Screen]:
+    screen = Screen(terminal=terminal)
+    return Terminal(soft_wrap=True, file=screen, _environ={"TERM": "xterm", **environment}), screen
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def frame(bar: Bar, width: int = 80) -> str:
+    """The bar as it would be drawn now."""
+    shown = io.StringIO()
+    Console(file=shown, width=width).print(bar._bar.get_renderable())
+    return shown.getvalue().rstrip("\n")
+
+
+def seen(images: int, loss: float = 2.0) -> Metrics:
+    return Metrics(loss * images, 0.25 * images, images)
+
+
+# Lines
+
+
+@pytest.mark.parametrize(
+    ("record", "epochs", "is_best", "line"),
+    [
+        (SMALL, 200, True, "epoch   7/200  train 1.2345  45.67%  val 1.3456  43.21%  lr 0.001  14.2s  best"),
+        (SMALL, 7, False, "epoch 7/7  train 1.2345  45.67%  val 1.3456  43.21%  lr 0.001  14.2s"),
+        (LARGE, 2000, True, "epoch 1234/2000 train 12.3456 100.00% val 12.3456 100.00% lr 0.00012 5025s best"),
+        (LARGE, 2000, False, "epoch 1234/2000 train 12.3456 100.00% val 12.3456 100.00% lr 0.00012 5025s"),
+        (
+            LARGE._replace(val_loss=None, val_accuracy=None),
+            2000,
+            False,
+            "epoch 1234/2000  train 12.3456 100.00%  lr 0.00012  5025s",
+        ),
+        (
+            SMALL._replace(learning_rate=1.25e-7, seconds=99.96, train_loss=0.00004),
+            9999,
+            True,
+            "epoch    7/9999 train 0.0000  45.67% val 1.3456  43.21% lr 1.2e-07 100.0s best",
+        ),
+    ],
+)
+def test_an_epochs_line_fits_eighty_columns(record: EpochRecord, epochs: int, is_best: bool, line: str) -> None:
+    terminal, screen = opened(terminal=False)
+    Bar(terminal, epochs, 100, 0, 0).epoch(record, is_best=is_best)
+    assert screen.getvalue() == f"{line}\n"
+    assert len(line) <= 80
+
+
+ENVIRONMENTS: list[dict[str, str]] = [
+    {},
+    {"NO_COLOR": "1"},
+    {"TERM": "dumb"},
+    {"COLUMNS": "40"},
+    {"COLUMNS": "0"},
+    {"FORCE_COLOR": "1"},
+    {"TTY_COMPATIBLE": "1"},
+    {"TTY_INTERACTIVE": "1"},
+]
+
+
+def two_epochs(terminal: Terminal) -> None:
+    with Bar(terminal, 200, 100, 6, 0) as bar:
+        bar.step(50, seen(50))
+        bar.step(100, seen(100))
+        bar.epoch(SMALL, is_best=True)
+        bar.step(50, seen(50))
+        bar.epoch(SMALL._replace(epoch=8), is_best=False)
+
+
+TWO_LINES = (
+    "epoch   7/200  train 1.2345  45.67%  val 1.3456  43.21%  lr 0.001  14.2s  best\n"
+    "epoch   8/200  train 1.2345  45.67%  val 1.3456  43.21%  lr 0.001  14.2s\n"
+)
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=str)
+def test_a_file_gets_the_lines_and_nothing_else(environment: dict[str, str]) -> None:
+    terminal, screen = opened(terminal=False, **environment)
+    two_epochs(terminal)
+    assert screen.getvalue() == TWO_LINES
+    assert screen.flushed >= 2  # each as it happens
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=str)
+def test_a_terminal_keeps_the_lines(environment: dict[str, str]) -> None:
+    terminal, screen = opened(terminal=True, **environment)
+    two_epochs(terminal)
+    printed = screen.getvalue()
+    drawn = re.split(r"[\r\n]+", plain(printed))
+    assert [line for line in drawn if "train" in line] == TWO_LINES.splitlines()
+    assert ("compiling" in printed) == ("\x1b" in printed) == (environment.get("TERM") != "dumb")
+    width = 40 if environment.get("COLUMNS") == "40" else 80
+    assert all(len(line) <= width for line in drawn if "train" not in line)
+    if "NO_COLOR" in environment:
+        assert not re.search(r"\x1b\[[0-9;]*3[0-9]", printed)
+
+
+def test_a_notebook_gets_lines_on_its_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not one HTML output a line, for which rich would need IPython."""
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+    assert Console().is_jupyter  # so the shell is convincing
+    two_epochs(Terminal(soft_wrap=True))
+    assert capsys.readouterr().out == TWO_LINES
+
+
+# The bar
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    made = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(display, "time", SimpleNamespace(perf_counter=lambda: made.now))
+    return made
+
+
+def test_the_bar_says_that_it_compiles_until_the_first_numbers_come(clock: SimpleNamespace) -> None:
+    terminal, _ = opened(terminal=True)
+    bar = Bar(terminal, 3, 100, 0, 0)
+    assert re.fullmatch(r"epoch 1/3 [━╸╺ ]+ compiling", frame(bar))
+    clock.now += 60
+    bar.step(10, seen(10))
+    assert re.fullmatch(r"epoch 1/3 [━╸╺ ]+ loss 2\.0000  25\.00%", frame(bar))
+    clock.now += 2
+    bar.step(30, seen(30))  # 20 images in 2 s; 270 are left
+    assert frame(bar).endswith(" loss 2.0000  25.00%  10 images/s  0:27 left")
+    bar.epoch(SMALL._replace(epoch=1), is_best=False)
+    assert re.fullmatch(r"epoch 2/3 [━╸╺ ]+", frame(bar))
+    bar.compiling()  # as where another stage begins to train
+    assert frame(bar).endswith(" compiling")
+    clock.now += 60
+    bar.step(10, seen(10))
+    clock.now += 1
+    bar.step(20, seen(20))  # 10 images in 1 s; 180 are left
+    assert frame(bar).endswith(" 10 images/s  0:18 left")
+
+
+def test_a_resumed_epochs_bar_stands_where_the_run_stands(clock: SimpleNamespace) -> None:
+    terminal, screen = opened(terminal=True)
+    with Bar(terminal, epochs=5, images=100, done=2, behind=50) as bar:
+        (task,) = bar._bar.tasks
+        assert (task.completed, task.total, task.visible) == (50, 100, True)
+        assert plain(screen.getvalue()).startswith("epoch 3/5 ")
+        bar.step(25, seen(25))
+        assert (task.completed, task.total) == (75, 100)
+        clock.now += 5
+        bar.step(50, seen(50))  # 25 images in 5 s; 200 are left
+        assert (task.completed, task.fields["numbers"]) == (100, "loss 2.0000  25.00%  5 images/s  0:40 left")
+
+
+def test_an_epoch_that_is_one_call_has_its_time_left_from_the_second_on(clock: SimpleNamespace) -> None:
+    """On an accelerator; the first call compiles."""
+    terminal, _ = opened(terminal=True)
+    bar = Bar(terminal, 10, 1000, 0, 0)
+    clock.now += 30
+    bar.step(1000, seen(1000))
+    clock.now += 1  # validation
+    bar.epoch(SMALL._replace(epoch=1), is_best=True)
+    clock.now += 4
+    bar.step(1000, seen(1000))
+    assert frame(bar).endswith(" 250 images/s  0:40 left")  # 8 epochs of 5 s
+
+
+@pytest.mark.parametrize("width", [80, 100, 40, 20, 1])
+def test_the_bar_is_one_line_of_any_terminal(width: int, clock: SimpleNamespace) -> None:
+    terminal, _ = opened(terminal=True)
+    bar = Bar(terminal, 2000, 1_000_000, 1233, 0)
+    bar.step(1, seen(1, 12.3456))
+    clock.now += 999_999 / 1_234_567
+    bar.step(1_000_000, Metrics(12_345_600.0, 1e6, 1e6))
+    drawn = frame(bar, width)
+    assert len(drawn) <= width
+    assert "\n" not in drawn
+    if width >= 80:
+        assert drawn.startswith("epoch 1234/2000 ━")
+        assert drawn.endswith(" loss 12.3456  100.00%  1,234,567 images/s  10:21 left")
+
+
+@pytest.mark.parametrize("done", [2, 3])
+def test_no_bar_is_of_an_epoch_that_there_is_not(done: int) -> None:
+    """A run that had trained to its end, or just has, and reads the test set next."""
+    terminal, screen = opened(terminal=True)
+    with Bar(terminal, 3, 100, done, 0) as bar:
+        if done == 2:
+            bar.epoch(SMALL._replace(epoch=3), is_best=True)
+        assert frame(bar).strip() == ""
+    assert "4/3" not in screen.getvalue()
+
+
+# Names
+
+
+HARD_NAMES = ["with [red]markup[/]", "a:on:b :smile:", "[/]", "back\\", "[link=x]y"]
+
+
+@pytest.mark.parametrize("name", HARD_NAMES)
+def test_names_are_printed_as_they_are(name: str) -> None:
+    terminal, screen = opened(terminal=False)
+    print_turn(terminal, 3, 8, name)
+    assert screen.getvalue() == f"run 3 of 8: {name}\n"
+    dataset = replace(load_dataset(TINY.data, input_size=8, in_channels=1, seed=0), name=name)
+    print_start(terminal, Path(name), TINY, dataset, [("fc1", 3, True)])
+    assert f"{Path(name)}: {name}, 10 classes, " in screen.getvalue()
+    summary = {
+        **dict.fromkeys(("test_accuracy", "test_loss", "seconds", "images_per_second"), 1.0),
+        **dict.fromkeys(("best_epoch", "epochs", "trainable_parameters", "total_parameters", "seed"), 1),
+        "name": name,
+        "dataset": name,
+        "stopped": name,
+        "val_accuracy": None,
+    }
+    terminal.print(results_table(summary))
+    assert f"{name}: {name}, seed 1" in re.sub(r"\s+", " ", screen.getvalue())
+
+
+def test_a_terminal_without_a_width_is_printed_on() -> None:
+    for columns in ("0", "1", "40"):
+        terminal, screen = opened(terminal=False, COLUMNS=columns)
+        terminal.print(
+            "a long line of text that is not broken wherever it is printed, at any width whatever", width=None
+        )
+        assert screen.getvalue().startswith("a long line of text that is not broken wherever it is printed, at any")
+    table = Table("run")
+    table.add_row("name")
+    terminal, screen = opened(terminal=False, COLUMNS="0")
+    terminal.print(table)
+    assert "name" in screen.getvalue()
+
+
+# Several runs
+
+
+def finish(config: ExperimentConfig, existing: Existing = CONTINUE) -> dict[str, Any]:
+    accuracy = {"cifar100": 60.0}.get(config.data.name, 90.0 + config.seed)
+    numbers = {"test_accuracy": accuracy, "val_accuracy": None, "best_epoch": 1, "seconds": 1.0, "dataset": "x"}
+    return {**numbers, "seed": config.seed, "trainable_parameters": 1, "mask": config.freeze.mask}
+
+
+@pytest.mark.parametrize(
+    ("configs", "best"),
+    [
+        ([{"data": DataConfig("cifar10")}, {"data": DataConfig("cifar100")}], None),
+        ([{"data": DataConfig("svhn"), "seed": 1}, {"data": DataConfig("svhn")}], "best run: 0, test accuracy 91.00 %"),
+        ([{"data": DataConfig("svhn")}, {"data": DataConfig("svhn", classes=(1, 2)), "seed": 1}], None),
+        ([{"data": DataConfig("x")}, {"data": DataConfig("x", dir=Path("other"))}], None),
+        ([{"data": DataConfig("svhn")}, {"data": DataConfig("svhn"), "protocol": "original"}], None),
+        (
+            [{"data": DataConfig("svhn", fraction=0.5)}, {"data": DataConfig("svhn")}],
+            "best run: 0, test accuracy 90.00 %",
+        ),
+    ],
+)
+def test_the_best_run_is_named_only_among_runs_that_were_tested_alike(
+    configs: list[dict[str, Any]], best: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "run_experiment", finish)
+    run_experiments([(str(number), ExperimentConfig(**each)) for number, each in enumerate(configs)])
+    out = capsys.readouterr().out
+    assert re.findall("^best run.*", out, re.MULTILINE) == ([] if best is None else [best])
+    assert out.startswith("run 1 of 2: 0\nrun 2 of 2: 1\n")
+
+
+def test_no_run_is_the_best_where_all_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "run_experiment", lambda *_: 1 / 0)
+    assert [outcome.summary for outcome in run_experiments([("a", TINY), ("b", TINY)])] == [None, None]
+    assert "best run" not in capsys.readouterr().out
+
+
+def test_each_run_of_a_comparison_says_which_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from experiments import comparison, folder
+
+    monkeypatch.setattr(run, "run_experiment", finish)
+    monkeypatch.setattr(run, "plan", lambda *_: SimpleNamespace(resolved={}))
+    monkeypatch.setattr(folder, "source_digest", lambda _: None)
+    monkeypatch.setattr(comparison, "write_comparison", lambda *_: None)
+    quickstart(Flags(runs_dir=tmp_path, seeds=(3, 4)))
+    names = [
+        *("digits_0_to_4_seed3", "digits_0_to_4_seed4"),
+        *(f"digits_5_to_9_{mask}_seed{seed}" for seed in (3, 4) for mask in ("scratch", "frozen", "partial", "full")),
+    ]
+    turns = [f"run {number} of 10: {name}" for number, name in enumerate(names, 1)]
+    assert re.findall("^run.*", capsys.readouterr().out, re.MULTILINE) == turns
+    configs, _ = transfer.parse(["--mask", "all", "--seeds", "0", "1", "--runs-dir", str(tmp_path)])
+    transfer.compare(configs, tmp_path)
+    out = capsys.readouterr().out
+    assert "run 3 of 8: transfer_cifar10_to_cifar100_partial_seed0\n" in out
+    assert len(re.findall("^run . of 8: ", out, re.MULTILINE)) == 8
+
+
+def test_the_baselines_say_which_run_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(run, "run_experiment", finish)
+    baselines.run_baselines(baselines.Flags())
+    out = capsys.readouterr().out
+    assert re.findall("^run . .*", out, re.MULTILINE) == [
+        f"run {number} of 3: {name}" for number, name in enumerate(("cifar10", "cifar100", "svhn"), 1)
+    ]
+    assert "best run" not in out
+
+
+def test_the_table_of_several_runs_has_their_names_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "run_experiment", finish)
+    run_experiments([(name, ExperimentConfig()) for name in ("[red]x", "a:on:b", "b\\")])
+    cells = re.findall("^│ (.+?) *│", capsys.readouterr().out, re.MULTILINE)
+    assert cells == ["[red]x", "a:on:b", "b\\"]
