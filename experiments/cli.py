@@ -16,6 +16,7 @@ from experiments.config_file import Existing, read_config
 from experiments.signals import Interrupted, raised
 from jaxcnn.config import PRESETS, DataConfig, ExperimentConfig, FreezeConfig, ModelConfig
 from jaxcnn.errors import InputError
+from jaxcnn.validate import local_path
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -56,7 +57,7 @@ def parse(
     argv = sys.argv[1:] if argv is None else argv
     saved, preset = value_of("--config", argv), value_of("--model.preset", argv)
     if saved is not None:
-        default = read_config(Path(saved), ExperimentConfig)
+        default = read_config(local_path("--config", saved), ExperimentConfig)
     if preset in PRESETS:
         default = replace(default, model=PRESETS[preset])
     elif default.model in PRESETS.values():

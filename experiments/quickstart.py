@@ -18,6 +18,7 @@ from jaxcnn.config import (
     TrainConfig,
     TransferConfig,
 )
+from jaxcnn.validate import set_path
 
 # SHALLOW at a quarter of its width and half the input: enough for digits, and quick on two cores.
 NETWORK = ModelConfig(input_size=16, hidden_dims=(16, 32, 64, 128, 128, 64))
@@ -36,6 +37,9 @@ class Flags:
     """Each seed draws other images, weights and orders."""
     overwrite: bool = False
     """Begin anew where there are runs already."""
+
+    def __post_init__(self) -> None:
+        set_path(self, "runs_dir")
 
 
 def configs(flags: Flags) -> tuple[list[ExperimentConfig], list[TransferConfig]]:

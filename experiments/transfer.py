@@ -22,6 +22,7 @@ from jaxcnn.config import (
     TransferConfig,
 )
 from jaxcnn.errors import InputError
+from jaxcnn.validate import local_path
 
 MASKS: tuple[Mask, ...] = ("scratch", "frozen", "partial", "full")
 # Epochs, learning rate and patience of the original's transfers to CIFAR-100. Those to SVHN that it does not
@@ -84,7 +85,7 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
     target = target or value_of("--data.name", argv)
     generated = ""
     if saved is not None:
-        default = read_config(Path(saved), TransferConfig)
+        default = read_config(local_path("--config", saved), TransferConfig)
         target, mask = target or default.data.name, mask or default.freeze.mask
         generated = f"{default_name(default)}_{default.freeze.mask}"
     else:

@@ -12,13 +12,14 @@ import numpy as np
 from PIL import Image
 
 from jaxcnn.config import DataConfig
-from jaxcnn.errors import InputError, reason
+from jaxcnn.errors import InputError
 from jaxcnn.files import is_there
 from jaxcnn.locate import find_prepared, refuse_other_folders
 from jaxcnn.reader import load_prepared
 from jaxcnn.splits import Split as Split
 from jaxcnn.splits import Stored, stratified_split
 from jaxcnn.splits import take as take
+from jaxcnn.validate import local_path
 
 _PREPARABLE = ("cifar10", "cifar100", "svhn_cropped")
 
@@ -201,15 +202,14 @@ def _load_digits(fit: Callable[[np.ndarray], np.ndarray]) -> Stored:
 def _prepared_folder(config: DataConfig) -> Path:
     """The folder of the prepared set, prepared now where that is possible and has not been done."""
     name = re.sub(r"^svhn\b", "svhn_cropped", config.name)
-    data_dir = config.dir or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    data_dir = _expanded(data_dir, "data.dir")
+    data_dir = config.dir or local_path("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     folder = find_prepared(name, data_dir)
     if folder is None:
         refuse_other_folders(name, data_dir, config.archives is not None)
     if folder is None and name in _PREPARABLE:
         from jaxcnn.prepare import prepare
 
-        folder = prepare(name, data_dir, config.archives and _expanded(config.archives, "data.archives"))
+        folder = prepare(name, data_dir, config.archives)
     if folder is None:
         gone = "" if is_there(data_dir) else ", a folder that does not exist"
         raise InputError(
@@ -217,11 +217,3 @@ def _prepared_folder(config: DataConfig) -> Path:
             "(file_format='array_record'), pass --data.dir, or choose cifar10, cifar100, svhn or digits"
         )
     return folder
-
-
-def _expanded(path: Path, name: str) -> Path:
-    """The path with its ~ replaced."""
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{name}={str(path)!r} cannot be used: {reason(error)}; give a path without ~") from error

@@ -14,7 +14,7 @@ from typing import Literal
 
 from experiments.cli import main, parse_flags
 from jaxcnn.errors import InputError, reason
-from jaxcnn.validate import require
+from jaxcnn.validate import require, set_path
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,10 @@ class DataFlags:
 
     dir: Path | None = None
     """Folder of prepared tfds data sets with CIFAR-10 in it; noise if not given."""
+
+    def __post_init__(self) -> None:
+        if self.dir is not None:
+            set_path(self, "dir", "data.")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,12 @@ class Flags:
     """Write the table and the floors of an accelerator in Markdown: between the markers of a page that has them."""
     data: DataFlags = field(default_factory=DataFlags)
     """Images."""
+
+    def __post_init__(self) -> None:
+        for name in ("json", "chart", "markdown"):
+            if getattr(self, name) is not None:
+                set_path(self, name)
+
     model: ModelFlags = field(default_factory=ModelFlags)
     """Network."""
 
