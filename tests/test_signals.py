@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, within training and elsewhere."""
+"""Signals that end a program, within training and elsewhere."""
 
 import contextlib
 import gc
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 # Four steps are one call, and an epoch's last call is one step.
 @pytest.mark.parametrize(
     ("number", "status", "step"),
-    [(signal.SIGINT, 130, 4), (signal.SIGTERM, 143, 8), (signal.SIGTERM, 143, 20), (signal.SIGINT, 130, STEPS)],
+    [(signal.SIGINT, 130, 4), (signal.SIGTERM, 143, 8), (signal.SIGUSR1, 138, 20), (signal.SIGHUP, 129, STEPS)],
 )
 def test_a_signal_within_an_epoch_loses_no_step(
     number: int, status: int, step: int, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -149,6 +149,63 @@ def test_signals_are_noted_and_end_the_program_on_the_way_out() -> None:
     assert noting(signal.SIGINT) == 1130
     assert noting(signal.SIGINT, signal.SIGINT) == 1130  # someone will not wait
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("HUP", 129), ("USR1", 138), ("USR2", 140), ("XCPU", 152), ("TERM", 143), ("INT", 130)]
+)
+def test_what_schedulers_and_terminals_send_is_noted_and_ends_the_program(
+    name: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = signal.Signals[f"SIG{name}"]
+    assert noting(number) == 1000 + status
+    assert ended(lambda: send(number), capsys)[::2] == (
+        status,
+        f"stopped by SIG{name}; the same command, without --overwrite, continues what had begun\n",
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_is_ignored_stays_ignored(number: int) -> None:
+    """As `nohup` has it of SIGHUP, and a shell's script of SIGINT for what it starts in the background."""
+    before = signal.signal(number, signal.SIG_IGN)
+    reached = []
+    try:
+
+        def work() -> None:
+            with noted() as signals:
+                send(number)
+                assert not signals.came()
+            send(number)
+            reached.append(signal.getsignal(number))
+
+        main(work)
+    finally:
+        signal.signal(number, before)
+    assert reached == [signal.SIG_IGN]
+
+
+@pytest.mark.parametrize(("number", "waits"), [(signal.SIGXCPU, True), (signal.SIGUSR1, True), (signal.SIGINT, False)])
+def test_only_who_will_not_wait_is_not_kept_waiting_by_a_library(
+    number: int, waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGXCPU comes again every second, and an exception from nowhere can crash what a library is doing."""
+    (tmp_path / "is_loaded.py").write_text("__import__('sys').modules[__name__ + '_work']()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    reached = []
+
+    def load() -> None:
+        send(number)
+        send(number)
+        time.sleep(0.05)
+        reached.append("the library's end")
+
+    monkeypatch.setitem(sys.modules, "is_loaded_work", load)
+    monkeypatch.delitem(sys.modules, "is_loaded", raising=False)
+    with pytest.raises(SystemExit) as end:
+        main(lambda: importlib.import_module("is_loaded"))
+    assert end.value.code == 128 + number
+    assert reached == (["the library's end"] if waits else [])
 
 
 def test_a_signal_waits_until_a_module_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
