@@ -189,9 +189,8 @@ def infer_config(
     heads = [shapes.get(f"fc{k}.weight", ()) for k in (1, 2, 3)]
     if not layers or sorted(layers) != list(range(len(layers))) or any(len(head) != 2 for head in heads):
         raise InputError(not_this_network(list(shapes)))
-    ordered = [
-        [layers[i][j] for j in sorted(layers[i])] for i in range(len(layers))
-    ]  # a file may hold them in any order
+    # A file may hold its tensors in any order.
+    ordered = [[layers[i][j] for j in sorted(layers[i])] for i in range(len(layers))]
     convs = [[shape for shape in block if len(shape) == 4] for block in ordered]
     norms = [[shape for shape in block if len(shape) == 1] for block in ordered]
     if any(not conv or conv[0][0] < 1 for conv in convs):

@@ -50,7 +50,7 @@ _FORMS: tuple[tuple[str, str, str], ...] = (
     (r"\bweight_u$", "spectral_norm", "take it off with torch.nn.utils.remove_spectral_norm(module)"),
     (r"\bweight_mask$", "pruning", "make it permanent with torch.nn.utils.prune.remove(module, 'weight')"),
     (
-        r"_packed_params|\b(zero_point|scales?|qweight|absmax|SCB)$",
+        r"_packed_params|\b(zero_point|qweight|absmax|SCB)$",
         "quantisation",
         "use the network before it was quantised",
     ),
@@ -81,7 +81,7 @@ class _Network(NamedTuple):
 
     @property
     def place(self) -> str:
-        return ".".join([*map(str, self.keys), *filter(None, [self.prefix.rstrip(".")])]) or "the top level"
+        return ".".join([*map(str, self.keys), self.prefix]).strip(".") or "the top level"
 
     @property
     def is_average(self) -> bool:
@@ -111,7 +111,9 @@ def find_network(loaded: object, path: Path) -> Weights:
     _refuse_other_forms(network.tensors, path)
     tensors, notes = dict(network.tensors), []
     if network.averaged == 0:
-        notes.append(f"{network.place} averages nothing yet (n_averaged is 0): these are the weights it began with")
+        notes.append(
+            f"{_plain(network.place)} averages nothing yet (n_averaged is 0): these are the weights it began with"
+        )
     counts = [name.replace(".running_var", ".num_batches_tracked") for name in tensors if name.endswith(".running_var")]
     if missing := [name for name in counts if name not in tensors]:
         import torch
@@ -155,15 +157,9 @@ def _networks(keys: tuple[Any, ...], table: Mapping[Any, Any], path: Path) -> It
         longer = tuple(each for each in prefixes if len(each) > len(prefix))
         own = [name for name in origins if name.startswith(prefix) and not name.startswith(longer)]
         tensors = {name.removeprefix(prefix): table[origins[name]] for name in own}
-        averaged = tensors.pop("n_averaged", None)
+        averaged = _number(tensors.pop("n_averaged", None))
         known = {origins[name] for name in own}
-        yield _Network(
-            keys,
-            prefix,
-            tensors,
-            [str(key) for key in table if key not in known],
-            None if averaged is None else _number(averaged),
-        )
+        yield _Network(keys, prefix, tensors, [str(key) for key in table if key not in known], averaged)
 
 
 def _choose(found: Sequence[_Network], path: Path) -> tuple[_Network, list[str]]:
@@ -185,7 +181,7 @@ def _choose(found: Sequence[_Network], path: Path) -> tuple[_Network, list[str]]
         return network, []
     why = "an average" if network.is_average else "as the average is of nothing yet"
     unused = _places([each for each in whole if each is not network])
-    return network, [f"the weights in {network.place}, {why}, are meant, not those in {unused}"]
+    return network, [f"the weights in {_plain(network.place)}, {why}, are meant, not those in {unused}"]
 
 
 def _beside(keys: tuple[Any, ...], table: Any) -> list[str]:
@@ -202,7 +198,7 @@ def _refuse_other_forms(names: Iterable[str], path: Path) -> None:
         for pattern, what, remedy in _FORMS:
             if re.search(pattern, name):
                 raise InputError(
-                    f"{path} holds {name!r}, a weight in the form of {what}; {remedy}, then save its state_dict"
+                    f"{path} holds {name!r}, which comes of {what}; {remedy}, then save model.state_dict()"
                 )
 
 
@@ -213,13 +209,17 @@ def _is_tensor(value: object) -> bool:
 def _number(tensor: Any) -> int | None:
     try:
         return int(tensor)
-    except (ValueError, TypeError, RuntimeError):  # not of one number, or without data
+    except (ValueError, TypeError, RuntimeError):  # none, not of one number, or without data
         return None
 
 
+def _plain(name: str) -> str:
+    return name if name.isprintable() else repr(name)
+
+
 def _places(networks: Sequence[_Network]) -> str:
-    return " and ".join(network.place for network in networks)
+    return " and ".join(_plain(network.place) for network in networks)
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return ", ".join(map(_plain, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

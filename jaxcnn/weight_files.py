@@ -1,4 +1,4 @@
-"""What a weight file is, told by its content and never by its name, and what lies in it. Never runs code from a file."""
+"""What a weight file is, told by its content and not by its name, and what lies in it. Runs no code from a file."""
 
 import pickle
 import re
@@ -12,6 +12,7 @@ from jaxcnn.files import is_there
 
 _SAVE = "give what torch.save(model.state_dict(), path) writes, or safetensors"
 _FROM_ELSEWHERE = f"load it with the library that wrote it, copy its arrays into the PyTorch network, and {_SAVE}"
+_FROM_PYTORCH = f"from the PyTorch network that it was made of, {_SAVE}"
 _UNPACK = "unpack it and give the weight file in it"
 
 # What a file of another kind begins with, what it is, and the remedy.
@@ -30,11 +31,7 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (rb"GGUF", "is a GGUF file of a language model", _SAVE),
     (rb"(?s).{4}TFL3", "is a TensorFlow Lite model", _FROM_ELSEWHERE),
     (rb"\x08\x01\x12", "is a TensorFlow SavedModel", _FROM_ELSEWHERE),
-    (
-        rb"\x08[\x02-\x1f][\x12\x1a\x22\x3a\x42]",
-        "is an ONNX model",
-        f"from the PyTorch network that it came of, {_SAVE}",
-    ),
+    (rb"\x08[\x02-\x1f][\x12\x1a\x22\x3a\x42]", "is an ONNX model", _FROM_PYTORCH),
     (rb"model_checkpoint_path:", "is TensorFlow's list of checkpoints", _FROM_ELSEWHERE),
     (rb"[\x81-\x8f][\xa1-\xbf][ -~]", "is a msgpack file, as flax.serialization writes", _FROM_ELSEWHERE),
 )
@@ -181,10 +178,10 @@ def _refused(path: Path) -> str:
     own = [name for name in names if not name.startswith(("torch.", "collections.", "builtins."))]
     if any(name.startswith("torch.nn.modules.") for name in names):
         what = f"holds a whole network ({', '.join(own[:3]) or 'of torch.nn'}) in place of its state_dict"
+    elif names:
+        what = f"holds more than tensors ({', '.join(names[:4])})"
     else:
-        what = (
-            f"holds more than tensors ({', '.join(names[:4])})" if names else "holds more than tensors, or is damaged"
-        )
+        what = "holds more than tensors, or is damaged"
     return (
         f"{what}; reading that could run code, so it was not read. Where it was made, or where you trust it, save its "
         "state_dict alone: torch.save(model.state_dict(), path)"
