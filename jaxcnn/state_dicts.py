@@ -101,12 +101,15 @@ def find_network(loaded: object, path: Path) -> Weights:
     """
     found = [network for keys, table in _tables(loaded) for network in _networks(keys, table, path)]
     if not any(network.is_whole for network in found):
-        _refuse_other_forms((str(key) for _, table in _tables(loaded) for key in table), path)
-    if not found:
-        names = [str(key) for _, table in _tables(loaded) for key, leaf in table.items() if _is_tensor(leaf)]
-        if not names:
+        names = {str(key): _is_tensor(value) for _, table in _tables(loaded) for key, value in table.items()}
+        _refuse_other_forms(names, path)
+        if not any(names.values()):
             raise InputError(f"{path} holds no state_dict; save one with torch.save(model.state_dict(), path)")
-        raise InputError(f"{path}: {not_this_network(names)}")
+        if len(found) != 1:
+            together = {name for network in found for name in network.tensors}
+            if together >= _LEAST:
+                raise InputError(f"{path} holds parts of a network in {_places(found)}; {_SAVE}")
+            raise InputError(f"{path}: {not_this_network([name for name, tensor in names.items() if tensor])}")
     network, assumed = _choose(found, path)
     _refuse_other_forms(network.tensors, path)
     tensors, notes = dict(network.tensors), []
@@ -164,10 +167,9 @@ def _networks(keys: tuple[Any, ...], table: Mapping[Any, Any], path: Path) -> It
 
 def _choose(found: Sequence[_Network], path: Path) -> tuple[_Network, list[str]]:
     whole = [network for network in found if network.is_whole]
-    if not whole and len(found) == 1:
-        return found[0], []  # what is missing is told by name later
     if not whole:
-        raise InputError(f"{path} holds parts of a network in {_places(found)}; {_SAVE}")
+        (part,) = found
+        return part, []  # what is missing is told by name where the network is built
     begun = [network for network in whole if network.averaged != 0] or whole
     network, *more = [each for each in begun if each.is_average] or begun
     if more:
@@ -181,7 +183,7 @@ def _choose(found: Sequence[_Network], path: Path) -> tuple[_Network, list[str]]
         return network, []
     why = "an average" if network.is_average else "as the average is of nothing yet"
     unused = _places([each for each in whole if each is not network])
-    return network, [f"the weights in {_plain(network.place)}, {why}, are meant, not those in {unused}"]
+    return network, [f"the weights are those in {_plain(network.place)}, {why}, not those in {unused}"]
 
 
 def _beside(keys: tuple[Any, ...], table: Any) -> list[str]:
@@ -218,7 +220,8 @@ def _plain(name: str) -> str:
 
 
 def _places(networks: Sequence[_Network]) -> str:
-    return " and ".join(_plain(network.place) for network in networks)
+    names = [_plain(network.place) for network in networks]
+    return " and ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _listed(names: Sequence[str]) -> str:

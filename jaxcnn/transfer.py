@@ -127,12 +127,6 @@ def create_transfer_model(
     )
     if dropout_rate is not None:
         read = read._replace(config=replace(read.config, dropout_rate=dropout_rate))
-    if read.assumed:
-        warnings.warn(
-            f"{source} does not tell all of its network; assumed: {'; '.join(read.assumed)}. State what is otherwise "
-            "by the arguments of these names",
-            stacklevel=2,
-        )
     made = transplant(read, num_classes=num_classes, head=head, key=key_of(seed))
     freeze = FreezeConfig(mask=mask, freeze_until_block=freeze_until_block)
     frozen = frozen_stages(freeze, made.config, 0)
@@ -141,4 +135,10 @@ def create_transfer_model(
         name: jax.tree.map(lambda _, name=name: stage_of(name, made.config) >= frozen, module)
         for name, module in variables["params"].items()
     }
+    if read.assumed:
+        warnings.warn(
+            f"{source} does not tell all of its network; assumed: {'; '.join(read.assumed)}. "
+            "Give the argument of that name where it is otherwise",
+            stacklevel=2,
+        )
     return TransferModel(CNN(made.config), variables, trains, tuple(read.assumed), tuple(read.notes))

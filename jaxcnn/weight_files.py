@@ -1,6 +1,8 @@
 """What a weight file is, told by its content and not by its name, and what lies in it. Runs no code from a file."""
 
+import io
 import pickle
+import pickletools
 import re
 import warnings
 import zipfile
@@ -120,7 +122,8 @@ def _load_torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of how PyTorch reads its own files
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:  # of a path, PyTorch looks at the suffix
+                return torch.load(file, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except pickle.UnpicklingError as error:
@@ -140,7 +143,7 @@ def _check_archive(path: Path) -> None:
             pickled = any(re.fullmatch(r"[^/]*/data\.pkl", name) for name in names)
             for member, what, load in _MEMBERS:
                 if any(re.fullmatch(member, name) for name in names):
-                    raise InputError(f"{path} {what}; save torch.save({load}(path).state_dict(), other_path)")
+                    raise InputError(f"{path} {what}; give what torch.save({load}(path).state_dict(), other) writes")
             for member, what, remedy in () if pickled else _OTHER_MEMBERS:
                 if any(re.fullmatch(member, name) for name in names):
                     raise InputError(f"{path} {what}; {remedy}")
@@ -163,45 +166,53 @@ def _check_archive(path: Path) -> None:
 
 
 def _refused(path: Path) -> str:
-    """Why PyTorch does not read a file as one of weights alone, and the remedy."""
-    from torch.serialization import get_unsafe_globals_in_checkpoint
-
-    if (protocol := _protocol(path)) > 3:
+    """Why PyTorch does not read a pickle as one of weights alone, and the remedy."""
+    try:
+        protocol, names = _disassembled(path)
+    except (OSError, zipfile.BadZipFile, StopIteration):
+        protocol, names = 0, []
+    if protocol > 3:
         return (
             f"is saved with pickle protocol {protocol}, of which only those up to 3 can be read without running code; "
             "save it with torch.save(model.state_dict(), path), without pickle_protocol"
         )
-    try:
-        names = sorted(get_unsafe_globals_in_checkpoint(str(path)))
-    except Exception:  # of the legacy format, or damaged
-        names = []
-    own = [name for name in names if not name.startswith(("torch.", "collections.", "builtins."))]
-    if any(name.startswith("torch.nn.modules.") for name in names):
-        what = f"holds a whole network ({', '.join(own[:3]) or 'of torch.nn'}) in place of its state_dict"
-    elif names:
-        what = f"holds more than tensors ({', '.join(names[:4])})"
-    else:
-        what = "holds more than tensors, or is damaged"
+    more = [name for name in names if not _OF_TENSORS.fullmatch(name)]
+    if not more:
+        return "is damaged or not a PyTorch file; copy or download it again"
+    what = f"holds more than tensors ({', '.join(more[:4])})"
+    if any(name.startswith("torch.nn.modules.") for name in more):
+        own = [name for name in more if not name.startswith(("torch.", "__builtin__.", "builtins."))]
+        what = f"holds a whole network ({', '.join(own[:2]) or 'of torch.nn'}) in place of its state_dict"
     return (
         f"{what}; reading that could run code, so it was not read. Where it was made, or where you trust it, save its "
         "state_dict alone: torch.save(model.state_dict(), path)"
     )
 
 
-def _protocol(path: Path) -> int:
-    """The version of the pickle in a PyTorch file; 0 where none is declared."""
+# What the pickle of tensors names.
+_OF_TENSORS = re.compile(
+    r"torch\.(_utils\..*|_tensor\..*|\w*Storage|storage\..*|Size|[a-z]+\d+)|collections\.OrderedDict"
+)
+
+
+def _disassembled(path: Path) -> tuple[int, list[str]]:
+    """The protocol of the pickle in a PyTorch file, and the classes and functions that it names; nothing is run."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            data = archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+    else:
+        data = path.read_bytes()
+    file = io.BytesIO(data)
+    names: dict[str, None] = {}
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-                with archive.open(name) as file:
-                    start = file.read(2)
-        else:
-            with path.open("rb") as opened:
-                start = opened.read(2)
-    except (OSError, zipfile.BadZipFile, StopIteration):
-        return 0
-    return start[1] if len(start) == 2 and start[0] == pickle.PROTO[0] and start[1] <= pickle.HIGHEST_PROTOCOL else 0
+        for _ in range(4):  # the legacy format is a magic number, a version, the system's properties, and the tensors
+            for op, argument, _ in pickletools.genops(file):
+                if op.name == "GLOBAL":
+                    names[str(argument).replace(" ", ".")] = None
+    except (ValueError, UnicodeDecodeError):  # not a pickle from there on
+        pass
+    protocol = data[1] if data[:1] == pickle.PROTO and data[1:2] else 0
+    return protocol if protocol <= pickle.HIGHEST_PROTOCOL else 0, [name for name in names if name.isprintable()]
 
 
 def _is_text(head: bytes) -> bool:

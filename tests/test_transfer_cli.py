@@ -184,15 +184,16 @@ def test_what_is_taken_over_and_what_trains_is_printed(
     words = ["--mask", "partial", "--freeze-until-block", "0", "--probe-epochs", "1", "--name"]
     transfer(flags(source, tmp_path, *words, "sound"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:4] == [
+    assert lines[:5] == [
         f"assumed of the source, as its weights do not tell: {each}"
         for each in ("activation_function=relu", "apply_pooling=[1, 0] (the first blocks pool)")
     ] + [
-        f"taken over from {source}: block_0, block_1, fc1, fc2; new: fc3; did not fit: fc3",
+        f"taken over from {source}: block_0, block_1, fc1, fc2",
+        "begins with new weights: fc3 (the source's fc3 has 4 classes, the target 10)",
         f"{tmp_path}/sound: digits, 10 classes, 1,294 training, 144 validation, 359 test images; augmentation none; "
         "seed 0; on cpu",
     ]
-    assert lines[4] == (
+    assert lines[5] == (
         "trains 2,602 of 2,722 parameters: block_0 120 (frozen), block_1 312, fc1 2,064, fc2 136, fc3 90"
     )
     assert "from the next epoch on, these train too: block_1, fc1, fc2" in lines
