@@ -127,12 +127,41 @@ def test_what_was_assumed_is_told() -> None:
     ]
 
 
+@pytest.mark.parametrize("order", ["sorted", "reversed", "shuffled"])
+def test_the_order_of_a_file_changes_nothing(order: str, tmp_path: Path) -> None:
+    """Six convolutions of a block, so that 10 comes before 2 where names are sorted as text."""
+    config = replace(SMALL, layers_per_block=(6, 2), hidden_dims=(5, 3, 4, 6))
+    weights = draw_weights(config)
+    names = sorted(weights, reverse=order == "reversed")
+    if order == "shuffled":
+        names = np.random.default_rng(0).permutation(names).tolist()
+    assert names != list(weights)
+    torch.save({name: weights[name] for name in names}, tmp_path / "model.pth")
+    read = read_source(tmp_path / "model.pth", **POOLS)
+    assert read.config == config
+    assert_same_variables(read.variables, from_torch(weights, config))
+    assert_same_tensors(to_torch(read.variables, read.config), weights)
+    assert flags_to_read({name: weights[name] for name in names}, config) == flags_to_read(weights, config)
+
+
+def test_widths_that_a_block_cannot_have_are_refused_in_any_order() -> None:
+    """A second layer of other channels than the first: the last one's count, whichever comes first in the file."""
+    weights = draw_weights(replace(SMALL, apply_bn=(0, 0)))
+    weights["blocks.0.0.weight"] = torch.zeros(9, 1, 3, 3)
+    for names in (list(weights), sorted(weights, reverse=True)):
+        config, _ = infer_config({name: weights[name] for name in names}, **POOLS)
+        assert config.channels == (2, 3)
+        with pytest.raises(InputError, match=r"blocks\.0\.0\.weight has shape \(9, 1, 3, 3\), not \(2, 1, 3, 3\)"):
+            from_torch(weights, config)
+
+
 def test_weights_that_contradict_what_is_given_are_refused(tmp_path: Path) -> None:
     weights = draw_weights(SMALL)
     assert "fc1.weight reads 48 values" in message(lambda: infer_config(weights))  # 32 pixels are assumed
     assert "fc1.weight reads 48 values" in message(lambda: infer_config(weights, input_size=9 * 8))
     assert "apply_pooling" in message(lambda: infer_config(weights, input_size=8, apply_pooling=(1, 0, 1)))
     assert "of 0x0 images" in message(lambda: infer_config(weights, input_size=0))
+    assert "fc1.weight reads 48 values" in message(lambda: infer_config(weights, input_size=np.int64(72)))
     assert "activation_function" in message(lambda: infer_config(weights, **POOLS, activation_function="step"))
     torch.save(weights, tmp_path / "model.pth")
     problem = message(lambda: read_source(tmp_path / "model.pth", input_size=8, apply_pooling=(1, 1)))
@@ -351,17 +380,44 @@ def test_what_lies_beside_the_weights_must_be_readable_and_fit(tmp_path: Path) -
     write_config(beside, replace(SMALL, num_classes=4))
     for source in (tmp_path, tmp_path / "model.pth"):
         problem = message(lambda source=source: read_source(source))
+        assert problem.startswith(f"{tmp_path / 'model.pth'} and the network in {beside} disagree")
         assert "fc3.weight has shape (3, 5), not (4, 5)" in problem
     for text in ("{", "\x00", "[" * 100_000):
         beside.write_text(text)
         assert str(beside) in message(lambda: read_source(tmp_path))
     beside.write_text(json.dumps({"model": {"num_blocks": 2, "depth": 3}}))
     assert re.search(r"config\.json: model\.depth", message(lambda: read_source(tmp_path)))
-    for somebody_elses in ({"name": "a web site"}, [1, 2]):
-        beside.write_text(json.dumps(somebody_elses))
-        read = read_source(tmp_path, **POOLS)
-        assert read.config == SMALL
-        assert len(read.assumed) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"name": "a web site"},
+        [1, 2],
+        {"model_type": "resnet", "architectures": ["ResNet"], "num_channels": 3},
+        {"model": "resnet50", "num_classes": 10},
+        {"model": {"name": "resnet", "num_classes": 10, "depth": 50}},
+        {"model": ["encoder", "decoder"]},
+        {"model": None},
+    ],
+)
+def test_another_programs_configuration_is_told_and_not_used(content: Any, tmp_path: Path) -> None:
+    write_state_dict(tmp_path / "model.pth", from_torch(draw_weights(SMALL), SMALL), SMALL)
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    read = read_source(tmp_path, **POOLS)
+    assert read.config == SMALL
+    assert [text.partition("=")[0] for text in read.assumed] == ["activation_function", "apply_pooling"]
+    assert read.notes == [f"{tmp_path / 'config.json'} describes no network of this program and is not used"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_a_configuration_is_read_as_editors_save_it(encoding: str, tmp_path: Path) -> None:
+    model = replace(SMALL, activation_function="tanh", apply_pooling=(0, 1))
+    write_state_dict(tmp_path / "model.pth", from_torch(draw_weights(model), model), model)
+    text = json.dumps({"name": "Größe", "model": asdict(model)}, ensure_ascii=False, indent=2)
+    (tmp_path / "config.json").write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    read = read_source(tmp_path)
+    assert (read.config, read.assumed, list(read.notes)) == (model, [], [])
 
 
 def test_a_folder_that_holds_no_weights_is_refused(tmp_path: Path) -> None:

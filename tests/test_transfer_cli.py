@@ -197,10 +197,12 @@ def test_what_is_taken_over_and_what_trains_is_printed(
         "trains 2,602 of 2,722 parameters: block_0 120 (frozen), block_1 312, fc1 2,064, fc2 136, fc3 90"
     )
     assert "from the next epoch on, these train too: block_1, fc1, fc2" in lines
+    torch.save({"model": torch.load(source, weights_only=True), "epoch": 3}, source)
     transfer(flags(source, tmp_path, "--mask", "scratch", "--name", "new", "--train.epochs", "1"))
     out = capsys.readouterr().out
     assert f"nothing is taken over from {source}" in out
     assert "assumed of the source" in out
+    assert "of the source: ignored: epoch\n" in out
 
 
 def test_a_grey_network_and_a_coloured_target_do_not_fit(source: Path, tmp_path: Path) -> None:
