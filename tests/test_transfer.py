@@ -314,13 +314,13 @@ def test_weights_of_another_shape_are_an_error_that_names_them() -> None:
 @pytest.fixture
 def other(tmp_path: Path) -> tuple[Path, ModelConfig]:
     """Weights without their configuration, of a network with tanh and its pools behind."""
-    config = replace(TINY, activation_function="tanh", apply_pooling=(0, 1))
+    config = replace(TINY, activation_function="tanh", apply_pooling=(0, 1), dropout_rate=0.2)
     torch.save(TorchCNN(config).state_dict(), tmp_path / "other.pth")
     return tmp_path / "other.pth", config
 
 
 def test_what_is_assumed_of_a_source_is_a_warning_and_kept(other: tuple[Path, ModelConfig]) -> None:
-    path, _ = other
+    path, config = other
     with pytest.warns(UserWarning, match="does not tell all of its network") as caught:
         made = create_transfer_model(path, 7, input_size=8, mask="frozen")
     (warning,) = caught
@@ -333,7 +333,7 @@ def test_what_is_assumed_of_a_source_is_a_warning_and_kept(other: tuple[Path, Mo
     assert made.notes == ()
     model, variables, mask = made
     assert (model, variables, mask) == (made.model, made.variables, made.mask)
-    assert model.config == replace(TINY, num_classes=7)
+    assert model.config == replace(config, num_classes=7, activation_function="relu", apply_pooling=(1, 0))
     assert mask["block_1"]["conv_0"] == {"kernel": False, "bias": False}
     assert mask["fc3"] == {"kernel": True, "bias": True}
 
