@@ -118,14 +118,14 @@ def to_torch(variables: Variables, config: ModelConfig) -> dict[str, Any]:
 
 
 def _to_numpy(name: str, value: Any) -> np.ndarray[Any, Any]:
-    is_torch = hasattr(value, "detach")
-    if is_torch:
-        _refuse_odd(name, value)
     try:
-        if is_torch:
+        if hasattr(value, "detach"):
+            _refuse_odd(name, value)
             value = value.detach().cpu()
             value = value.float() if str(value.dtype) in ("torch.bfloat16", "torch.float16") else value
         array = np.asarray(value).copy()  # PyTorch's optimisers write into theirs
+    except InputError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         kind = getattr(value, "dtype", type(value).__name__)
         raise InputError(f"{name!r} holds {kind}, which NumPy does not have; save it as float32") from error
@@ -316,7 +316,7 @@ def _saved_model(path: Path) -> ModelConfig | None:
         raise InputError(f"cannot read {path}, which lies beside the weights: {reason(error)}") from error
     section = values.get("model") if isinstance(values, dict) else None
     known = {each.name for each in fields(ModelConfig)}
-    if not isinstance(section, dict) or not (section.keys() <= known or section.keys() & _OWN):
+    if not isinstance(section, dict) or not ((section and section.keys() <= known) or section.keys() & _OWN):
         return None
     config: ModelConfig = from_dict(ModelConfig, section, f"{path}: model.")
     return config

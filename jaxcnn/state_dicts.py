@@ -153,7 +153,7 @@ def _networks(keys: tuple[Any, ...], table: Mapping[Any, Any], path: Path) -> It
     origins: dict[str, Any] = {}
     for key, value in table.items():
         name = ".".join(part for part in str(key).split(".") if part not in _WRAPPERS)
-        if _is_tensor(value) and origins.setdefault(name, key) != key:
+        if _is_tensor(value) and origins.setdefault(name, key) != key and _NAME.fullmatch(name):
             raise InputError(f"{path} holds {origins[name]!r} and {key!r}, which are one tensor; save one of them")
     prefixes = {match[1] for name in origins if (match := _NAME.fullmatch(name))}
     for prefix in sorted(prefixes):

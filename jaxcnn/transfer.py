@@ -67,7 +67,7 @@ def transplant(
     return Transplant(variables, config, taken, new)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TransferModel:
     """A network that begins with saved weights; unpacks as `model, variables, mask`."""
 

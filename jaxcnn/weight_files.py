@@ -108,10 +108,10 @@ def refuse_folder(path: Path) -> None:
 
 def _load_safetensors(path: Path) -> Any:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file as load_safetensors
 
     try:
-        return load_file(path)
+        return load_safetensors(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} is damaged or not a safetensors file: {reason(error)}") from error
 

@@ -104,6 +104,13 @@ SAVED: dict[str, tuple[Any, nn.Module]] = {
     ),
     "Lightning, compiled": ({"state_dict": under("net._orig_mod.", WEIGHTS), "loops": {}}, NET),
     "a task's attribute": (under("task.student.encoder.", WEIGHTS), NET),
+    "LitEma, which drops the points": (
+        {
+            "state_dict": under("model.", WEIGHTS)
+            | {"model_ema.fc3bias": torch.ones(3), "model_ema.decay": torch.ones(1)}
+        },
+        NET,
+    ),
     "without counts": ({n: v for n, v in WEIGHTS.items() if "num_batches" not in n}, NET),
     "AveragedModel": (averaged(2).state_dict(), averaged(2)),
     "torchvision": ({"model": WEIGHTS, "model_ema": averaged(1).state_dict(), "args": None}, averaged(1)),
