@@ -181,9 +181,9 @@ def _choose(found: Sequence[_Network], path: Path) -> tuple[_Network, list[str]]
             raise InputError(f"{path} holds {names}, which are one tensor; save one of them")
     if len(whole) == 1:
         return network, []
-    why = "an average" if network.is_average else "as the average is of nothing yet"
+    why = "an average" if network.is_average else "the average is of nothing yet"
     unused = _places([each for each in whole if each is not network])
-    return network, [f"the weights are those in {_plain(network.place)}, {why}, not those in {unused}"]
+    return network, [f"the weights in {_plain(network.place)} ({why}), not those in {unused}"]
 
 
 def _beside(keys: tuple[Any, ...], table: Any) -> list[str]:

@@ -138,7 +138,7 @@ def create_transfer_model(
     if read.assumed:
         warnings.warn(
             f"{source} does not tell all of its network; assumed: {'; '.join(read.assumed)}. "
-            "Give the argument of that name where it is otherwise",
+            "Where it is otherwise, give the argument of that name, or a file of the right weights alone",
             stacklevel=2,
         )
     return TransferModel(CNN(made.config), variables, trains, tuple(read.assumed), tuple(read.notes))

@@ -159,14 +159,14 @@ def test_what_is_chosen_ignored_and_filled_in_is_told() -> None:
     assert case("twice wrapped") == ([], ["ignored: epoch"])
     assert case("Lightning") == ([], ["ignored: criterion.weight, acc.tp"])
     assert case("torchvision") == (
-        ["the weights are those in model_ema, an average, not those in model"], ["ignored: model, args"],
+        ["the weights in model_ema (an average), not those in model"], ["ignored: model, args"],
     )  # fmt: skip
-    assert case("ema-pytorch")[0] == ["the weights are those in ema_model, an average, not those in online_model"]
+    assert case("ema-pytorch")[0] == ["the weights in ema_model (an average), not those in online_model"]
     assert case("an average in the network's module")[0] == [
-        "the weights are those in swa, an average, not those in the top level"
+        "the weights in swa (an average), not those in the top level"
     ]
     assert case("an average that has not begun") == (
-        ["the weights are those in model, as the average is of nothing yet, not those in model_ema"],
+        ["the weights in model (the average is of nothing yet), not those in model_ema"],
         ["ignored: model_ema"],
     )
     assert case("an average without statistics") == ([], ["ignored: ema"])

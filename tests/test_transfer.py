@@ -326,7 +326,8 @@ def test_what_is_assumed_of_a_source_is_a_warning_and_kept(other: tuple[Path, Mo
     (warning,) = caught
     assert str(warning.message) == (
         f"{path} does not tell all of its network; assumed: activation_function=relu; "
-        "apply_pooling=[1, 0] (the first blocks pool). Give the argument of that name where it is otherwise"
+        "apply_pooling=[1, 0] (the first blocks pool). Where it is otherwise, "
+        "give the argument of that name, or a file of the right weights alone"
     )
     assert warning.filename == __file__
     assert made.assumed == ("activation_function=relu", "apply_pooling=[1, 0] (the first blocks pool)")
@@ -337,7 +338,7 @@ def test_what_is_assumed_of_a_source_is_a_warning_and_kept(other: tuple[Path, Mo
     assert mask["block_1"]["conv_0"] == {"kernel": False, "bias": False}
     assert mask["fc3"] == {"kernel": True, "bias": True}
 
-    with pytest.warns(UserWarning, match=r"assumed: activation_function=relu\. Give"):
+    with pytest.warns(UserWarning, match=r"assumed: activation_function=relu\. Where"):
         assert create_transfer_model(path, 7, input_size=8, apply_pooling=(0, 1)).assumed == made.assumed[:1]
 
 
@@ -358,7 +359,7 @@ def test_a_choice_between_two_networks_is_a_warning_too(other: tuple[Path, Model
     weights = torch.load(path, weights_only=True)
     averaged = {name: value + 1 for name, value in weights.items()}
     torch.save({"model": weights, "model_ema": averaged, "epoch": 3}, path)
-    with pytest.warns(UserWarning, match="assumed: the weights are those in model_ema, an average, not those in model"):
+    with pytest.warns(UserWarning, match=r"assumed: the weights in model_ema \(an average\), not those in model\."):
         made = create_transfer_model(path, 7)
     assert made.notes == ("ignored: model, epoch",)
     np.testing.assert_array_equal(made.variables["params"]["fc1"]["bias"], averaged["fc1.bias"])
