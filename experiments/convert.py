@@ -17,7 +17,7 @@ class Flags:
     """What to convert into what: .pth and .safetensors are files; any other destination is a checkpoint folder."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """A model.pth, a .safetensors file, a checkpoint, or a run's folder."""
+    """A file that torch.save or safetensors wrote, a checkpoint, or a run's folder."""
     destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DESTINATION")]
     """A .pth or .safetensors file, or a folder for an Orbax checkpoint."""
     input_size: int | None = None
@@ -50,7 +50,7 @@ def convert(flags: Flags) -> None:
     if is_there(flags.destination) and not flags.overwrite:
         raise InputError(f"{flags.destination} exists; give another destination or --overwrite")
     console = Terminal(soft_wrap=True, highlight=False)
-    variables, config, assumed = read_source(
+    variables, config, assumed, notes = read_source(
         flags.source,
         input_size=flags.input_size,
         apply_pooling=flags.apply_pooling,
@@ -65,6 +65,8 @@ def convert(flags: Flags) -> None:
     )
     for assumption in assumed:
         console.print(f"assumed, as the weights do not tell: {assumption}", markup=False)
+    for note in notes:
+        console.print(note, markup=False)
     if flags.verify:
         from experiments.run import select_device
         from experiments.verify import largest_difference

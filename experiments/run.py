@@ -179,6 +179,7 @@ def first_variables(config: ExperimentConfig, source: Source | None) -> tuple[di
     if source is None or not isinstance(config, TransferConfig):
         return dict(init_variables(config.model, key)), []
     notes = [f"assumed of the source, as its weights do not tell: {assumption}" for assumption in source.assumed]
+    notes += [f"of the source: {note}" for note in source.notes]
     if is_unfinished(config.source if config.source.is_dir() else config.source.parent):
         notes.append(f"the run in {config.source} is not finished; its best epoch so far is taken")
     if config.freeze.mask == "scratch":
@@ -190,8 +191,12 @@ def first_variables(config: ExperimentConfig, source: Source | None) -> tuple[di
         key=key,
         keep_fitting_head=config.protocol == "original",
     )
-    taken, new, unfit = (", ".join(names) or "nothing" for names in (made.taken, made.new, made.unfit))
-    return made.variables, [*notes, f"taken over from {config.source}: {taken}; new: {new}; did not fit: {unfit}"]
+    notes.append(f"taken over from {config.source}: {', '.join(made.taken)}")
+    if made.new:
+        old, new = source.config.num_classes, config.model.num_classes
+        why = "" if old == new else f" (the source's fc3 has {old} classes, the target {new})"
+        notes.append(f"begins with new weights: {', '.join(made.new)}{why}")
+    return made.variables, notes
 
 
 def select_device(device: Device) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jaxcnn.errors import InputError as InputError
     from jaxcnn.model import CNN as CNN
     from jaxcnn.model import init_variables as init_variables
+    from jaxcnn.transfer import TransferModel as TransferModel
     from jaxcnn.transfer import create_transfer_model as create_transfer_model
 
 _HOMES = {
@@ -36,7 +37,7 @@ _HOMES = {
     "data": ("Dataset", "load_dataset"),
     "errors": ("InputError",),
     "model": ("CNN", "init_variables"),
-    "transfer": ("create_transfer_model",),
+    "transfer": ("TransferModel", "create_transfer_model"),
 }
 
 __all__ = [name for names in _HOMES.values() for name in names]

@@ -7,11 +7,9 @@ reorders its inputs, because PyTorch flattens feature maps as C, H, W and this n
 
 import io
 import json
-import pickle
 import re
-import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +18,8 @@ import numpy as np
 from jaxcnn.config import Activation, ModelConfig, from_dict
 from jaxcnn.errors import InputError, reason
 from jaxcnn.files import is_there, write_whole
+from jaxcnn.state_dicts import find_network, not_this_network
+from jaxcnn.weight_files import load_file, refuse_folder
 
 StateDict = Mapping[str, Any]
 Variables = Mapping[str, Any]
@@ -119,15 +119,29 @@ def to_torch(variables: Variables, config: ModelConfig) -> dict[str, Any]:
 
 def _to_numpy(name: str, value: Any) -> np.ndarray[Any, Any]:
     try:
-        if hasattr(value, "detach"):  # a torch tensor; NumPy has no bfloat16
+        if hasattr(value, "detach"):
+            _refuse_odd(name, value)
             value = value.detach().cpu()
             value = value.float() if str(value.dtype) in ("torch.bfloat16", "torch.float16") else value
         array = np.asarray(value).copy()  # PyTorch's optimisers write into theirs
+    except InputError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name!r} is no plain tensor ({reason(error)}); save it as float32") from error
+        kind = getattr(value, "dtype", type(value).__name__)
+        raise InputError(f"{name!r} holds {kind}, which NumPy does not have; save it as float32") from error
     if array.dtype.kind not in "fiu":
-        raise InputError(f"{name!r} holds {array.dtype}, not numbers; a model.pth maps names to tensors")
+        raise InputError(f"{name!r} holds {array.dtype}, not real numbers; save it as float32")
     return array
+
+
+def _refuse_odd(name: str, tensor: Any) -> None:
+    """Refuses a torch tensor that is more or less than an array, whatever PyTorch itself would say of it."""
+    if tensor.is_meta:
+        raise InputError(f"{name!r} is a meta tensor, without data; load the weights into the network, then save them")
+    if tensor.is_quantized:
+        raise InputError(f"{name!r} is a quantised tensor; save the network as it was before")
+    if tensor.is_nested or str(tensor.layout) != "torch.strided":
+        raise InputError(f"{name!r} is a sparse or nested tensor ({tensor.layout}); save tensor.to_dense()")
 
 
 def _to_flax(array: np.ndarray[Any, Any], kind: str, config: ModelConfig) -> np.ndarray[Any, Any]:
@@ -174,12 +188,11 @@ def infer_config(
             layers.setdefault(int(match[1]), {})[int(match[2])] = shape
     heads = [shapes.get(f"fc{k}.weight", ()) for k in (1, 2, 3)]
     if not layers or sorted(layers) != list(range(len(layers))) or any(len(head) != 2 for head in heads):
-        raise InputError(
-            f"these are not the weights of this network: the names must be blocks.0.0.weight ... fc3.bias, "
-            f"found {', '.join(map(repr, list(shapes)[:4])) or 'none'}"
-        )
-    convs = [[s for s in layers[i].values() if len(s) == 4] for i in range(len(layers))]
-    norms = [[s for s in layers[i].values() if len(s) == 1] for i in range(len(layers))]
+        raise InputError(not_this_network(list(shapes)))
+    # A file may hold its tensors in any order.
+    ordered = [[layers[i][j] for j in sorted(layers[i])] for i in range(len(layers))]
+    convs = [[shape for shape in block if len(shape) == 4] for block in ordered]
+    norms = [[shape for shape in block if len(shape) == 1] for block in ordered]
     if any(not conv or conv[0][0] < 1 for conv in convs):
         raise InputError("these are not the weights of this network: every block needs a 3x3 convolution")
     channels = tuple(conv[-1][0] for conv in convs)
@@ -193,8 +206,8 @@ def infer_config(
     if apply_pooling is None:
         fits = [
             p
-            for p in range(min(len(layers), input_size.bit_length() - 1) + 1)
-            if channels[-1] * (input_size // 2**p) ** 2 == heads[0][1]
+            for p in range(len(layers) + 1)
+            if input_size >> p > 0 and channels[-1] * (input_size >> p) ** 2 == heads[0][1]
         ]
         if not fits:
             raise InputError(
@@ -238,6 +251,8 @@ class Source(NamedTuple):
     config: ModelConfig
     assumed: list[str]
     """What the files did not tell."""
+    notes: Sequence[str] = ()
+    """What else there is to say of how they were read."""
 
 
 def read_source(
@@ -247,7 +262,7 @@ def read_source(
     apply_pooling: tuple[int, ...] | None = None,
     activation_function: Activation | None = None,
 ) -> Source:
-    """Weights from a run's folder, an Orbax checkpoint, a `.pth` or a `.safetensors` file.
+    """Weights from a run's folder, an Orbax checkpoint, or a file that `torch.save` or safetensors wrote.
 
     What a weight file cannot tell comes from the arguments, else from a `config.json` beside it, else is assumed.
 
@@ -267,94 +282,53 @@ def read_source(
         if not is_there(path / "model.pth"):
             from jaxcnn.checkpoint import load_weights
 
+            refuse_folder(path)
             variables, config = load_weights(path)
             if given:
                 changed = replace(config, **given)
                 variables, config = from_torch(to_torch(variables, config), changed), changed
             return Source(variables, config, [])
         path = path / "model.pth"
-    state_dict = read_state_dict(path)
+    state_dict, assumed, notes = find_network(load_file(path), path)
     beside = path.parent / "config.json"
-    if beside.exists() and (saved := _saved_model(beside)) is not None:
-        config = replace(saved, **given)
-        return Source(from_torch(state_dict, config), config, [])
-    config, assumed = infer_config(state_dict, **given)
-    return Source(from_torch(state_dict, config), config, assumed)
+    if is_there(beside):
+        saved = _saved_model(beside)
+        if saved is not None:
+            config = replace(saved, **given)
+            try:
+                return Source(from_torch(state_dict, config), config, assumed, notes)
+            except InputError as error:
+                raise InputError(f"{path} and the network in {beside} disagree: {error}") from error
+        notes = [*notes, f"{beside} describes no network of this program and is not used"]
+    config, more = infer_config(state_dict, **given)
+    return Source(from_torch(state_dict, config), config, [*assumed, *more], notes)
+
+
+# Fields of `ModelConfig` that another program's section "model" is unlikely to have.
+_OWN = {"hidden_dims", "layers_per_block", "apply_pooling", "apply_bn", "num_blocks", "activation_function"}
 
 
 def _saved_model(path: Path) -> ModelConfig | None:
-    """The network in a run's config.json; None if the file is somebody else's."""
+    """The network in a run's config.json; None if the file is another program's."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_bytes())  # which tells UTF-8 from UTF-16, with a byte order mark or without
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read {path}, which lies beside the weights: {reason(error)}") from error
-    if not isinstance(values, dict) or "model" not in values:
+    section = values.get("model") if isinstance(values, dict) else None
+    known = {each.name for each in fields(ModelConfig)}
+    if not isinstance(section, dict) or not ((section and section.keys() <= known) or section.keys() & _OWN):
         return None
-    config: ModelConfig = from_dict(ModelConfig, values["model"], f"{path}: model.")
+    config: ModelConfig = from_dict(ModelConfig, section, f"{path}: model.")
     return config
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:
-    """The tensors of a `.pth`, `.pt` or `.safetensors` file. Never runs code from the file.
+    """The network's tensors in a file that `torch.save` or safetensors wrote, by the rule of `jaxcnn.state_dicts`.
 
     Raises:
-        InputError: naming the file, when it is missing, damaged, or holds anything but tensors.
+        InputError: naming the file, when it is missing or damaged, or holds no such network or several.
     """
-    if not (is_there(path) and path.is_file()):
-        raise InputError(f"{path} does not exist; give the path of a model.pth or .safetensors file")
-    loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not loaded or not all(hasattr(v, "shape") for v in loaded.values()):
-        raise InputError(f"{path} holds no state_dict; save one with torch.save(model.state_dict(), path)")
-    prefixes = ("_orig_mod.", "module.")  # of torch.compile and DataParallel
-    return {_strip(str(name), prefixes): value for name, value in loaded.items()}
-
-
-def _strip(name: str, prefixes: tuple[str, ...]) -> str:
-    while name.startswith(prefixes):
-        name = name.removeprefix(next(prefix for prefix in prefixes if name.startswith(prefix)))
-    return name
-
-
-def _read_pickle(path: Path) -> Any:
-    import torch
-
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                members = archive.infolist()
-                declared = sum(member.file_size for member in members)
-                if declared > path.stat().st_size:  # torch.save compresses nothing
-                    raise InputError(
-                        f"{path} would unpack to {declared:,} bytes, more than it holds; it was not read. "
-                        "Give a file that torch.save wrote"
-                    )
-                for member in members:  # torch.load itself looks at no checksum
-                    if member.CRC:  # 0 is what PyTorch writes where it was told to compute none
-                        archive.read(member)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (InputError, MemoryError):
-        raise
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower():
-            raise InputError(
-                f"{path} holds more than tensors, and reading it could run code; it was not read. "
-                "Save model.state_dict() alone and give that file"
-            ) from error
-        raise InputError(f"{path} is damaged or not a PyTorch file") from error
-    except Exception as error:  # the legacy format fails in as many ways as there are bytes
-        raise InputError(f"{path} is damaged or not a PyTorch file: {reason(error)}") from error
-
-
-def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is damaged or not a safetensors file: {reason(error)}") from error
+    return find_network(load_file(path), path).tensors
 
 
 def write_state_dict(path: Path, variables: Variables, config: ModelConfig) -> None:

@@ -1,6 +1,8 @@
 """Weights of one task as the start of another: what is taken over, what is new, what is frozen."""
 
-from dataclasses import replace
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +28,6 @@ class Transplant(NamedTuple):
     """Top-level modules whose weights come from the source."""
     new: list[str]
     """Those freshly initialised."""
-    unfit: list[str]
-    """Of the new ones, those that the source has in another shape."""
 
 
 def transplant(
@@ -64,16 +64,24 @@ def transplant(
         collection: {name: (source.variables if name in taken else fresh)[collection][name] for name in modules}
         for collection, modules in fresh.items()
     }
-    unfit = [
-        name
-        for name in new
-        if name in source.variables["params"] and _shapes(source.variables, name) != _shapes(fresh, name)
-    ]
-    return Transplant(variables, config, taken, new, unfit)
+    return Transplant(variables, config, taken, new)
 
 
-def _shapes(variables: Any, name: str) -> Any:
-    return jax.tree.map(lambda leaf: tuple(leaf.shape), variables["params"][name])
+@dataclass(frozen=True, eq=False)
+class TransferModel:
+    """A network that begins with saved weights; unpacks as `model, variables, mask`."""
+
+    model: CNN
+    variables: dict[str, Any]
+    mask: dict[str, Any]
+    """A tree like `variables["params"]` of booleans: True where a parameter trains."""
+    assumed: tuple[str, ...]
+    """What neither the source nor the arguments told of its network."""
+    notes: tuple[str, ...]
+    """What of the source was ignored or filled in."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.model, self.variables, self.mask))
 
 
 def create_transfer_model(
@@ -88,11 +96,11 @@ def create_transfer_model(
     apply_pooling: tuple[int, ...] | None = None,
     activation_function: Activation | None = None,
     dropout_rate: float | None = None,
-) -> tuple[CNN, dict[str, Any], dict[str, Any]]:
-    """A network for another task from saved weights: `(model, variables, mask)`.
+) -> TransferModel:
+    """A network for another task from saved weights: `model, variables, mask = create_transfer_model(...)`.
 
     Args:
-        source: a run's folder, an Orbax checkpoint, a model.pth or a .safetensors file.
+        source: a run's folder, an Orbax checkpoint, or a file that torch.save or safetensors wrote.
         num_classes: of the target.
         mask: what is frozen; `scratch` ignores the source's weights.
         freeze_until_block: the last block that `partial` freezes, counted from 0.
@@ -104,10 +112,12 @@ def create_transfer_model(
         dropout_rate: while fine-tuning; the source's if not given.
 
     Returns:
-        The module, its variables, and a tree like `variables["params"]` of booleans: True where a parameter trains
-        (what `optax.selective_transform` wants is its negation). To train with frozen blocks left alone, their running
-        statistics too, apply the module with `eval_stages`, the number of stages that the mask freezes
-        (`jaxcnn.masks.frozen_stages`).
+        The module, its variables, and the mask of what trains (what `optax.selective_transform` wants is its negation).
+        To train with frozen blocks left alone, their running statistics too, apply the module with `eval_stages`, the
+        number of stages that the mask freezes (`jaxcnn.masks.frozen_stages`).
+
+    Warns:
+        UserWarning: naming what had to be assumed of the source's network, which `assumed` of the result holds too.
 
     Raises:
         InputError: when the source cannot be read or the mask does not fit its network.
@@ -125,4 +135,10 @@ def create_transfer_model(
         name: jax.tree.map(lambda _, name=name: stage_of(name, made.config) >= frozen, module)
         for name, module in variables["params"].items()
     }
-    return CNN(made.config), variables, trains
+    if read.assumed:
+        warnings.warn(
+            f"{source} does not tell all of its network; assumed: {'; '.join(read.assumed)}. "
+            "Where it is otherwise, give the argument of that name, or a file of the right weights alone",
+            stacklevel=2,
+        )
+    return TransferModel(CNN(made.config), variables, trains, tuple(read.assumed), tuple(read.notes))

@@ -44,6 +44,22 @@ def test_weights_go_through_every_form_unchanged(
     assert torch.load(tmp_path / "folder.pth", weights_only=True).keys() == wanted.keys()
 
 
+def test_what_a_file_holds_besides_is_printed(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {f"net.{name}": value for name, value in weights(finished).items() if "num_batches" not in name}
+    torch.save({"state_dict": given | {"loss[bold].weight": torch.ones(2)}, "epoch": 3}, tmp_path / "other.pth")
+    convert(Flags(tmp_path / "other.pth", tmp_path / "plain.pth", input_size=8))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3:5] == [
+        "not in the file, and taken for 0: blocks.0.1.num_batches_tracked",
+        "ignored: epoch, loss[bold].weight",
+    ]
+    for name, tensor in weights(finished).items():
+        found = torch.load(tmp_path / "plain.pth", weights_only=True)[name]
+        assert torch.equal(found, torch.zeros_like(tensor) if "num_batches" in name else tensor), name
+
+
 def test_a_name_is_printed_as_it_is(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     convert(Flags(finished, tmp_path / "of[bold]run[/x].pth"))
     assert f"wrote {tmp_path}/of[bold]run[/x].pth" in capsys.readouterr().out

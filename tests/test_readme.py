@@ -92,6 +92,7 @@ def test_the_commands_on_embedded_data_run_one_after_the_other(tmp_path: Path, m
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_state_dict(Path("runs/cifar10/model.pth"), init_variables(SHALLOW, jax.random.key(0)), SHALLOW)
+    write_json(Path("runs/cifar10/config.json"), to_json(baseline("cifar10")))
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
     exec(example, names)

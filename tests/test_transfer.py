@@ -1,7 +1,7 @@
 """Transfers: against the original's recorded steps, and what frozen, thawed and new mean leaf by leaf."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from jaxcnn.config import FreezeConfig, Mask, Precision
 from jaxcnn.convert import Source, entries, from_torch, read_source
 from jaxcnn.data import Dataset, Split
 from jaxcnn.features import compute_features
+from jaxcnn.files import write_json
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables
 from jaxcnn.step import Batch, init_state, make_train_step
@@ -308,6 +309,60 @@ def test_weights_of_another_shape_are_an_error_that_names_them() -> None:
     other = Source(source.variables, replace(source.config, hidden_dims=(8, 16, 20, 32, 64, 32)), [])
     with pytest.raises(InputError, match="block_2 is"):
         transplant(other, num_classes=10, key=jax.random.key(0))
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> tuple[Path, ModelConfig]:
+    """Weights without their configuration, of a network with tanh and its pools behind."""
+    config = replace(TINY, activation_function="tanh", apply_pooling=(0, 1), dropout_rate=0.2)
+    torch.save(TorchCNN(config).state_dict(), tmp_path / "other.pth")
+    return tmp_path / "other.pth", config
+
+
+def test_what_is_assumed_of_a_source_is_a_warning_and_kept(other: tuple[Path, ModelConfig]) -> None:
+    path, config = other
+    with pytest.warns(UserWarning, match="does not tell all of its network") as caught:
+        made = create_transfer_model(path, 7, input_size=8, mask="frozen")
+    (warning,) = caught
+    assert str(warning.message) == (
+        f"{path} does not tell all of its network; assumed: activation_function=relu; "
+        "apply_pooling=[1, 0] (the first blocks pool). Where it is otherwise, "
+        "give the argument of that name, or a file of the right weights alone"
+    )
+    assert warning.filename == __file__
+    assert made.assumed == ("activation_function=relu", "apply_pooling=[1, 0] (the first blocks pool)")
+    assert made.notes == ()
+    model, variables, mask = made
+    assert (model, variables, mask) == (made.model, made.variables, made.mask)
+    assert model.config == replace(config, num_classes=7, activation_function="relu", apply_pooling=(1, 0))
+    assert mask["block_1"]["conv_0"] == {"kernel": False, "bias": False}
+    assert mask["fc3"] == {"kernel": True, "bias": True}
+
+    with pytest.warns(UserWarning, match=r"assumed: activation_function=relu\. Where"):
+        assert create_transfer_model(path, 7, input_size=8, apply_pooling=(0, 1)).assumed == made.assumed[:1]
+
+
+def test_a_source_that_tells_all_or_is_told_all_warns_of_nothing(other: tuple[Path, ModelConfig]) -> None:
+    """A warning is an error here."""
+    path, config = other
+    told = {"input_size": 8, "apply_pooling": (0, 1), "activation_function": "tanh"}
+    made = create_transfer_model(path, 7, **told)
+    assert (made.model.config, made.assumed) == (replace(config, num_classes=7), ())
+    write_json(path.parent / "config.json", {"model": asdict(config)})
+    made = create_transfer_model(str(path), 7)
+    assert (made.model.config, made.assumed) == (replace(config, num_classes=7), ())
+
+
+def test_a_choice_between_two_networks_is_a_warning_too(other: tuple[Path, ModelConfig]) -> None:
+    path, config = other
+    write_json(path.parent / "config.json", {"model": asdict(config)})
+    weights = torch.load(path, weights_only=True)
+    averaged = {name: value + 1 for name, value in weights.items()}
+    torch.save({"model": weights, "model_ema": averaged, "epoch": 3}, path)
+    with pytest.warns(UserWarning, match=r"assumed: the weights in model_ema \(an average\), not those in model\."):
+        made = create_transfer_model(path, 7)
+    assert made.notes == ("ignored: model, epoch",)
+    np.testing.assert_array_equal(made.variables["params"]["fc1"]["bias"], averaged["fc1.bias"])
 
 
 def test_a_mask_beyond_the_network_is_refused() -> None:

@@ -14,10 +14,11 @@ import torch
 from experiments import transfer as transfer_module
 from experiments.comparison import rows, write_comparison
 from experiments.config_file import read_config, to_json
+from experiments.run import first_variables
 from experiments.transfer import parse, transfer
 from jaxcnn import InputError, ModelConfig, init_variables
 from jaxcnn.config import Augment, TransferConfig
-from jaxcnn.convert import from_torch, read_state_dict, write_state_dict
+from jaxcnn.convert import from_torch, read_source, read_state_dict, write_state_dict
 from jaxcnn.data import as_original, load_dataset
 from jaxcnn.files import write_json
 from jaxcnn.prepare import prepare
@@ -184,22 +185,39 @@ def test_what_is_taken_over_and_what_trains_is_printed(
     words = ["--mask", "partial", "--freeze-until-block", "0", "--probe-epochs", "1", "--name"]
     transfer(flags(source, tmp_path, *words, "sound"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:4] == [
+    assert lines[:5] == [
         f"assumed of the source, as its weights do not tell: {each}"
         for each in ("activation_function=relu", "apply_pooling=[1, 0] (the first blocks pool)")
     ] + [
-        f"taken over from {source}: block_0, block_1, fc1, fc2; new: fc3; did not fit: fc3",
+        f"taken over from {source}: block_0, block_1, fc1, fc2",
+        "begins with new weights: fc3 (the source's fc3 has 4 classes, the target 10)",
         f"{tmp_path}/sound: digits, 10 classes, 1,294 training, 144 validation, 359 test images; augmentation none; "
         "seed 0; on cpu",
     ]
-    assert lines[4] == (
+    assert lines[5] == (
         "trains 2,602 of 2,722 parameters: block_0 120 (frozen), block_1 312, fc1 2,064, fc2 136, fc3 90"
     )
     assert "from the next epoch on, these train too: block_1, fc1, fc2" in lines
+    torch.save({"model": torch.load(source, weights_only=True), "epoch": 3}, source)
     transfer(flags(source, tmp_path, "--mask", "scratch", "--name", "new", "--train.epochs", "1"))
     out = capsys.readouterr().out
     assert f"nothing is taken over from {source}" in out
     assert "assumed of the source" in out
+    assert "of the source: ignored: epoch\n" in out
+
+
+def test_what_begins_with_new_weights_is_told(source: Path) -> None:
+    read = read_source(source, input_size=8, apply_pooling=(1, 0), activation_function="relu")
+    taken = f"taken over from {source}: block_0, block_1"
+    for head, classes, wanted in (
+        ("all", 4, [taken, "begins with new weights: fc1, fc2, fc3"]),
+        ("all", 7, [taken, "begins with new weights: fc1, fc2, fc3 (the source's fc3 has 4 classes, the target 7)"]),
+        ("fc3", 4, [f"{taken}, fc1, fc2", "begins with new weights: fc3"]),
+    ):
+        config = TransferConfig(source=source, head=head, model=replace(read.config, num_classes=classes))
+        assert first_variables(config, read)[1] == wanted
+    original = TransferConfig(source=source, protocol="original", model=read.config)
+    assert first_variables(original, read)[1] == [f"{taken}, fc1, fc2, fc3"]
 
 
 def test_a_grey_network_and_a_coloured_target_do_not_fit(source: Path, tmp_path: Path) -> None:
