@@ -1,6 +1,6 @@
 """Convert weights between PyTorch's model.pth, safetensors and Orbax checkpoints, and compare both networks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +10,7 @@ from experiments.cli import WEIGHT_FILES, main, prog
 from jaxcnn.config import Activation
 from jaxcnn.errors import InputError
 from jaxcnn.files import is_there
+from jaxcnn.validate import local_path
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def convert(flags: Flags) -> None:
     from jaxcnn.checkpoint import save_weights
     from jaxcnn.convert import flags_to_read, read_source, to_torch, write_state_dict
 
+    flags = replace(flags, **{name: local_path(name, getattr(flags, name)) for name in ("source", "destination")})
     if flags.destination.suffix not in ("", *WEIGHT_FILES):
         raise InputError(
             f"{flags.destination} is no kind of file that weights are written to: give one of "

@@ -172,4 +172,4 @@ def write_metrics(folder: Path, records: Sequence[EpochRecord]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(EpochRecord._fields)
     writer.writerows(records)
-    write_whole(folder / "metrics.csv", lambda temporary: temporary.write_text(text.getvalue()))
+    write_whole(folder / "metrics.csv", lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))

@@ -13,7 +13,7 @@ from jaxcnn.convert import Source, read_source
 from jaxcnn.errors import InputError
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import CNN, init_variables, key_of, stage_of
-from jaxcnn.validate import require_choice
+from jaxcnn.validate import local_path, require_choice
 
 _NEW = {"fc3": ("fc3",), "all": ("fc1", "fc2", "fc3")}
 
@@ -123,7 +123,10 @@ def create_transfer_model(
         InputError: when the source cannot be read or the mask does not fit its network.
     """
     read = read_source(
-        Path(source), input_size=input_size, apply_pooling=apply_pooling, activation_function=activation_function
+        local_path("source", source),
+        input_size=input_size,
+        apply_pooling=apply_pooling,
+        activation_function=activation_function,
     )
     if dropout_rate is not None:
         read = read._replace(config=replace(read.config, dropout_rate=dropout_rate))

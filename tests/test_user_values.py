@@ -17,8 +17,11 @@ from refusals import message
 from experiments.bench.__main__ import Flags as BenchFlags
 from experiments.cli import parse
 from experiments.config_file import read_config, to_json
+from experiments.convert import Flags as ConvertFlags
+from experiments.convert import convert
 from experiments.quickstart import Flags as QuickstartFlags
 from experiments.transfer import parse as parse_transfer
+from jaxcnn import create_transfer_model
 from jaxcnn.config import (
     DataConfig,
     ExperimentConfig,
@@ -159,3 +162,16 @@ def test_files_have_the_permissions_that_the_umask_leaves(mask: int, mode: int, 
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == 4
     assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in files} == {path.name: mode for path in files}
+
+
+def test_what_is_converted_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for source, told in (
+        ("~/model.pth", f"{tmp_path}/model.pth does not exist"),
+        ("gs://bucket/model.pth", "source='gs:/bucket/model.pth' is a URL"),
+    ):
+        for call in (
+            lambda source=source: convert(ConvertFlags(Path(source), tmp_path / "checkpoint")),
+            lambda source=source: create_transfer_model(Path(source), 10),
+        ):
+            assert told in message(call)
