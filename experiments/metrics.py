@@ -1,8 +1,6 @@
 """The numbers of a run, epoch by epoch: `metrics.csv` and TensorBoard's events."""
 
 import contextlib
-import csv
-import io
 import platform
 import struct
 import time
@@ -10,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.tables import csv_text
 from jaxcnn.errors import InputError, reason
-from jaxcnn.files import write_whole
+from jaxcnn.files import write_text
 from jaxcnn.train import EpochRecord
 
 
@@ -91,8 +90,4 @@ def count_metrics(folder: Path) -> int:
 
 def write_metrics(folder: Path, records: Sequence[EpochRecord]) -> None:
     """Writes `metrics.csv`: a line for every epoch so far."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(EpochRecord._fields)
-    writer.writerows(records)
-    write_whole(folder / "metrics.csv", lambda temporary: temporary.write_text(text.getvalue()))
+    write_text(folder / "metrics.csv", csv_text([EpochRecord._fields, *records]))

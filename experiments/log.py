@@ -1,0 +1,137 @@
+"""The table of all runs in a folder: a view of what they left, in which a user's own columns are kept."""
+
+import contextlib
+import fcntl
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.config_file import RESOLVED, to_json
+from experiments.folder import PLACES, SUMMARY, read_json, read_summary
+from experiments.streams import warn
+from experiments.tables import csv_text, read_table
+from jaxcnn.config import ExperimentConfig, TransferConfig
+from jaxcnn.errors import InputError, reason
+from jaxcnn.files import write_text
+
+_IN_SUMMARY = ("seed", "data.name", "freeze.mask")  # settings that have a column anyway
+
+
+class _Run(NamedTuple):
+    name: str
+    """That of its folder, so that a copy or a renamed run has its own."""
+    summary: dict[str, Any]
+    settings: dict[str, Any]
+    """By dotted name."""
+    finished_at: float
+
+
+class _Notes(NamedTuple):
+    """What a log holds beyond what the runs tell."""
+
+    columns: Sequence[str]
+    rows: dict[str, list[str]]
+    """Cells of these columns by the run's name, in the log's order."""
+
+
+def log_path(runs_dir: Path, *, transfers: bool) -> Path:
+    """The log of a folder's transfers, or of its other runs."""
+    return runs_dir / ("transfer_learning_logs.csv" if transfers else "experiment_logs.csv")
+
+
+def check_log(runs_dir: Path, *, transfers: bool) -> None:
+    """Reads a log if it is there.
+
+    Raises:
+        InputError: when `update_log` would refuse it.
+    """
+    _read_notes(log_path(runs_dir, transfers=transfers), own=set())
+
+
+def update_log(runs_dir: Path, *, transfers: bool) -> None:
+    """Writes a log, unless it is up to date: a row for each finished run that is there.
+
+    Its columns are those of `summary.json`, then each setting that differs between the runs, then those that a user
+    added, matched by the run's name. Rows keep their order; new ones follow in the order in which the runs finished.
+    Several processes may do this at once.
+
+    Raises:
+        InputError: when the log there is no table with a column `name`, or cannot be written.
+    """
+    log = log_path(runs_dir, transfers=transfers)
+    text, _ = _render(log, transfers)
+    if _is(log, text):
+        return
+    try:
+        with (runs_dir / f".{log.name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            text, gone = _render(log, transfers)  # again, now that no other process writes it
+            write_text(log, text)
+    except OSError as error:
+        raise InputError(f"cannot write {log}: {reason(error)}; free space or make {runs_dir} writable") from error
+    for name, notes in gone.items():
+        told = "".join(f"; {note}" for note in notes if note)
+        warn(f"{log} no longer lists {name}, whose folder is gone{told}")
+
+
+def _is(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
+
+
+def _render(log: Path, transfers: bool) -> tuple[str, dict[str, list[str]]]:
+    """The log as it should be, and the rows (own cells by name) of the one there that are no longer in it."""
+    runs = _finished_runs(log.parent, transfers)
+    names = list(dict.fromkeys(name for run in runs for name in run.settings))
+    differing = [name for name in names if any(run.settings.get(name) != runs[0].settings.get(name) for run in runs)]
+    own = {*SUMMARY, *names, *_settings(to_json(TransferConfig() if transfers else ExperimentConfig()))}
+    notes = _read_notes(log, own)
+    place = {name: number for number, name in enumerate(notes.rows)}
+    runs.sort(key=lambda run: (place.get(run.name, len(place)), run.finished_at, run.name))
+    rows: list[list[Any]] = [[*SUMMARY, *differing, *notes.columns]]
+    for run in runs:
+        told = {**run.summary, "name": run.name}
+        settings = [run.settings.get(name) for name in differing]
+        rows.append([*(told[name] for name in SUMMARY), *settings, *notes.rows.get(run.name, ())])
+    there = {run.name for run in runs}
+    return csv_text(rows), {name: cells for name, cells in notes.rows.items() if name not in there}
+
+
+def _finished_runs(runs_dir: Path, transfers: bool) -> list[_Run]:
+    """Those whose files can be read: a damaged or another program's folder is no reason to lose the others."""
+    found = []
+    for path in runs_dir.glob("*/summary.json"):
+        with contextlib.suppress(InputError, OSError):
+            summary, config = read_summary(path), read_json(path.parent / "config.json")
+            if ("source" in config) == transfers:
+                name = path.parent.name.encode(errors="backslashreplace").decode()
+                found.append(_Run(name, summary, _settings(config), path.stat().st_mtime))
+    return found
+
+
+def _settings(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """The settings in a `config.json` by dotted name, without those that say where and those of the summary."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and name != RESOLVED:
+            found |= _settings(value, f"{where}{name}.")
+        elif f"{where}{name}" not in (*PLACES, *_IN_SUMMARY, RESOLVED):
+            found[f"{where}{name}"] = value
+    return found
+
+
+def _read_notes(log: Path, own: set[str]) -> _Notes:
+    """A log's columns beyond its own ones, and their cells; of two rows with one name, the last counts."""
+    if not log.exists() or not log.read_bytes().strip():
+        return _Notes((), {})
+    try:
+        header, *rows = read_table(log)
+        if header.count("name") != 1:
+            raise InputError(f"{log} has no column `name`, or several")
+    except InputError as error:
+        raise InputError(f"{error}; move it away, or mend it") from error
+    added = [i for i, column in enumerate(header) if column not in own and (column or any(row[i] for row in rows))]
+    at = header.index("name")
+    return _Notes([header[i] for i in added], {row[at]: [row[i] for i in added] for row in rows})
