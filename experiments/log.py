@@ -53,7 +53,7 @@ def update_log(runs_dir: Path, *, transfers: bool) -> None:
 
     Its columns are those of `summary.json`, then each setting that differs between the runs, then those that a user
     added, matched by the run's name. Rows keep their order; new ones follow in the order in which the runs finished.
-    Several processes may do this at once.
+    Of a run that is being trained again, what the user noted stays. Several processes may do this at once.
 
     Raises:
         InputError: when the log there is no table with a column `name`, or cannot be written.
@@ -82,33 +82,37 @@ def _is(path: Path, text: str) -> bool:
 
 
 def _render(log: Path, transfers: bool) -> tuple[str, dict[str, list[str]]]:
-    """The log as it should be, and the rows (own cells by name) of the one there that are no longer in it."""
-    runs = _finished_runs(log.parent, transfers)
-    names = list(dict.fromkeys(name for run in runs for name in run.settings))
-    differing = [name for name in names if any(run.settings.get(name) != runs[0].settings.get(name) for run in runs)]
+    """The log as it should be, and what the one there lists of runs whose folder is gone (own cells by name)."""
+    runs = {run.name: run for run in _finished_runs(log.parent, transfers)}
+    settings = [run.settings for run in runs.values()]
+    names = list(dict.fromkeys(name for each in settings for name in each))
+    differing = [name for name in names if any(each.get(name) != settings[0].get(name) for each in settings)]
     own = {*SUMMARY, *names, *_settings(to_json(TransferConfig() if transfers else ExperimentConfig()))}
     notes = _read_notes(log, own)
-    place = {name: number for number, name in enumerate(notes.rows)}
-    runs.sort(key=lambda run: (place.get(run.name, len(place)), run.finished_at, run.name))
     rows: list[list[Any]] = [[*SUMMARY, *differing, *notes.columns]]
-    for run in runs:
-        told = {**run.summary, "name": run.name}
-        settings = [run.settings.get(name) for name in differing]
-        rows.append([*(told[name] for name in SUMMARY), *settings, *notes.rows.get(run.name, ())])
-    there = {run.name for run in runs}
-    return csv_text(rows), {name: cells for name, cells in notes.rows.items() if name not in there}
+    gone = {}
+    for name in dict.fromkeys([*notes.rows, *runs]):
+        noted = notes.rows.get(name, [""] * len(notes.columns))
+        if run := runs.get(name):
+            told = {**run.summary, "name": name}
+            rows.append([*(told[key] for key in SUMMARY), *(run.settings.get(key) for key in differing), *noted])
+        elif not name or not (log.parent / name).is_dir():
+            gone[name] = noted
+        elif any(noted):  # it is being trained again
+            rows.append([name, *[None] * (len(SUMMARY) + len(differing) - 1), *noted])
+    return csv_text(rows), gone
 
 
 def _finished_runs(runs_dir: Path, transfers: bool) -> list[_Run]:
-    """Those whose files can be read: a damaged or another program's folder is no reason to lose the others."""
+    """Those whose files can be read, in the order in which they finished."""
     found = []
     for path in runs_dir.glob("*/summary.json"):
-        with contextlib.suppress(InputError, OSError):
+        with contextlib.suppress(InputError, OSError):  # a damaged folder or another program's
             summary, config = read_summary(path), read_json(path.parent / "config.json")
             if ("source" in config) == transfers:
                 name = path.parent.name.encode(errors="backslashreplace").decode()
                 found.append(_Run(name, summary, _settings(config), path.stat().st_mtime))
-    return found
+    return sorted(found, key=lambda run: (run.finished_at, run.name))
 
 
 def _settings(values: dict[str, Any], where: str = "") -> dict[str, Any]:
