@@ -72,7 +72,7 @@ def only_warns(missing: str) -> Iterator[None]:
         yield
     except Exception as error:  # of whatever kind: pictures are drawn by a large library
         told = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {reason(error)}"
-        warn(f"no {missing}: {told}. The results are safe; after that is mended, the same command makes it")
+        warn(f"no {missing}: {told}. Once that is mended, the same command makes it")
 
 
 @contextlib.contextmanager

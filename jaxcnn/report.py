@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
     """A figure to draw on, written as PNG in the end. What the user has set for other figures has no effect on it."""
     matplotlib = _import_matplotlib()
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # a box is drawn instead
+    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+    with matplotlib.rc_context(defaults), warnings.catch_warnings(action="ignore"):  # as of glyphs that a font lacks
         figure = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
         yield figure
         write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))

@@ -113,7 +113,7 @@ def test_no_picture_costs_the_others(error: Exception, tmp_path: Path, capsys: p
         patch.setattr(present_module, "plot_curves", fail)
         patch.setattr(present_module, "plot_confusion", fail)
         present(folder)
-    assert capsys.readouterr().err.count("The results are safe") == 2
+    assert capsys.readouterr().err.count("Once that is mended, the same command makes it") == 2
     assert rows(tmp_path / "experiment_logs.csv")[0]["name"] == "a"
     present(folder)
     assert all((folder / name).exists() for name in MADE)
