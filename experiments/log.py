@@ -128,7 +128,7 @@ def _settings(values: dict[str, Any], where: str = "") -> dict[str, Any]:
 
 def _read_notes(log: Path, own: set[str]) -> _Notes:
     """A log's columns beyond its own ones, and their cells; of two rows with one name, the last counts."""
-    if not log.exists() or not log.read_bytes().strip():
+    if not log.exists() or not log.stat().st_size:
         return _Notes((), {})
     try:
         header, *rows = read_table(log)

@@ -56,7 +56,8 @@ def write_results(
         ("labels", dataset.test.labels),
     ):
         write_npy(folder / "results" / f"{name}.npy", np.asarray(values))
-    with only_warns(f"test figures in {folder / 'logs'}"), closing(Board(folder / "logs")) as board:
+    kept = f"They are in {folder / 'summary.json'}"
+    with only_warns(f"test loss and accuracy in {folder / 'logs'}", kept), closing(Board(folder / "logs")) as board:
         for record in records:
             board.add_record(record)
         board.add(records[best].epoch, {"Loss/test": loss, "Accuracy/test": accuracy})

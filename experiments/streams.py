@@ -62,17 +62,18 @@ def warn(message: str) -> None:
 
 
 @contextlib.contextmanager
-def only_warns(missing: str) -> Iterator[None]:
-    """Turns an error within into one line on stderr. For what the same command can make again.
+def only_warns(missing: str, remedy: str = "Once that is mended, the same command makes it") -> Iterator[None]:
+    """Turns an error within into one line on stderr.
 
     Args:
         missing: what there is not because of the error.
+        remedy: how to get it nevertheless.
     """
     try:
         yield
     except Exception as error:  # of whatever kind: pictures are drawn by a large library
         told = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {reason(error)}"
-        warn(f"no {missing}: {told}. Once that is mended, the same command makes it")
+        warn(f"no {missing}: {told}. {remedy}")
 
 
 @contextlib.contextmanager
