@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
+def new_figure(path: Path, width: float, height: float) -> Iterator[Any]:
     """A figure to draw on, written as PNG in the end. What the user has set for other figures has no effect on it."""
     matplotlib = _import_matplotlib()
     defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
     with matplotlib.rc_context(defaults), warnings.catch_warnings(action="ignore"):  # as of glyphs that a font lacks
         figure = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
         yield figure
-        write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
+        write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
 def _import_matplotlib() -> Any:
@@ -66,7 +66,7 @@ def confusion_matrix(
 def plot_curves(path: Path, records: "Sequence[EpochRecord]", best: int) -> None:
     """Writes loss and accuracy by epoch as PNG; `best` is the index of the epoch whose weights are kept."""
     epochs = [r.epoch for r in records]
-    with _figure(path, 10, 4) as figure:
+    with new_figure(path, 10, 4) as figure:
         for axes, title, train, val in (
             (figure.add_subplot(1, 2, 1), "cross-entropy (nats)", "train_loss", "val_loss"),
             (figure.add_subplot(1, 2, 2), "accuracy (%)", "train_accuracy", "val_accuracy"),
@@ -87,7 +87,7 @@ def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequen
     names = [_label(name) for name in class_names]
     side = min(4 + 0.35 * count, 16)
     percent = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    with _figure(path, side + 1, side) as figure:
+    with new_figure(path, side + 1, side) as figure:
         axes = figure.add_subplot()
         image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
         figure.colorbar(image, label="% of the class", shrink=0.8)
@@ -105,7 +105,7 @@ def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequen
 
 def plot_comparison(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
     """Writes validation accuracy (percent) by epoch as PNG: thin lines for runs, a thick one for the mean of a name."""
-    with _figure(path, 8, 5) as figure:
+    with new_figure(path, 8, 5) as figure:
         axes = figure.add_subplot()
         for i, (name, runs) in enumerate(curves.items()):
             epochs = max(len(values) for values in runs)

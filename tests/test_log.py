@@ -160,6 +160,17 @@ def test_two_columns_of_a_user_may_have_one_name_and_that_of_another_logs_settin
     assert log.read_text() == f"{names},note,note,source,device\n{cells},1,2,me,mine\n"
 
 
+def test_the_index_that_pandas_adds_is_a_column_of_the_users(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_run(tmp_path, name)
+    update_log(tmp_path, transfers=False)
+    log = log_path(tmp_path, transfers=False)
+    lines = log.read_text().splitlines()
+    log.write_text("".join(f"{index},{line}\n" for index, line in zip(["", "0", "1"], lines, strict=True)))
+    update_log(tmp_path, transfers=False)
+    assert log.read_text().splitlines() == [f"{line},{i}" for line, i in zip(lines, ["", "0", "1"], strict=True)]
+
+
 def test_rows_whose_run_is_gone_go_and_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b", "c"):
         make_run(tmp_path, name)
