@@ -46,7 +46,8 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
     """Trains, or finishes what an earlier call began, and returns what `summary.json` holds.
 
     Validation decides the learning rate, when to stop and the best epoch; the test set is read once, at the end, with
-    the best weights (the last ones where nothing is held out for validation).
+    the best weights (the last ones where nothing is held out for validation). Pictures and the run's row in the log,
+    which are made last, only cause a warning where they fail; a call for a finished run makes those that are missing.
 
     Raises:
         InputError: when the configuration, the data or the run's folder cannot be used.
@@ -54,9 +55,8 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
     """
     console = Terminal(soft_wrap=True)
     folder, config, source, dataset, resolved, summary = plan(config, existing)
-    if summary is not None:
-        console.print(f"{folder} is finished; --overwrite trains anew, --name trains beside it", markup=False)
-    else:
+    was_finished = summary is not None
+    if summary is None:
         with _enough_memory():
             variables, notes = first_variables(config, source)  # may refuse, so before the folder is made
         with claimed(folder, config, resolved, existing) as summary, _enough_memory():
@@ -71,6 +71,8 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
                 records = _train(folder, config, dataset, variables, console)
                 summary = write_results(folder, config, dataset, records, counts, began)
     present(folder)
+    if was_finished:
+        console.print(f"{folder} is finished; --overwrite trains anew, --name trains beside it", markup=False)
     console.print(results_table(summary))
     return summary
 

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_log import SUMMARY, make_run
-from tiny_run import TINY, assert_same_run, rows
+from tiny_run import TINY, assert_same_run, ended, rows
 
 from experiments import present as present_module
 from experiments import results, run
@@ -94,27 +96,29 @@ def test_what_cannot_be_made_is_a_warning_and_the_rest_is_made(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
+def test_no_picture_costs_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    folder = make_finished(tmp_path)
+    for error in (
         RuntimeError("Failed to process string with tex because latex could not be found"),
         OSError("No space left on device"),
         ImportError("libfreetype.so.6: cannot open shared object file"),
         MemoryError(),
         InputError("cannot write it"),
-    ],
-)
-def test_no_picture_costs_the_others(error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def fail(*_: object) -> None:
-        raise error
-
-    folder = make_finished(tmp_path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(present_module, "plot_curves", fail)
-        patch.setattr(present_module, "plot_confusion", fail)
-        present(folder)
-    assert capsys.readouterr().err.count("Once that is mended, the same command makes it") == 2
-    assert rows(tmp_path / "experiment_logs.csv")[0]["name"] == "a"
+    ):
+        (tmp_path / "experiment_logs.csv").unlink(missing_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("plot_curves", "plot_confusion"):
+                patch.setattr(present_module, name, lambda *_, error=error: fail(error))
+            present(folder)
+        told = capsys.readouterr().err.splitlines()
+        assert len(told) == 2
+        for line in told:
+            assert (str(error) or "MemoryError") in line
+            assert line.endswith("Once that is mended, the same command makes it")
+        assert rows(tmp_path / "experiment_logs.csv")[0]["name"] == "a"
     present(folder)
     assert all((folder / name).exists() for name in MADE)
 
@@ -212,6 +216,22 @@ def test_a_run_whose_pictures_and_log_fail_is_finished_and_the_same_command_make
     assert (folder / "curves.png").exists()
     assert [row["name"] for row in rows(log)] == ["tiny"]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_reader_that_has_seen_enough_ends_the_program_after_what_was_due(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "tiny")
+    (tmp_path / "tiny/curves.png").unlink()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with pytest.MonkeyPatch.context() as patch, os.fdopen(writing, "w", buffering=1) as closed:
+        patch.setattr(sys, "stdout", closed)
+        status, _, err = ended(lambda: run_experiment(replace(TINY, runs_dir=tmp_path)), capsys)
+    assert (status, err) == (141, "")
+    assert (tmp_path / "tiny/curves.png").exists()
+    assert [row["name"] for row in rows(tmp_path / "experiment_logs.csv")] == ["tiny"]
 
 
 @pytest.mark.usefixtures("own_cache")
