@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ import tyro
 
 from experiments.config_file import Existing, read_config
 from experiments.signals import Interrupted, raised
+from experiments.streams import standard_streams
 from jaxcnn.config import PRESETS, DataConfig, ExperimentConfig, FreezeConfig, ModelConfig
 from jaxcnn.errors import InputError
 from jaxcnn.validate import local_path
@@ -134,19 +134,19 @@ def value_of(flag: str, argv: list[str]) -> str | None:
 
 def main(program: Callable[[], object]) -> None:
     """Runs a program; bad input ends in one message on stderr and status 2, Ctrl-C in 130, SIGTERM in 143."""
-    try:
-        with raised():
-            program()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt as error:
-        interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
-        print(interrupted, file=sys.stderr)
-        raise SystemExit(interrupted.status) from None
-    except BrokenPipeError:  # whoever read this program's output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to write
-        raise SystemExit(128 + signal.SIGPIPE) from None
+    with standard_streams():
+        try:
+            with raised():
+                program()
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt as error:
+            interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+            print(interrupted, file=sys.stderr)
+            raise SystemExit(interrupted.status) from None
+        except BrokenPipeError:  # whoever read this program's output has seen enough
+            raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def baseline(name: str) -> ExperimentConfig:

@@ -1,7 +1,5 @@
 """Masks side by side: a table and a picture of what transfer bought."""
 
-import csv
-import io
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-from jaxcnn.errors import InputError, reason
-from jaxcnn.files import write_whole
+from experiments.present import read_metrics
+from experiments.streams import only_warns
+from experiments.tables import csv_text
+from jaxcnn.files import write_text
 from jaxcnn.report import plot_comparison
 
 _COLUMNS = ("mask", "runs", "test accuracy (%)", "against scratch", "epochs to best", "seconds", "trained parameters")
@@ -60,27 +60,19 @@ def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
 
 
 def write_comparison(folder: Path, runs: Sequence[Path], summaries: Sequence[dict[str, Any]]) -> None:
-    """Writes comparison.png (validation accuracy by epoch, a line for each mask), .md and .csv.
+    """Writes comparison.csv, .md and .png (validation accuracy by epoch, a line for each mask).
 
-    Raises:
-        InputError: when a run's `metrics.csv` is gone or another program's, or a file cannot be written.
+    A file that cannot be written, or that lacks a run's `metrics.csv`, is a warning on stderr.
     """
-    curves: dict[str, list[list[float]]] = {}
-    for run, summary in zip(runs, summaries, strict=True):
-        curves.setdefault(summary["mask"], []).append(_accuracies(run / "metrics.csv"))
     table = rows(summaries)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *table])
-    write_whole(folder / "comparison.csv", lambda path: path.write_text(text.getvalue()))
-    lines = [_COLUMNS, tuple("---" for _ in _COLUMNS), *table]
-    markdown = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    write_whole(folder / "comparison.md", lambda path: path.write_text(markdown))
-    plot_comparison(folder / "comparison.png", curves)
-
-
-def _accuracies(path: Path) -> list[float]:
-    try:
-        with path.open(newline="") as file:
-            return [float(row["val_accuracy"]) for row in csv.DictReader(file) if row["val_accuracy"]]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read: {reason(error)}; --overwrite trains that run anew") from error
+    with only_warns(str(folder / "comparison.csv")):
+        write_text(folder / "comparison.csv", csv_text([_COLUMNS, *table]))
+    with only_warns(str(folder / "comparison.md")):
+        lines = [_COLUMNS, tuple("---" for _ in _COLUMNS), *table]
+        write_text(folder / "comparison.md", "".join(f"| {' | '.join(cells)} |\n" for cells in lines))
+    with only_warns(str(folder / "comparison.png")):
+        curves: dict[str, list[list[float]]] = {}
+        for run, summary in zip(runs, summaries, strict=True):
+            accuracies = [r.val_accuracy for r in read_metrics(run) if r.val_accuracy is not None]
+            curves.setdefault(summary["mask"], []).append(accuracies)
+        plot_comparison(folder / "comparison.png", curves)

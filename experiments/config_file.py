@@ -1,6 +1,7 @@
 """A run's configuration as a file, and what to do where one is."""
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -33,7 +34,13 @@ def read_config(path: Path, kind: type[Config]) -> Config:
         InputError: when the file is missing, is no JSON, or holds what no experiment has.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_bytes())  # UTF-8 or UTF-16, with or without a byte order mark
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"cannot read the configuration {path}: {_mistake(error)} in line {error.lineno}, column {error.colno}"
+        ) from error
+    except UnicodeError as error:
+        raise InputError(f"cannot read the configuration {path}: {reason(error)}; save it as UTF-8") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read the configuration {path}: {reason(error)}") from error
     if isinstance(values, dict):
@@ -43,6 +50,16 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return config
+
+
+def _mistake(error: json.JSONDecodeError) -> str:
+    """What is wrong with a file that should be JSON, and the remedy where it is a common mistake."""
+    before, after = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
+    if after.startswith(("//", "/*", "#")):
+        return "JSON has no comments; remove the one"
+    if re.match(r",?\s*[}\]]", after) and (after[0] == "," or before.endswith(",")):
+        return "JSON has no comma before a closing bracket; remove the one"
+    return f"it is no JSON: {error.msg}"
 
 
 def to_json(config: ExperimentConfig) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Where programs print what a person is to see."""
 
+import sys
 from typing import Any
 
 from rich.console import Console
+
+from experiments.streams import output
 
 
 class Terminal(Console):
@@ -12,7 +15,7 @@ class Terminal(Console):
     """
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(emoji=False, force_jupyter=False, **settings)
+        super().__init__(**{"file": output(sys.stdout), "emoji": False, "force_jupyter": False, **settings})
         if self.width < 1:  # COLUMNS=0, of a terminal that does not know its width: rich would print nothing at all
             self.width = 80
 

@@ -43,7 +43,8 @@ def convert(flags: Flags) -> None:
     from jaxcnn.checkpoint import save_weights
     from jaxcnn.convert import flags_to_read, read_source, to_torch, write_state_dict
 
-    flags = replace(flags, **{name: local_path(name, getattr(flags, name)) for name in ("source", "destination")})
+    source, destination = local_path("source", flags.source), local_path("destination", flags.destination)
+    flags = replace(flags, source=source, destination=destination)
     if flags.destination.suffix not in ("", *WEIGHT_FILES):
         raise InputError(
             f"{flags.destination} is no kind of file that weights are written to: give one of "

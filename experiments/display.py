@@ -146,7 +146,7 @@ def results_table(summary: Summary) -> Table:
     table = Table(title=Text(title, "table.title"), show_header=False)
     best = Text(f"epoch {summary['best_epoch']} of {summary['epochs']} ({summary['stopped']})")
     table.add_row("test accuracy", f"[bold]{summary['test_accuracy']:.2f} %[/]")
-    table.add_row("test loss", f"{summary['test_loss']:.4f}")
+    table.add_row("test loss", "not finite" if summary["test_loss"] is None else f"{summary['test_loss']:.4f}")
     if summary["val_accuracy"] is not None:
         table.add_row("validation accuracy", f"{summary['val_accuracy']:.2f} %")
     table.add_row("weights of", best)

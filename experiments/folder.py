@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import platform
 import shutil
@@ -16,13 +17,15 @@ import jax
 import jax.numpy as jnp
 
 from experiments.config_file import RESOLVED, Existing, to_json
-from jaxcnn.config import ExperimentConfig, TransferConfig
+from jaxcnn.config import ExperimentConfig
 from jaxcnn.data import Dataset
 from jaxcnn.errors import InputError, reason
-from jaxcnn.files import TEMPORARY, append_row, write_json
+from jaxcnn.files import TEMPORARY, write_json
 
 Summary = dict[str, Any]
 
+PLACES = ("device", "runs_dir", "name", "data.dir", "data.archives")
+"""Settings that say where a run is, and not what."""
 
 _LOCK = ".lock"
 _PENDING = "summary.pending.json"
@@ -35,7 +38,7 @@ SUMMARY: dict[str, Any] = {
     "mask": str,
     "seed": int,
     "test_accuracy": _NUMBER,
-    "test_loss": _NUMBER,
+    "test_loss": (*_NUMBER, NoneType),
     "val_accuracy": (*_NUMBER, NoneType),
     "val_loss": (*_NUMBER, NoneType),
     "best_epoch": int,
@@ -83,8 +86,8 @@ def claimed(
     with _locked(folder):
         if existing.overwrite:
             _empty(folder)
-        if (folder / _PENDING).exists():  # as far as that, a killed process was finished
-            log_summary(folder, config, read_summary(folder / _PENDING))
+        if (folder / _PENDING).exists():  # an earlier version, killed when all but the log was written
+            os.replace(folder / _PENDING, folder / "summary.json")
         if (summary := _look(folder, wanted, existing)) is None:  # again, now that nobody changes it
             for leftover in folder.rglob(f"{TEMPORARY}*"):  # of a process that was killed
                 with contextlib.suppress(OSError):
@@ -116,7 +119,7 @@ def _look(folder: Path, wanted: dict[str, Any], existing: Existing) -> Summary |
     differences = {
         name: values
         for name, values in _differences({**there, RESOLVED: None}, {**wanted, RESOLVED: None}).items()
-        if name not in ("device", "runs_dir", "name", "data.dir", "data.archives")  # where, and not what
+        if name not in PLACES
     }
     now = json.loads(json.dumps(wanted[RESOLVED]))
     began_with = resolved.get("source_digest")
@@ -230,15 +233,6 @@ def _empty(folder: Path) -> None:
         raise InputError(f"cannot remove {folder}: {reason(error)}") from error
 
 
-def log_summary(folder: Path, config: ExperimentConfig, summary: Summary) -> Summary:
-    """Adds a run to the table of all runs, once, and marks it as finished; returns the summary."""
-    log = "transfer_learning_logs.csv" if isinstance(config, TransferConfig) else "experiment_logs.csv"
-    write_json(folder / _PENDING, summary)  # with it, what was interrupted here is repeated to the letter
-    append_row(config.runs_dir / log, summary)
-    os.replace(folder / _PENDING, folder / "summary.json")
-    return summary
-
-
 def read_summary(path: Path) -> Summary:
     """A run's result.
 
@@ -257,7 +251,9 @@ def read_summary(path: Path) -> Summary:
 
 def _is(value: Any, kind: Any) -> bool:
     """Whether a value is of a type, and a number one that can be shown."""
-    return isinstance(value, kind) and (not isinstance(value, _NUMBER) or abs(value) <= 2**53)
+    if isinstance(value, float):
+        return isinstance(value, kind) and math.isfinite(value)
+    return isinstance(value, kind) and (not isinstance(value, int) or abs(value) <= 2**53)
 
 
 def resolve(dataset: Dataset) -> dict[str, Any]:
@@ -289,7 +285,7 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: when it cannot be read.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_bytes())
         if not isinstance(values, dict) or not isinstance(values.get(RESOLVED, {}), dict):
             raise ValueError("it holds no object")
     except (OSError, ValueError, RecursionError) as error:

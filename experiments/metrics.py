@@ -1,8 +1,6 @@
 """The numbers of a run, epoch by epoch: `metrics.csv` and TensorBoard's events."""
 
 import contextlib
-import csv
-import io
 import platform
 import struct
 import time
@@ -11,8 +9,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from experiments.tables import csv_text
 from jaxcnn.errors import InputError, reason
-from jaxcnn.files import write_whole
+from jaxcnn.files import write_text
 from jaxcnn.train import EpochRecord
 
 _PREFIX = "events.out.tfevents."
@@ -168,8 +167,4 @@ def count_metrics(folder: Path) -> int:
 
 def write_metrics(folder: Path, records: Sequence[EpochRecord]) -> None:
     """Writes `metrics.csv`: a line for every epoch so far."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(EpochRecord._fields)
-    writer.writerows(records)
-    write_whole(folder / "metrics.csv", lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+    write_text(folder / "metrics.csv", csv_text([EpochRecord._fields, *records]))

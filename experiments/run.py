@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from rich.console import Console
 
 from experiments.config_file import CONTINUE, Existing
@@ -21,12 +20,15 @@ from experiments.folder import (
     claimed,
     find_finished,
     is_unfinished,
-    log_summary,
     resolve,
     source_digest,
 )
+from experiments.log import check_log
 from experiments.metrics import Board, count_metrics, write_metrics
+from experiments.present import present
+from experiments.results import kept_epoch, validates, write_results
 from experiments.signals import noted
+from experiments.streams import only_warns
 from jaxcnn import convert
 from jaxcnn.backend import fixed_settings
 from jaxcnn.checkpoint import Progress, open_checkpoints
@@ -34,15 +36,13 @@ from jaxcnn.config import Device, ExperimentConfig, FreezeConfig, TransferConfig
 from jaxcnn.convert import Source, read_source
 from jaxcnn.data import Dataset, as_original, load_dataset
 from jaxcnn.errors import InputError, reason
-from jaxcnn.files import cache_folder, is_there, write_npy
+from jaxcnn.files import cache_folder, is_there
 from jaxcnn.integrity import digest, made_by_older_version, older_digest
 from jaxcnn.masks import count_parameters, frozen_stages
 from jaxcnn.model import init_variables, key_of
-from jaxcnn.optim import best_epoch
-from jaxcnn.report import confusion_matrix, plot_confusion, plot_curves
 from jaxcnn.soundness import require_trainable
 from jaxcnn.step import Metrics, TrainState, init_state
-from jaxcnn.train import EpochRecord, Paused, evaluate, evaluation_step, fit, stopped
+from jaxcnn.train import EpochRecord, Paused, fit
 from jaxcnn.transfer import transplant
 
 
@@ -51,7 +51,8 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
     """Trains, or finishes what an earlier call began, and returns what `summary.json` holds.
 
     Validation decides the learning rate, when to stop and the best epoch; the test set is read once, at the end, with
-    the best weights (the last ones where nothing is held out for validation).
+    the best weights (the last ones where nothing is held out for validation). Pictures and the run's row in the log,
+    which are made last, only cause a warning where they fail; a call for a finished run makes those that are missing.
 
     Raises:
         InputError: when the configuration, the data or the run's folder cannot be used.
@@ -59,9 +60,8 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
     """
     console = Terminal(soft_wrap=True)
     folder, config, source, dataset, resolved, summary = plan(config, existing)
-    if summary is not None:
-        console.print(f"{folder} is finished; --overwrite trains anew, --name trains beside it", markup=False)
-    else:
+    was_finished = summary is not None
+    if summary is None:
         with _enough_memory():
             variables, notes = first_variables(config, source)  # may refuse, so before the folder is made
         with claimed(folder, config, resolved, existing) as summary, _enough_memory():
@@ -71,9 +71,13 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
                 began = time.perf_counter()
                 counts = _count(variables, config)
                 print_start(console, folder, config, dataset, counts)
+                with only_warns(f"row of {folder.name} in the table of all runs"):  # said while someone is there
+                    check_log(folder.parent, transfers=isinstance(config, TransferConfig))
                 records = _train(folder, config, dataset, variables, console)
-                results = _evaluate(folder, config, dataset, records)
-                summary = log_summary(folder, config, _summarise(config, dataset, records, results, counts, began))
+                summary = write_results(folder, config, dataset, records, counts, began)
+    present(folder)
+    if was_finished:
+        console.print(f"{folder} is finished; --overwrite trains anew, --name trains beside it", markup=False)
     console.print(results_table(summary))
     return summary
 
@@ -268,7 +272,7 @@ def _train(
             console.print(f"the checkpoint after epoch {lost} is gone")
         if found is not None:
             console.print(f"continuing after {_where(records, part, steps)}")
-        if records and part is None and _kept(records, config) == len(records) - 1:
+        if records and part is None and kept_epoch(records, config) == len(records) - 1:
             # Perhaps the earlier start was killed between the two.
             convert.write_state_dict(folder / "model.pth", _variables(state), config.model)
         elif records:
@@ -283,13 +287,13 @@ def _train(
                 for trained, record in epochs:
                     records.append(record)
                     part = None
-                    best = _kept(records, config)
+                    best = kept_epoch(records, config)
                     checkpoints.save(trained, records)
                     if best == len(records) - 1:
                         convert.write_state_dict(folder / "model.pth", _variables(trained), config.model)
                     write_metrics(folder, records)
                     board.add_record(record)
-                    bar.epoch(record, is_best=best == len(records) - 1 and _validates(config, record))
+                    bar.epoch(record, is_best=best == len(records) - 1 and validates(config, record))
                     if thawed := _thawed(config, len(records)):
                         console.print(f"from the next epoch on, these train too: {', '.join(thawed)}", highlight=False)
                         bar.compiling()
@@ -323,80 +327,5 @@ def _where(records: Sequence[EpochRecord], part: Metrics | None, steps: int) -> 
     return f"epoch {len(records)}" + (f" and {len(part.loss)} of {steps} steps" if part else "")
 
 
-class _Results(NamedTuple):
-    best: int
-    """Index of the epoch whose weights count."""
-    test_loss: float
-    test_accuracy: float
-
-
-def _evaluate(folder: Path, config: ExperimentConfig, dataset: Dataset, records: Sequence[EpochRecord]) -> _Results:
-    """Reads the test set with the best weights; leaves figures and arrays."""
-    best = _kept(records, config)
-    variables = convert.from_torch(convert.read_state_dict(folder / "model.pth"), config.model)
-    eval_step = evaluation_step(config, dataset)
-    loss, accuracy, predictions = evaluate(eval_step, variables, dataset.test, config.train.batch_size)
-    with closing(Board(folder / "logs", records)) as board:
-        board.add(records[best].epoch, {"Loss/test": loss, "Accuracy/test": accuracy})
-    write_metrics(folder, records)  # a process killed between checkpoint and table left a line too few
-    matrix = confusion_matrix(dataset.test.labels, predictions, dataset.num_classes)
-    plot_curves(folder / "curves.png", records, best)
-    plot_confusion(folder / "confusion.png", matrix, dataset.class_names)
-    for name, values in (
-        ("train_loss", [r.train_loss for r in records]),
-        ("val_loss", [r.val_loss for r in records if r.val_loss is not None]),
-        ("val_accuracy", [r.val_accuracy for r in records if r.val_accuracy is not None]),
-        ("test_loss", [loss]),
-        ("test_accuracy", [accuracy]),
-        ("predictions", predictions),
-        ("labels", dataset.test.labels),
-    ):
-        write_npy(folder / "results" / f"{name}.npy", np.asarray(values))
-    return _Results(best, loss, accuracy)
-
-
-def _summarise(
-    config: ExperimentConfig,
-    dataset: Dataset,
-    records: Sequence[EpochRecord],
-    results: _Results,
-    counts: Sequence[tuple[str, int, bool]],
-    began: float,
-) -> Summary:
-    best = records[results.best]
-    return {
-        "name": config.run_name,
-        "dataset": dataset.name,
-        "mask": config.freeze.mask,
-        "seed": config.seed,
-        "test_accuracy": results.test_accuracy,
-        "test_loss": results.test_loss,
-        "val_accuracy": best.val_accuracy,
-        "val_loss": best.val_loss,
-        "best_epoch": best.epoch,
-        "epochs": len(records),
-        "stopped": stopped(records, config) or f"all {config.train.epochs} epochs are done",
-        "seconds": sum(r.seconds for r in records),
-        "images_per_second": float(np.median([r.images_per_second for r in records])),
-        "trainable_parameters": sum(count for _, count, trains in counts if trains),
-        "total_parameters": sum(count for _, count, _ in counts),
-        "wall_seconds": time.perf_counter() - began,
-    }
-
-
 def _variables(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, "batch_stats": state.batch_stats}
-
-
-def _validates(config: ExperimentConfig, record: EpochRecord) -> bool:
-    """Whether validation decides which epoch counts."""
-    return config.protocol != "original" and record.val_loss is not None
-
-
-def _kept(records: Sequence[EpochRecord], config: ExperimentConfig) -> int:
-    """Index of the epoch whose weights count: the best by validation, or the last where there is none."""
-    if not all(_validates(config, record) for record in records):
-        return len(records) - 1
-    pairs = [(r.val_loss, r.val_accuracy) for r in records if r.val_loss is not None and r.val_accuracy is not None]
-    losses, accuracies = zip(*pairs, strict=True)
-    return best_epoch(losses, accuracies)

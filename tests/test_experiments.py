@@ -41,6 +41,8 @@ FILES = {
     ),
 }
 
+LOG = {"experiment_logs.csv", ".experiment_logs.csv.lock"}
+
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
@@ -50,7 +52,7 @@ def test_a_run_leaves_every_file_and_nothing_half_written(finished: Path) -> Non
     others = {name.split("/")[0] for name in there - FILES}
     assert others == {".lock", "checkpoints", "logs"}
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {str(2 * STEPS), str(3 * STEPS)}
-    assert {path.name for path in finished.parent.iterdir()} == {"tiny", "experiment_logs.csv"}
+    assert {path.name for path in finished.parent.iterdir()} == {"tiny", *LOG}
 
 
 def test_the_saved_configuration_is_the_runs_own(finished: Path) -> None:
@@ -151,7 +153,7 @@ def test_the_pictures_are_pictures(name: str, finished: Path) -> None:
         assert len(picture.convert("RGB").getcolors(2**24)) > 5
 
 
-def test_each_run_adds_a_row_to_the_table_of_all_runs(finished: Path) -> None:
+def test_the_table_of_all_runs_has_a_row_for_the_run(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     (row,) = rows(finished.parent / "experiment_logs.csv")
     assert row == {name: str(value) for name, value in summary.items()}
@@ -231,7 +233,7 @@ def test_overwriting_begins_anew_and_leaves_nothing_of_the_old_run(tmp_path: Pat
     assert not (tmp_path / "tiny" / "note.txt").exists()
     assert len(rows(tmp_path / "tiny" / "metrics.csv")) == 1
     assert read_config(tmp_path / "tiny" / "config.json", ExperimentConfig) == changed
-    assert [row["seed"] for row in rows(tmp_path / "experiment_logs.csv")] == ["0", "4"]
+    assert [row["seed"] for row in rows(tmp_path / "experiment_logs.csv")] == ["4"]
 
 
 def test_a_run_that_diverges_says_at_which_step(tmp_path: Path) -> None:
@@ -260,7 +262,7 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.C
     turns = ["run 1 of 4: short", "run 2 of 4: bad", "run 3 of 4: broken", "run 4 of 4: good"]
     assert re.findall(r"^run .*", out, re.MULTILINE) == turns
     assert "failed" in out
-    assert {path.name for path in tmp_path.iterdir()} - {"broken"} == {"short", "good", "experiment_logs.csv"}
+    assert {path.name for path in tmp_path.iterdir()} - {"broken"} == {"short", "good", *LOG}
 
 
 def test_the_baselines_share_their_flags_and_report_failures_in_the_end(

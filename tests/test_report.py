@@ -1,7 +1,11 @@
 """Tables and pictures of a run, against scikit-learn and Pillow."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from jaxcnn.report import confusion_matrix, plot_confusion, plot_curves
+from jaxcnn.report import _label, confusion_matrix, plot_comparison, plot_confusion, plot_curves
 from jaxcnn.train import EpochRecord
+
+ROOT = Path(__file__).parent.parent
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
@@ -69,4 +75,95 @@ def test_the_curves_are_a_picture_with_and_without_validation(validated: bool, t
 
 def test_one_epoch_is_enough_for_a_picture(tmp_path: Path) -> None:
     plot_curves(tmp_path / "curves.png", [EpochRecord(1, 2.3, 10.0, 2.2, 12.0, 1e-3, 1.0, 1.0)], 0)
+    assert read_png(tmp_path / "curves.png").shape == (480, 1200, 3)
+
+
+# What users have set, and how they call their classes
+
+RECORDS = [EpochRecord(i, 2 / i, 10.0 * i, 3 / i, 9.0 * i, 1e-3, 1.0, 1.0) for i in (1, 2)]
+
+
+def draw_all(folder: Path) -> list[np.ndarray]:
+    plot_curves(folder / "curves.png", RECORDS, 1)
+    plot_confusion(folder / "confusion.png", np.array([[3, 1], [0, 2]]), ["$a_1", "b"])
+    plot_comparison(folder / "comparison.png", {"full": [[1.0, 2.0], [2.0]], "frozen": [[3.0]]})
+    return [read_png(folder / f"{name}.png") for name in ("curves", "confusion", "comparison")]
+
+
+def test_what_is_set_for_other_figures_has_no_effect(tmp_path: Path) -> None:
+    wanted = draw_all(tmp_path / "plain")
+    settings = {
+        "text.usetex": True, "text.parse_math": True, "font.family": ["No Such Font"], "figure.dpi": 30,
+        "savefig.bbox": "tight", "savefig.format": "pdf", "savefig.transparent": True, "axes.facecolor": "black",
+        "figure.constrained_layout.use": False, "axes.formatter.use_locale": True,
+    }  # fmt: skip
+    with matplotlib.rc_context(settings):
+        drawn = draw_all(tmp_path / "set")
+        assert {name: matplotlib.rcParams[name] for name in settings} == settings  # and is as it was
+    for one, other in zip(drawn, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+PROGRAM = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from jaxcnn.report import plot_confusion
+
+plot_confusion(Path(sys.argv[1]), np.eye(2), ["a", "b"])
+print(os.environ["MPLBACKEND"], sys.modules["matplotlib"].rcParams.get("backend"))
+"""
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "svg"])
+def test_a_notebooks_backend_and_a_users_rc_file_are_no_obstacle(backend: str, tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.family: No Such Font\nsavefig.bbox: tight\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": backend, "LC_ALL": "C"}
+    words = [sys.executable, "-c", PROGRAM, str(tmp_path / "confusion.png")]
+    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    variable, set_for_others = done.stdout.split()
+    assert variable == backend
+    assert set_for_others == "svg" or backend != "svg"
+    plot_confusion(tmp_path / "here.png", np.eye(2), ["a", "b"])
+    np.testing.assert_array_equal(read_png(tmp_path / "confusion.png"), read_png(tmp_path / "here.png"))
+
+
+NAMES = {
+    "plain": "plain",
+    "$x^": "$x^",
+    "\\frac{$": "\\frac{$",
+    "a_b": "a_b",
+    "[red]x[/]": "[red]x[/]",
+    "two\nlines\r\n": "two lines",
+    "\ttab": "tab",
+    "": "",
+    "null\0bell\a": "null\ufffdbell\ufffd",
+    "\ud800": "?",
+    "x" * 24: "x" * 24,
+    "y" * 300: "y" * 23 + "…",
+    "🐈 cat": "🐈 cat",
+    "猫": "猫",
+    "שלום": "שלום",
+    "\u202eoverridden": "\ufffdoverridden",
+}
+
+
+def test_names_of_any_kind_are_labels_in_one_line() -> None:
+    assert {name: _label(name) for name in NAMES} == NAMES
+
+
+def test_names_of_any_kind_are_drawn(tmp_path: Path) -> None:
+    names = [*NAMES, "same", "same"]
+    plot_confusion(tmp_path / "named.png", np.diag(np.full(len(names), 7)), names)
+    pixels = read_png(tmp_path / "named.png")
+    side = round((4 + 0.35 * len(names)) * 120)
+    assert pixels.shape == (side, side + 120, 3)
+    dark = np.all(np.abs(pixels[:, : int(0.8 * side)].astype(int) - [8, 48, 107]) < 3, axis=-1)
+    assert np.ptp(np.nonzero(dark)[0]) > side / 2  # names leave the matrix more than half of the picture
+
+
+def test_losses_of_any_size_are_drawn(tmp_path: Path) -> None:
+    huge = [RECORDS[0]._replace(val_loss=1e30), RECORDS[1]._replace(train_loss=1e300), RECORDS[1]._replace(epoch=3)]
+    plot_curves(tmp_path / "curves.png", huge, 0)
     assert read_png(tmp_path / "curves.png").shape == (480, 1200, 3)

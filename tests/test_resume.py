@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_run import TINY, assert_same_run, rows, scalars, send, weights
 
-from experiments import run
+from experiments import results, run
 from experiments.cli import main
 from experiments.display import Bar
 from experiments.run import run_experiment
@@ -140,7 +140,7 @@ def test_an_interruption_before_the_first_checkpoint_costs_nothing_but_time(fini
 def test_an_interruption_after_training_only_reads_the_test_set_again(finished: Path, tmp_path: Path) -> None:
     config = replace(TINY, runs_dir=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "plot_confusion", stop)
+        patch.setattr(results, "write_npy", stop)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(config)
     run_experiment(config)

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from tiny_run import STEPS, TINY, assert_same_run, ended, rows, send
 
-from experiments import folder as folder_module
-from experiments import run
+from experiments import results, run
 from experiments.cli import main
 from experiments.display import Bar
 from experiments.run import run_experiment
@@ -75,13 +74,16 @@ def test_a_signal_after_each_call(finished: Path, tmp_path: Path) -> None:
     assert_same_run(tmp_path / "tiny", finished)
 
 
-@pytest.mark.parametrize("name", ["load_dataset", "first_variables", "evaluate", "plot_confusion", "write_npy"])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(run, "load_dataset"), (run, "first_variables"), (results, "evaluate"), (results, "write_npy"), (run, "present")],
+)
 def test_a_signal_outside_of_training_ends_at_once_and_the_run_resumes(
-    name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    module: Any, name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = replace(TINY, runs_dir=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, name, lambda *_, **__: send(signal.SIGTERM))
+        patch.setattr(module, name, lambda *_, **__: send(signal.SIGTERM))
         status, _, err = ended(lambda: run_experiment(config), capsys)
     assert (status, err) == (
         143,
@@ -91,25 +93,6 @@ def test_a_signal_outside_of_training_ends_at_once_and_the_run_resumes(
     run_experiment(config)
     assert_same_run(tmp_path / "tiny", finished)
     assert len(rows(tmp_path / "experiment_logs.csv")) == 1
-
-
-def test_an_end_between_the_row_of_a_run_and_its_summary_leaves_one_row(finished: Path, tmp_path: Path) -> None:
-    config = replace(TINY, runs_dir=tmp_path)
-    original = folder_module.append_row
-
-    def stop(path: Path, row: dict[str, Any]) -> None:
-        original(path, row)
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folder_module, "append_row", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run_experiment(config)
-    (before,) = rows(tmp_path / "experiment_logs.csv")
-    summary = run_experiment(config)
-    assert rows(tmp_path / "experiment_logs.csv") == [before]
-    assert before == {name: "" if value is None else str(value) for name, value in summary.items()}
-    assert_same_run(tmp_path / "tiny", finished)
 
 
 def noting(*numbers: int) -> int:

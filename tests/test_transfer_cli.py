@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from experiments import transfer as transfer_module
-from experiments.comparison import rows, write_comparison
+from experiments.comparison import rows
 from experiments.config_file import read_config, to_json
 from experiments.run import first_variables
 from experiments.transfer import parse, transfer
@@ -265,10 +265,3 @@ def test_a_source_that_changes_meanwhile_ends_the_comparison(
     monkeypatch.setattr(run, "run_experiment", train)
     with pytest.raises(InputError, match=r"the weights that .*_scratch began with changed meanwhile"):
         transfer(flags(source, tmp_path / "runs", "--mask", "all"))
-
-
-def test_a_comparison_without_a_runs_metrics_writes_nothing(tmp_path: Path) -> None:
-    summary = {"mask": "full", "seed": 0, "test_accuracy": 1.0, "best_epoch": 1, "seconds": 1.0}
-    with pytest.raises(InputError, match=r"run/metrics\.csv cannot be read"):
-        write_comparison(tmp_path / "new", [tmp_path / "run"], [{**summary, "trainable_parameters": 1}])
-    assert not (tmp_path / "new").exists()

@@ -32,7 +32,7 @@ from jaxcnn.config import (
     TransferConfig,
 )
 from jaxcnn.data import load_dataset
-from jaxcnn.files import append_row, write_json, write_npy, write_whole
+from jaxcnn.files import write_json, write_npy, write_text, write_whole
 from jaxcnn.validate import local_path
 
 HOME: dict[str, Callable[[str], Path]] = {
@@ -158,7 +158,7 @@ def test_files_have_the_permissions_that_the_umask_leaves(mask: int, mode: int, 
         write_whole(tmp_path / "text.pth", lambda path: path.write_text("x"))
         write_json(tmp_path / "old.json", {})
         write_npy(tmp_path / "folder/array.npy", np.zeros(1))
-        append_row(tmp_path / "log.csv", {"name": "x"})
+        write_text(tmp_path / "log.csv", "name\n")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == 4
     assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in files} == {path.name: mode for path in files}

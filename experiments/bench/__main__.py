@@ -8,7 +8,6 @@ import json
 import shlex
 import sys
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -79,7 +78,7 @@ def read_page(path: Path | None) -> str:
         InputError: when it cannot be read.
     """
     try:
-        return path.read_text() if path is not None and path.exists() else ""
+        return path.read_text(encoding="utf-8") if path is not None and path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--markdown {path} cannot be read: {reason(error)}") from error
 
@@ -94,7 +93,7 @@ def bench(flags: Flags) -> None:
     from experiments.bench.setting import Setting, load_images
     from experiments.console import Terminal
     from experiments.run import select_device
-    from jaxcnn.files import write_whole
+    from jaxcnn.files import write_text
 
     select_device("cpu")  # where the PyTorch program computes
     console = Terminal(soft_wrap=True, highlight=False)
@@ -119,15 +118,14 @@ def bench(flags: Flags) -> None:
                     | {"command": command, **machine}
                     for row in measured
                 ]
-                text = json.dumps(kept, indent=2) + "\n"
-                write_whole(flags.json, partial(Path.write_text, data=text))
+                write_text(flags.json, json.dumps(kept, indent=2) + "\n")
     console.print(show.rich_table(measured), width=max(console.width, 110), crop=False)  # pipes count as 80 columns
     for remark in show.remarks(measured):
         console.print(remark, markup=False)
     if flags.markdown is not None:
         floors = "\n".join(show.paper(setting) for setting in settings)
         text = show.put(f"{show.markdown(measured, machine, command)}\n{floors}", read_page(flags.markdown))
-        write_whole(flags.markdown, lambda temporary: temporary.write_text(text))
+        write_text(flags.markdown, text)
     if flags.chart is not None:
         show.chart(flags.chart, measured)
 

@@ -18,7 +18,7 @@ def peak_mib() -> float:
     """The most memory that this process has held, in MiB."""
     status = Path("/proc/self/status")
     if status.exists():  # unlike getrusage, which on Linux begins with the peak of the process that started this one
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        fields = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
         return int(fields["VmHWM"].split()[0]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024

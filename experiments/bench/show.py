@@ -113,7 +113,11 @@ def machine_facts() -> dict[str, Any]:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        models = [
+            line.partition(":")[2].strip()
+            for line in cpuinfo.read_text(encoding="utf-8").splitlines()
+            if "model name" in line
+        ]
         name = models[0] if models else name
     packages = {name: version(name) for name in ("jax", "flax", "torch", "pillow", "numpy")}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -132,22 +136,19 @@ def chart(path: Path, rows: Sequence[Row]) -> None:
     Raises:
         InputError: when the file cannot be written.
     """
-    from matplotlib.figure import Figure
-
-    from jaxcnn.files import write_whole
+    from jaxcnn.report import new_figure
 
     bars = [(row.name, row.ratio, row.ratio_spread) for row in reversed(rows) if row.compares and row.ratio is not None]
-    figure = Figure(figsize=(8, 1.2 + 0.32 * len(bars)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xscale("log")
-    for i, (_, ratio, spread) in enumerate(bars):
-        axes.barh(i, ratio - 1, left=1, color="tab:blue" if ratio >= 1 else "tab:orange")
-        ends = spread or (ratio, ratio)
-        axes.plot(ends, (i, i), color="black", linewidth=1)
-        axes.annotate(f" {number(ratio)} ", (max(1, ratio, *ends), i), va="center")
-    axes.set_yticks(range(len(bars)), [name for name, _, _ in bars])
-    axes.axvline(1, color="black", linestyle=":")
-    axes.margins(x=0.12)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel="PyTorch = 1; to the right jaxcnn is better (black: range of the rounds)")
-    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+    with new_figure(path, 8, 1.2 + 0.32 * len(bars)) as figure:
+        axes = figure.add_subplot()
+        axes.set_xscale("log")
+        for i, (_, ratio, spread) in enumerate(bars):
+            axes.barh(i, ratio - 1, left=1, color="tab:blue" if ratio >= 1 else "tab:orange")
+            ends = spread or (ratio, ratio)
+            axes.plot(ends, (i, i), color="black", linewidth=1)
+            axes.annotate(f" {number(ratio)} ", (max(1, ratio, *ends), i), va="center")
+        axes.set_yticks(range(len(bars)), [name for name, _, _ in bars])
+        axes.axvline(1, color="black", linestyle=":")
+        axes.margins(x=0.12)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set(xlabel="PyTorch = 1; to the right jaxcnn is better (black: range of the rounds)")

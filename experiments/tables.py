@@ -1,0 +1,44 @@
+"""CSV files: written one way, and read as spreadsheets save them too."""
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.errors import InputError, reason
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV, with commas and plain line ends; None is an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def read_table(path: Path) -> list[list[str]]:
+    """The rows that are not empty, names of the columns first.
+
+    Cells may be divided by commas, semicolons or tabs (the most frequent in the first line), lines end in any way, and
+    the text be UTF-8 or, with a byte order mark, UTF-16. Short rows are filled with empty cells.
+
+    Raises:
+        InputError: when the file is missing or no such table.
+    """
+    try:
+        data = path.read_bytes()
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+        first = re.split(r"[\r\n]", text, maxsplit=1)[0]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
+        rows = [row for row in reader if any(row)]
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a table: {reason(error)}") from error
+    if not rows:
+        raise InputError(f"{path} cannot be read as a table: it is empty")
+    width = len(rows[0])
+    if any(any(row[width:]) for row in rows):
+        raise InputError(f"{path} cannot be read as a table: a row has more cells than the first line has names")
+    return [(row + [""] * width)[:width] for row in rows]
