@@ -330,7 +330,7 @@ def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:
 def _load_trained(home: Path, step: str | None) -> tuple[dict[str, Any], ModelConfig]:
     """What `load_weights` returns, of a run's checkpoint: the one after a step, or the last."""
     try:
-        values = json.loads((home.parent / "config.json").read_text())
+        values = json.loads((home.parent / "config.json").read_bytes())
         sections = {"model": ModelConfig, "optim": OptimConfig, "freeze": FreezeConfig}
         model, optim, freeze = (from_dict(kind, values[name], f"{name}.") for name, kind in sections.items())
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
