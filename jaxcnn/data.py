@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -190,13 +191,24 @@ def _divide(split: Split, config: DataConfig, seed: int) -> tuple[Split, Split |
 
 def _load_digits(fit: Callable[[np.ndarray], np.ndarray]) -> Stored:
     """scikit-learn's 1,797 digits of 8x8 pixels; a fifth is the test split, the same in every run."""
-    from sklearn.datasets import load_digits
+    rows = _digits_table()
+    grey = np.rint(rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    images, labels = np.stack([fit(image) for image in grey]), rows[:, 64].astype(np.int32)
+    train, test = (take(Split(images, labels), each) for each in stratified_split(labels, 0.2, seed=0))
+    return Stored(train, test, tuple(str(digit) for digit in range(10)))
+
+
+def _digits_table() -> np.ndarray:
+    """The digits, float64 (1797, 65): 64 pixels from 0 to 16, then the label."""
+    package = find_spec("sklearn")  # which is not loaded for it: with SciPy's statistics that takes two seconds
+    for folder in (package and package.submodule_search_locations) or ():
+        table = Path(folder) / "datasets/data/digits.csv.gz"
+        if table.exists():
+            return np.loadtxt(table, delimiter=",")
+    from sklearn.datasets import load_digits  # of a release that keeps them elsewhere
 
     digits = load_digits()
-    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    images, labels = np.stack([fit(image) for image in grey]), digits.target.astype(np.int32)
-    train, test = (take(Split(images, labels), each) for each in stratified_split(labels, 0.2, seed=0))
-    return Stored(train, test, tuple(str(name) for name in digits.target_names))
+    return np.column_stack([digits.data, digits.target])
 
 
 def _prepared_folder(config: DataConfig) -> Path:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import os
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from refusals import message
 from sklearn.datasets import load_digits
 
+from jaxcnn import data as data_module
 from jaxcnn.config import DataConfig
 from jaxcnn.data import (
     Dataset,
@@ -132,6 +134,13 @@ def test_digits_are_scikit_learns() -> None:
             assert whole[grey.tobytes()] == label
             found.add(grey.tobytes())
     assert found == whole.keys()
+
+
+def test_the_digits_are_the_same_where_scikit_learn_keeps_them_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = data_module._digits_table()
+    for elsewhere in (None, ModuleSpec("sklearn", None)):
+        monkeypatch.setattr(data_module, "find_spec", lambda name, spec=elsewhere: spec)
+        np.testing.assert_array_equal(data_module._digits_table(), quick)
 
 
 def test_digits_are_enlarged_and_their_test_split_is_fixed() -> None:
