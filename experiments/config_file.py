@@ -34,7 +34,8 @@ def read_config(path: Path, kind: type[Config]) -> Config:
         InputError: when the file is missing, is no JSON, or holds what no experiment has.
     """
     try:
-        values = json.loads(path.read_bytes())  # UTF-8 or UTF-16, with or without a byte order mark
+        # UTF-8 or UTF-16, with or without a byte order mark
+        values = json.loads(path.read_bytes(), object_pairs_hook=_each_once)
     except json.JSONDecodeError as error:
         raise InputError(
             f"cannot read the configuration {path}: {_mistake(error)} in line {error.lineno}, column {error.colno}"
@@ -50,6 +51,15 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return config
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{twice!r} is there twice; remove one of them")
+    return values
 
 
 def _mistake(error: json.JSONDecodeError) -> str:

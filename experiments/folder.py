@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from experiments.config_file import RESOLVED, Existing, to_json
 from jaxcnn.config import ExperimentConfig
 from jaxcnn.data import Dataset
-from jaxcnn.errors import InputError, reason
+from jaxcnn.errors import InputError, reason, unreadable
 from jaxcnn.files import TEMPORARY, write_json
 
 Summary = dict[str, Any]
@@ -30,7 +30,13 @@ PLACES = ("device", "runs_dir", "name", "data.dir", "data.archives")
 _LOCK = ".lock"
 _PENDING = "summary.pending.json"
 _NUMBER = (int, float)
-_SETTINGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "JAX_DISABLE_JIT")
+_SETTINGS = (
+    "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
+    "NVIDIA_TF32_OVERRIDE",
+    "JAX_DISABLE_JIT",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS",
+)
 """What else the environment may change results by, which programs do not set themselves."""
 SUMMARY: dict[str, Any] = {
     "name": str,
@@ -221,7 +227,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _empty(folder: Path) -> None:
-    """Removes an earlier run; what tells that it is one goes last, lest a killed removal leave a folder of nobody."""
+    """Removes an earlier run; what tells that it is one goes last, so that a removal can be killed and repeated."""
     inside = sorted(folder.iterdir(), key=lambda path: (path.name == "config.json", path.name != "summary.json"))
     try:
         for path in inside:
@@ -239,13 +245,11 @@ def read_summary(path: Path) -> Summary:
     Raises:
         InputError: when the file is damaged.
     """
-    summary = read_json(path)
+    remedy = "delete it, and the same command computes it again"
+    summary = read_json(path, remedy)
     wrong = [name for name, kind in SUMMARY.items() if not _is(summary.get(name, ...), kind)]
     if wrong:
-        raise InputError(
-            f"{path} lacks {', '.join(wrong)}, or has something else there; delete it, and the same command "
-            "computes it again"
-        )
+        raise InputError(f"{path} lacks {', '.join(wrong)}, or has something else there; {remedy}")
     return summary
 
 
@@ -278,18 +282,18 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "--overwrite begins the run again") -> dict[str, Any]:
     """The object in a JSON file of a run.
 
     Raises:
-        InputError: when it cannot be read.
+        InputError: when it holds no object, with the remedy; `UnreadableError` when it cannot be read now.
     """
     try:
         values = json.loads(path.read_bytes())
         if not isinstance(values, dict) or not isinstance(values.get(RESOLVED, {}), dict):
             raise ValueError("it holds no object")
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({reason(error)}); --overwrite begins the run anew") from error
+        raise unreadable(path, error) or InputError(f"{path} cannot be read ({reason(error)}); {remedy}") from error
     return values
 
 

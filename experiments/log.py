@@ -53,7 +53,8 @@ def update_log(runs_dir: Path, *, transfers: bool) -> None:
 
     Its columns are those of `summary.json`, then each setting that differs between the runs, then those that a user
     added, matched by the run's name. Rows keep their order; new ones follow in the order in which the runs finished.
-    Of a run that is being trained again, what the user noted stays. Several processes may do this at once.
+    What the user noted stays, also of a run that is trained again or whose folder is gone. Several processes may do
+    this at once.
 
     Raises:
         InputError: when the log there is no table with a column `name`, or cannot be written.
@@ -69,9 +70,8 @@ def update_log(runs_dir: Path, *, transfers: bool) -> None:
             write_text(log, text)
     except OSError as error:
         raise InputError(f"cannot write {log}: {reason(error)}; free space or make {runs_dir} writable") from error
-    for name, notes in gone.items():
-        told = "".join(f"; {note}" for note in notes if note)
-        warn(f"{log} no longer lists {name}, whose folder is gone{told}")
+    for name in gone:
+        warn(f"{log} no longer lists {name}, whose folder is gone")
 
 
 def _is(path: Path, text: str) -> bool:
@@ -81,8 +81,8 @@ def _is(path: Path, text: str) -> bool:
         return False
 
 
-def _render(log: Path, transfers: bool) -> tuple[str, dict[str, list[str]]]:
-    """The log as it should be, and what the one there lists of runs whose folder is gone (own cells by name)."""
+def _render(log: Path, transfers: bool) -> tuple[str, list[str]]:
+    """The log as it should be, and the runs that the one there lists and whose folder is gone."""
     runs = {run.name: run for run in _finished_runs(log.parent, transfers)}
     settings = [run.settings for run in runs.values()]
     names = list(dict.fromkeys(name for each in settings for name in each))
@@ -90,16 +90,16 @@ def _render(log: Path, transfers: bool) -> tuple[str, dict[str, list[str]]]:
     own = {*SUMMARY, *names, *_settings(to_json(TransferConfig() if transfers else ExperimentConfig()))}
     notes = _read_notes(log, own)
     rows: list[list[Any]] = [[*SUMMARY, *differing, *notes.columns]]
-    gone = {}
+    gone = []
     for name in dict.fromkeys([*notes.rows, *runs]):
         noted = notes.rows.get(name, [""] * len(notes.columns))
         if run := runs.get(name):
             told = {**run.summary, "name": name}
             rows.append([*(told[key] for key in SUMMARY), *(run.settings.get(key) for key in differing), *noted])
-        elif not name or not (log.parent / name).is_dir():
-            gone[name] = noted
-        elif any(noted):  # it is being trained again
+        elif any(noted):  # it is trained again at the moment, or has another name: what a user wrote stays
             rows.append([name, *[None] * (len(SUMMARY) + len(differing) - 1), *noted])
+        elif not name or not (log.parent / name).is_dir():
+            gone.append(name)
     return csv_text(rows), gone
 
 

@@ -9,8 +9,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from experiments.streams import warn
 from experiments.tables import csv_text
-from jaxcnn.errors import InputError, reason
+from jaxcnn.errors import reason
 from jaxcnn.files import write_text
 from jaxcnn.train import EpochRecord
 
@@ -23,6 +24,8 @@ class Board:
 
     Each start has a file of its own, which comes after those that are there: TensorBoard reads them in the order of
     their names, and follows the last one. tensorboardX's own writer has a thread, in which a full disk is a silent end.
+
+    Events that cannot be written cost a warning and nothing else: the next start of the run adds them.
     """
 
     def __init__(self, folder: Path, records: Sequence[EpochRecord]) -> None:
@@ -30,11 +33,8 @@ class Board:
 
         What a killed process wrote of later epochs is dropped, and so is an earlier result on the test set; what it
         did not come to write is added.
-
-        Raises:
-            InputError: when the folder cannot be read or written.
         """
-        self._folder = folder
+        self._folder, self._fails = folder, False
         self._file: FileIO | None = None
         with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
@@ -58,20 +58,13 @@ class Board:
                 self._add(record.epoch, _values(record), shown.get((record.epoch, _TRAIN_LOSS), time.time()))
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """Writes some numbers, by their tag.
-
-        Raises:
-            InputError: when the disk does not take it.
-        """
+        """Writes some numbers, by their tag."""
         with self._writing():
-            self._add(step, values, time.time())
+            if not self._fails:
+                self._add(step, values, time.time())
 
     def add_record(self, record: EpochRecord) -> None:
-        """Writes an epoch's numbers.
-
-        Raises:
-            InputError: when the disk does not take it.
-        """
+        """Writes an epoch's numbers."""
         self.add(record.epoch, _values(record))
 
     def close(self) -> None:
@@ -104,11 +97,13 @@ class Board:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except Exception as error:  # of the system, or of protobuf where another program wrote the files there
+            self._fails = True
             self.close()
-            raise InputError(
-                f"cannot write {self._folder}: {reason(error)}; free space or choose another folder"
-            ) from error
+            warn(
+                f"no more events in {self._folder}: {reason(error)}. The numbers are in {self._folder.parent}/"
+                "metrics.csv; once the cause is gone, the same command adds the events"
+            )
 
 
 def _values(record: EpochRecord) -> dict[str, float]:

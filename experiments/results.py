@@ -11,7 +11,6 @@ import numpy as np
 from experiments.folder import Summary
 from experiments.metrics import Board, write_metrics
 from experiments.present import remove_pictures
-from experiments.streams import only_warns
 from jaxcnn import convert
 from jaxcnn.config import ExperimentConfig
 from jaxcnn.data import Dataset
@@ -56,11 +55,7 @@ def write_results(
         ("labels", dataset.test.labels),
     ):
         write_npy(folder / "results" / f"{name}.npy", np.asarray(values))
-    kept = f"They are in {folder / 'summary.json'}"
-    with (
-        only_warns(f"test loss and accuracy in {folder / 'logs'}", kept),
-        closing(Board(folder / "logs", records)) as board,
-    ):
+    with closing(Board(folder / "logs", records)) as board:
         board.add(records[best].epoch, {"Loss/test": loss, "Accuracy/test": accuracy})
     remove_pictures(folder)
     summary = {

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
-from experiments.config_file import CONTINUE, Existing
+from experiments.config_file import CONTINUE, RESOLVED, Existing
 from experiments.console import Terminal
 from experiments.display import Bar, print_start, results_table
 from experiments.folder import (
@@ -20,8 +20,8 @@ from experiments.folder import (
     claimed,
     find_finished,
     is_unfinished,
+    read_json,
     resolve,
-    source_digest,
 )
 from experiments.log import check_log
 from experiments.metrics import Board, count_metrics, write_metrics
@@ -35,7 +35,7 @@ from jaxcnn.checkpoint import Progress, open_checkpoints
 from jaxcnn.config import Device, ExperimentConfig, FreezeConfig, TransferConfig
 from jaxcnn.convert import Source, read_source
 from jaxcnn.data import Dataset, as_original, load_dataset
-from jaxcnn.errors import InputError, reason
+from jaxcnn.errors import InputError, UnreadableError, is_out_of_memory, reason
 from jaxcnn.files import cache_folder, is_there
 from jaxcnn.integrity import digest, made_by_older_version, older_digest
 from jaxcnn.masks import count_parameters, frozen_stages
@@ -56,7 +56,7 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
 
     Raises:
         InputError: when the configuration, the data or the run's folder cannot be used.
-        Interrupted: when SIGINT or SIGTERM came while it trained; the same call continues.
+        Interrupted: when a signal to end came while it trained; the same call continues.
     """
     console = Terminal(soft_wrap=True)
     folder, config, source, dataset, resolved, summary = plan(config, existing)
@@ -86,8 +86,8 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
 def _enough_memory() -> Iterator[None]:
     try:
         yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise InputError(
             f"there is not enough memory for this run ({reason(error)}); lower model.input_size, train.batch_size or "
@@ -137,21 +137,28 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
         dataset = as_original(dataset)
     config = replace(config, model=replace(model, num_classes=dataset.num_classes))
     require_trainable(config, dataset)
-    resolved = resolve(dataset) | ({} if source is None else {"source_digest": _digest(source, folder)})
+    resolved = resolve(dataset) | ({} if source is None else {"source_digest": _digest(source, folder, existing)})
     return Plan(folder, config, source, dataset, resolved, find_finished(folder, config, resolved, existing))
 
 
-def _digest(source: Source, folder: Path) -> str:
-    """The source's digest; the older one that the run in a folder began with, where it is there."""
-    began_with = source_digest(folder) if (folder / "config.json").is_file() else None
-    if began_with is None or not made_by_older_version(began_with):
-        return digest(source.variables)
-    if older_digest(source.variables) != began_with:  # which another JAX computes otherwise
-        print(
-            f"{folder} was begun by another version, whose checksum of the source cannot be compared; the source is "
-            "taken to be the same",
-            file=sys.stderr,
-        )
+def _digest(source: Source, folder: Path, existing: Existing) -> str:
+    """The source's digest; the older one that a run began with, where the source is still the same."""
+    new, path = digest(source.variables), folder / "config.json"
+    if existing.overwrite or not path.is_file():
+        return new
+    resolved = read_json(path).get(RESOLVED, {})
+    began_with = resolved.get("source_digest")
+    if not isinstance(began_with, str) or not made_by_older_version(began_with):
+        return new
+    if older_digest(source.variables) == began_with:
+        return began_with
+    if resolved.get("versions", {}).get("jax") == jax.__version__:  # which computes it alike: it is another source
+        return new
+    print(
+        f"{folder} was begun by another version, whose checksum of the source cannot be compared; the source is "
+        "taken to be the same",
+        file=sys.stderr,
+    )
     return began_with
 
 
@@ -211,7 +218,7 @@ def select_device(device: Device) -> None:
     """
     if device != "auto":
         _configure("jax_platforms", {"gpu": "cuda"}.get(device, device))
-    if not jax.config.values["jax_compilation_cache_dir"]:  # else the user's own, and with it how it is kept
+    if not getattr(jax.config, "jax_compilation_cache_dir", None):  # else the user's own, and with it how it is kept
         _keep_compiled(cache_folder() / "compiled")
     try:
         found = jax.devices()[0].platform
@@ -224,8 +231,8 @@ def select_device(device: Device) -> None:
         raise InputError(
             f"device={device!r} cannot be had: {why}; {remedy.get(device, 'install jax anew')}, or give --device cpu"
         ) from error
-    if found != "cpu":  # where JAX's own choice for float32 is less: TF32 on an NVIDIA GPU, bfloat16 on a TPU
-        _configure("jax_default_matmul_precision", "highest")
+    # On an accelerator JAX's own choice for float32 is less: TF32 on an NVIDIA GPU, bfloat16 on a TPU.
+    _configure("jax_default_matmul_precision", None if found == "cpu" else "highest")
     if device not in ("auto", found):
         raise InputError(f"device={device!r} cannot be had: JAX already computes on {found} in this process")
 
@@ -241,7 +248,7 @@ def _keep_compiled(cache: Path) -> None:
         _configure("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def _configure(name: str, value: str | float) -> None:
+def _configure(name: str, value: str | float | None) -> None:
     jax.config.update(name, value)
 
 
@@ -310,6 +317,8 @@ def _train(
 def _require_weights(folder: Path) -> None:
     try:
         convert.read_state_dict(folder / "model.pth")
+    except UnreadableError:
+        raise
     except InputError as error:
         raise InputError(f"{folder} has lost its best epoch: {error}; --overwrite begins the run anew") from error
 

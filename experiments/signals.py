@@ -104,6 +104,21 @@ def _signal_again() -> None:
     _thread.start_new_thread(send, ())  # threading takes locks, which the program may hold where the signal met it
 
 
+class _Handler:
+    """By which a handler of this module's is known."""
+
+    def __init__(self, handle: Callable[[int, FrameType | None], Any]) -> None:
+        self._handle = handle
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._handle(number, frame)
+
+
+def _is_free(handler: Any) -> bool:
+    """Whether nobody else decided what a signal does: `nohup` has SIGHUP ignored, and schedulers' libraries requeue."""
+    return handler in (signal.SIG_DFL, signal.default_int_handler) or isinstance(handler, _Handler)
+
+
 @contextmanager
 def _handled(handle: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     report = sys.unraisablehook
@@ -116,8 +131,8 @@ def _handled(handle: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
             report(unraisable)
 
     try:
-        heeded = [n for n in (*_NUMBERS, _AGAIN) if signal.getsignal(n) != signal.SIG_IGN]  # nohup ignores SIGHUP
-        before = {number: signal.signal(number, handle) for number in heeded}
+        heeded = [number for number in (*_NUMBERS, _AGAIN) if _is_free(signal.getsignal(number))]
+        before = {number: signal.signal(number, _Handler(handle)) for number in heeded}
     except ValueError:  # not in the main thread, which alone is told of signals
         yield
         return

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.errors import InputError, reason
+from jaxcnn.errors import InputError, reason, unreadable
 
 _LARGEST = 300_000_000
 """Bytes that no file of the official sets reaches once unpacked; a bomb is stopped here."""
@@ -170,7 +170,7 @@ def read_svhn(path: Path) -> Examples:
     except InputError:
         raise
     except Exception as error:  # a damaged file makes SciPy raise almost anything
-        raise _refuse(path, reason(error)) from error
+        raise unreadable(path, error) or _refuse(path, reason(error)) from error
     if digits.dtype.kind not in "iuf" or not np.isin(digits, range(1, 11)).all():
         raise _refuse(path, "y holds more than the digits 1 to 10")
     return Examples(images, {"label": digits.astype(np.int64) % 10})
@@ -181,7 +181,7 @@ def _read(path: Path, opened: Callable[[Path], Any] = lambda path: path.open("rb
         with opened(path) as stream:
             data = bytes(stream.read(_LARGEST + 1))
     except (OSError, EOFError, zlib.error) as error:
-        raise _refuse(path, reason(error)) from error
+        raise unreadable(path, error) or _refuse(path, reason(error)) from error
     if len(data) > _LARGEST:
         raise _refuse(path, f"it holds more than {_LARGEST:,} bytes")
     return data

@@ -59,9 +59,10 @@ def laid_out_by_rows(x: jax.Array) -> jax.Array:
     """A matrix as it is, with its rows one after the other in memory, where JAX lets a program ask for that."""
     try:
         from jax.experimental.layout import Layout, with_layout_constraint
-    except ImportError:  # experimental: another release may have it elsewhere, and it only makes programs faster
+
+        laid_out: jax.Array = with_layout_constraint(x, Layout(major_to_minor=(0, 1)))
+    except (ImportError, AttributeError, TypeError):  # experimental: it may change, and only makes programs faster
         return x
-    laid_out: jax.Array = with_layout_constraint(x, Layout(major_to_minor=(0, 1)))
     return laid_out
 
 

@@ -20,12 +20,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
+from jaxcnn.backend import fixed_settings
 from jaxcnn.config import FreezeConfig, ModelConfig, OptimConfig, from_dict
-from jaxcnn.errors import InputError, reason
+from jaxcnn.errors import InputError, is_out_of_memory, reason, unreadable
 from jaxcnn.files import TEMPORARY, is_there
 from jaxcnn.integrity import find_damage, older_digest, write_manifest
 from jaxcnn.masks import frozen_stages
-from jaxcnn.model import init_variables
+from jaxcnn.model import init_variables, key_of
 from jaxcnn.step import Metrics, TrainState, init_state
 from jaxcnn.train import EpochRecord
 
@@ -137,8 +138,10 @@ class Checkpoints:
         except (InputError, MemoryError):
             raise
         except Exception as error:  # Orbax raises whatever the layer below raised
-            if "RESOURCE_EXHAUSTED" in str(error):
+            if is_out_of_memory(error):
                 raise MemoryError(reason(error)) from error
+            if (later := unreadable(folder, error)) is not None:
+                raise later from error
             why = reason(error)
         if why:  # outside of the handler, so that nothing keeps what Orbax left behind
             raise InputError(
@@ -159,10 +162,7 @@ def _damage(folder: Path) -> str | None:
     try:
         return find_damage(folder)
     except OSError as error:
-        raise InputError(
-            f"{folder} cannot be read: {reason(error)}. Nothing was changed: the same command, without --overwrite, "
-            "tries again"
-        ) from error
+        raise unreadable(folder, error) or InputError(f"{folder} cannot be read: {reason(error)}") from error
 
 
 def _require_alike(folder: Path, saved: Any, wanted: Any) -> None:
@@ -249,6 +249,8 @@ def _quiet() -> Iterator[None]:
 def _writing(directory: Path) -> Iterator[None]:
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:  # Orbax raises whatever the layer below raised, in this thread or another
         raise InputError(
             f"cannot write the checkpoints in {directory}: {reason(error)}; free space or choose another folder; "
@@ -294,6 +296,7 @@ def save_weights(directory: Path, variables: Any, config: ModelConfig, *, overwr
                 shutil.rmtree(aside, ignore_errors=True)
 
 
+@fixed_settings()
 def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:
     """Variables (NumPy arrays) and configuration of a checkpoint that `save_weights` or a run wrote.
 
@@ -340,7 +343,7 @@ def _load_trained(home: Path, step: str | None) -> tuple[dict[str, Any], ModelCo
 
     def like(epoch: int) -> TrainState:
         frozen = frozen_stages(freeze, model, epoch)
-        return init_state(init_variables(model, jax.random.key(0)), model, optim, seed=0, frozen_stages=frozen)
+        return init_state(init_variables(model, key_of(0)), model, optim, seed=0, frozen_stages=frozen)
 
     with open_checkpoints(home, read_only=True) as checkpoints:
         state = checkpoints.read(step, like)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.errors import InputError, reason
+from jaxcnn.validate import local_path
 
 TEMPORARY = ".jaxcnn-"
 """What the names of files begin with that are being written; a killed process leaves them."""
@@ -18,7 +19,8 @@ TEMPORARY = ".jaxcnn-"
 def cache_folder() -> Path:
     """Where this project keeps what it can make anew: under XDG_CACHE_HOME, or .cache in the user's home."""
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn"
+        given = os.environ.get("XDG_CACHE_HOME")
+        return (local_path("XDG_CACHE_HOME", given) if given else Path.home() / ".cache") / "jaxcnn"
     except RuntimeError:  # nobody's home: a place where nothing can be written, as callers are prepared for
         return Path(os.devnull) / "jaxcnn"
 

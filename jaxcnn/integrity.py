@@ -84,7 +84,7 @@ def find_damage(folder: Path) -> str | None:
         return None
     try:
         listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files = [folder / name for name in listed]
+        files = [folder / name for name in dict(listed)]
     except (ValueError, TypeError):
         return f"{MANIFEST} is no list of checksums"
     if missing := [path for path in files if not path.exists()]:

@@ -7,6 +7,7 @@ counted from the input upwards. fc3, the head, comes after the last stage.
 
 import math
 from collections.abc import Callable
+from operator import index
 
 import flax.linen as nn
 import jax
@@ -21,6 +22,7 @@ from jaxcnn.config import ModelConfig
 from jaxcnn.conv import conv3x3
 from jaxcnn.dropout import dropout
 from jaxcnn.errors import InputError
+from jaxcnn.validate import require_int
 
 PRNG = "threefry2x32"
 """The generator, whatever JAX's default is set to: one seed means one run (with `backend.fixed_settings`)."""
@@ -210,7 +212,12 @@ class CNN(nn.Module):
 
 @fixed_settings()
 def key_of(seed: int) -> jax.Array:
-    """The key of a run's random numbers: that of `jax.random.key`, which JAX_RANDOM_SEED_OFFSET cannot change."""
+    """The key of a run's random numbers: that of `jax.random.key`, which JAX_RANDOM_SEED_OFFSET cannot change.
+
+    Raises:
+        InputError: when the seed is not in 0 to 2**32 - 1.
+    """
+    require_int("seed", seed := index(seed), least=0, most=2**32 - 1)
     key: jax.Array = jax.random.wrap_key_data(jnp.asarray(np.array([0, seed], np.uint32)), impl=PRNG)
     return key
 

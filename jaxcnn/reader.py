@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxcnn.cache import fingerprint, open_cache, write_cache
 from jaxcnn.decode import decode_image
-from jaxcnn.errors import InputError, reason
+from jaxcnn.errors import InputError, reason, unreadable
 from jaxcnn.files import cache_folder
 from jaxcnn.locate import recognise
 from jaxcnn.splits import Split, Stored, stratified_split, take
@@ -278,4 +278,4 @@ def _reading(folder: Path) -> Iterator[None]:
     except (InputError, MemoryError):  # no damage
         raise
     except Exception as error:  # protobuf, JSON, array_record and tfds each raise their own kinds
-        raise _damaged(folder, reason(error)) from error
+        raise unreadable(folder, error) or _damaged(folder, reason(error)) from error

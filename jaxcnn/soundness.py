@@ -25,6 +25,8 @@ def require_trainable(config: ExperimentConfig, dataset: Dataset) -> None:
     for name, split in (("training", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
         if split is not None:
             _require_fitting(f"the {name} split of {dataset.name}", split, model)
+            if not len(split.labels) and name != "test":  # which training does without
+                raise InputError(f"the {name} split of {dataset.name} is empty; give at least one image")
     _require_varying(config, len(dataset.train.labels))
 
 
@@ -39,8 +41,6 @@ def _require_fitting(where: str, split: Split, model: ModelConfig) -> None:
         raise InputError(
             f"{where} has {labels.dtype} labels of shape {labels.shape}; give {len(images)} whole numbers, one an image"
         )
-    if not len(labels):
-        raise InputError(f"{where} is empty; give at least one image")
     outside = (labels < 0) | (labels >= model.num_classes)
     if outside.any():
         first = int(np.argmax(outside))

@@ -4,7 +4,8 @@ One rule, whatever program wrote the file:
 
 - Stripped: the names that wrappers put into those of tensors, wherever they stand (`module`, `_orig_mod`,
   `_fsdp_wrapped_module` and the like), and the prefix, whatever it is, under which the network lies.
-- Searched: every dictionary in the file, however deep, except those of optimisers (keys that begin with `opt`).
+- Searched: every dictionary in the file, however deep and in whatever list, except those of optimisers (`optimizer`,
+  `opt_state` and the like).
 - Chosen: the one complete set of tensors under the original's names. Of several, the one that is a moving or
   stochastic average (`ema`, `swa` or `average` in its name, or counted by `n_averaged`), as it is the one that training
   programs evaluate; never an average of nothing. Anything else is ambiguous, and refused.
@@ -36,6 +37,7 @@ _NAME = re.compile(
 )
 _SAVE = "save model.state_dict() of the network alone"
 _LEAST = {"blocks.0.0.weight", "fc1.weight", "fc2.weight", "fc3.weight"}
+_OPTIMISER = re.compile(r"(?i)opt(im(i[sz]ers?)?)?([_-]?states?([_-]?dicts?)?)?|optimi[sz]ers?[_-].*")
 _AVERAGE = re.compile(r"(?i)(^|[._])(ema|swa|avg|averaged?)($|[._])")
 
 # Names of tensors that stand for a weight in another form: what they come of, and the remedy.
@@ -145,7 +147,9 @@ def _tables(loaded: object) -> Iterator[tuple[tuple[Any, ...], Mapping[Any, Any]
         if isinstance(table, Mapping) and id(table) not in seen:
             seen.add(id(table))  # a pickle may hold a dictionary in itself
             yield keys, table
-            pending += [((*keys, key), value) for key, value in table.items() if not str(key).lower().startswith("opt")]
+            pending += [((*keys, key), value) for key, value in table.items() if not _OPTIMISER.fullmatch(str(key))]
+        elif isinstance(table, (list, tuple)):
+            pending += [((*keys, i), value) for i, value in enumerate(table)]
 
 
 def _networks(keys: tuple[Any, ...], table: Mapping[Any, Any], path: Path) -> Iterator[_Network]:
@@ -190,7 +194,8 @@ def _beside(keys: tuple[Any, ...], table: Any) -> list[str]:
     """What lies beside a dictionary, in those that lead to it."""
     names = []
     for depth, key in enumerate(keys):
-        names += [".".join(map(str, (*keys[:depth], other))) for other in table if other != key]
+        others = table if isinstance(table, Mapping) else range(len(table))
+        names += [".".join(map(str, (*keys[:depth], other))) for other in others if other != key]
         table = table[key]
     return names
 

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.errors import InputError, reason
+from jaxcnn.errors import InputError, is_out_of_memory, reason, unreadable
 from jaxcnn.files import is_there
 
 _SAVE = "give what torch.save(model.state_dict(), path) writes, or safetensors"
@@ -82,7 +82,7 @@ def load_file(path: Path) -> Any:
             file.seek(max(0, path.stat().st_size - 8))
             tail = file.read()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {reason(error)}") from error
+        raise unreadable(path, error) or InputError(f"{path} cannot be read: {reason(error)}") from error
     if not head:
         raise InputError(f"{path} is empty; copy or download it again")
     for beginning, what, remedy in _BEGINNINGS:
@@ -113,7 +113,7 @@ def _load_safetensors(path: Path) -> Any:
     try:
         return load_safetensors(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is damaged or not a safetensors file: {reason(error)}") from error
+        raise _unusable(path, "a safetensors", error) from error
 
 
 def _load_torch(path: Path) -> Any:
@@ -129,7 +129,14 @@ def _load_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise InputError(f"{path} {_refused(path)}") from error
     except Exception as error:  # the legacy format fails in as many ways as there are bytes
-        raise InputError(f"{path} is damaged or not a PyTorch file: {reason(error)}") from error
+        raise _unusable(path, "a PyTorch", error) from error
+
+
+def _unusable(path: Path, kind: str, error: Exception) -> Exception:
+    """What to raise for an error of a library's that reads a file of a kind: it may be the machine's."""
+    if is_out_of_memory(error):
+        return MemoryError(f"{path}: {reason(error)}")
+    return unreadable(path, error) or InputError(f"{path} is damaged or not {kind} file: {reason(error)}")
 
 
 def _check_archive(path: Path) -> None:
@@ -162,7 +169,7 @@ def _check_archive(path: Path) -> None:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # zipfile raises what its decoders raise
-        raise InputError(f"{path} is damaged or not a PyTorch file: {reason(error)}") from error
+        raise _unusable(path, "a PyTorch", error) from error
 
 
 def _refused(path: Path) -> str:

@@ -1,6 +1,9 @@
 """TensorBoard's events, whatever happens to the processes that write them."""
 
+import errno
 import os
+import shutil
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +19,6 @@ from tensorboardX.summary import scalar
 
 from experiments import metrics
 from experiments.metrics import Board
-from jaxcnn.errors import InputError
 from jaxcnn.train import EpochRecord
 
 TAGS = {"Loss/train", "Loss/val", "Accuracy/train", "Accuracy/val", "LearningRate", "ImagesPerSecond"}
@@ -234,7 +236,53 @@ def test_any_sequence_of_ends_shows_each_step_once(
             assert shown[tag][each.epoch - 1].value == np.float32(value)
 
 
-def test_a_folder_that_cannot_be_read_is_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "events.out.tfevents.1.here").mkdir()
-    with pytest.raises(InputError, match=r"cannot write .*: .*Is a directory"):
-        Board(tmp_path, records(1))
+def damage_by(name: str) -> Callable[[Path, pytest.MonkeyPatch], None]:
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def damage(folder: Path, patch: pytest.MonkeyPatch) -> None:
+        if name == "a full disk":
+            patch.setattr(metrics, "_framed", full)
+        elif name == "a file in the folder's place":
+            folder.write_bytes(b"")
+        elif name == "a link to what is gone":
+            folder.symlink_to(folder.parent / "gone")
+        elif name == "a folder of an events' name":
+            (folder / "events.out.tfevents.1700000000.host").mkdir(parents=True)
+        else:  # another program's records
+            folder.mkdir()
+            (folder / "events.out.tfevents.1600000000.host").write_bytes(metrics._framed(b"\xff no protobuf"))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        ("a full disk", "No space left on device"),
+        ("a file in the folder's place", "File exists"),
+        ("a link to what is gone", "File exists"),
+        ("a folder of an events' name", "Is a directory"),
+        ("another program's records", "Error parsing message"),
+    ],
+)
+def test_events_that_cannot_be_written_are_told_once_and_added_by_the_next_start(
+    cause: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "logs"
+    with monkeypatch.context() as patch:
+        damage_by(cause)(folder, patch)
+        with closing(Board(folder, records(1))) as made:
+            made.add_record(record(2))
+            made.add_record(record(3))
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith(f"warning: no more events in {folder}: ")
+    assert told in err
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder)
+    else:
+        folder.unlink(missing_ok=True)
+    with closing(Board(folder, records(3))):
+        assert times(folder).keys() == {1, 2, 3}
+    assert capsys.readouterr().err == ""

@@ -36,6 +36,8 @@ def test_a_configuration_is_read_in_every_unicode_encoding(encoding: str, tmp_pa
         ("", "it is no JSON: Expecting value in line 1, column 1"),
         ('{"runs_dir": "C:\\sets"}', "it is no JSON: Invalid \\escape"),
         ("seed: 1", "it is no JSON: Expecting value in line 1, column 1"),
+        ('{"seed": 1, "name": "a", "seed": 2}', "'seed' is there twice; remove one of them"),
+        ('{"train": {"epochs": 1, "epochs": 1}}', "'epochs' is there twice; remove one of them"),
     ],
 )
 def test_what_is_no_json_is_told_with_its_place(text: str, told: str, tmp_path: Path) -> None:

@@ -180,11 +180,18 @@ def test_rows_whose_run_is_gone_go_and_are_told(tmp_path: Path, capsys: pytest.C
     log.write_text("".join(f"{line},{note}\n" for line, note in zip(lines, ["note", "", "good one", ""], strict=True)))
     (tmp_path / "b").rename(tmp_path.parent / f"{tmp_path.name}-elsewhere")
     shutil.rmtree(tmp_path / "c")
-    assert [row["name"] for row in log_rows(tmp_path)] == ["a"]
-    assert capsys.readouterr().err == (
-        f"warning: {log} no longer lists b, whose folder is gone; good one\n"
-        f"warning: {log} no longer lists c, whose folder is gone\n"
-    )
+    table = [(row["name"], row["test_accuracy"], row["note"]) for row in log_rows(tmp_path)]
+    assert table == [("a", "93.75", ""), ("b", "", "good one")]  # what a user wrote is the user's to delete
+    assert capsys.readouterr().err == f"warning: {log} no longer lists c, whose folder is gone\n"
+
+
+def test_a_name_that_a_spreadsheet_took_for_a_number_costs_no_note(tmp_path: Path) -> None:
+    make_run(tmp_path, "0012")
+    update_log(tmp_path, transfers=False)
+    log = log_path(tmp_path, transfers=False)
+    header, row = log.read_text().splitlines()
+    log.write_text(f"{header},note\n{row.removeprefix('00')},mine\n")
+    assert [(row["name"], row["note"]) for row in log_rows(tmp_path)] == [("12", "mine"), ("0012", "")]
 
 
 def test_what_a_user_noted_of_a_run_outlives_its_training_again(

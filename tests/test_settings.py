@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import message
 from small_training import MEAN, MODEL, STD, assert_same_bits, draw_dataset, draw_variables, experiment, run, untimed
 
 from experiments.run import select_device
@@ -107,6 +109,13 @@ def test_a_seeds_key_is_that_of_jax_whatever_its_offset(seed: int) -> None:
     assert not np.array_equal(shifted, wanted)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_beyond_32_bits_is_refused(seed: int) -> None:
+    assert message(lambda: key_of(seed)) == (
+        f"seed={seed} is not usable: give a whole number of at least 0 and at most 4294967295"
+    )
+
+
 def test_an_option_that_xla_does_not_know_is_left_out_and_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     original = jax.jit
@@ -133,8 +142,20 @@ def test_an_attempt_tells_whether_an_option_is_known(name: str, value: int, know
 def test_a_jax_without_layouts_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     x = jnp.arange(6.0).reshape(2, 3)
     np.testing.assert_array_equal(laid_out_by_rows(x), x)
-    monkeypatch.setitem(sys.modules, "jax.experimental.layout", None)
-    np.testing.assert_array_equal(laid_out_by_rows(x), x)
+    for other in (None, SimpleNamespace(), SimpleNamespace(Layout=dict, with_layout_constraint=lambda x: x)):
+        monkeypatch.setitem(sys.modules, "jax.experimental.layout", other)
+        np.testing.assert_array_equal(laid_out_by_rows(x), x)
+
+
+@pytest.mark.usefixtures("isolated")
+def test_a_precision_of_products_in_the_environment_is_overruled() -> None:
+    before = jax.config.jax_default_matmul_precision
+    try:
+        jax.config.update("jax_default_matmul_precision", "F16_F16_F16")
+        select_device("cpu")
+        assert jax.config.jax_default_matmul_precision is None
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
 
 
 @pytest.mark.usefixtures("isolated")

@@ -168,6 +168,24 @@ def test_a_signal_that_is_ignored_stays_ignored(number: int) -> None:
     assert reached == [signal.SIG_IGN]
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM])
+def test_a_handler_of_a_users_own_is_called(number: int) -> None:
+    """Libraries of schedulers put a job back into the queue by one."""
+    came: list[int] = []
+    before = signal.signal(number, lambda number, frame: came.append(number))
+    try:
+
+        def work() -> None:
+            with noted() as signals:
+                send(number)
+                assert not signals.came()
+
+        main(work)
+    finally:
+        signal.signal(number, before)
+    assert came == [number]
+
+
 @pytest.mark.parametrize(("number", "waits"), [(signal.SIGXCPU, True), (signal.SIGUSR1, True), (signal.SIGINT, False)])
 def test_only_who_will_not_wait_is_not_kept_waiting_by_a_library(
     number: int, waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -88,6 +88,30 @@ SAVED: dict[str, tuple[Any, nn.Module]] = {
         f"as {key}": ({key: WEIGHTS, **training_state(NET)}, NET)
         for key in ("model", "model_state_dict", "state_dict", "net", "ema", "params", "module", 7)
     },
+    **{
+        f"as {key}": ({key: WEIGHTS, **training_state(NET)}, NET)
+        for key in ("optimal_weights", "optimized", "optim_model", "optical_flow", "options")
+    },
+    "in a list": ([WEIGHTS], NET),
+    "in a list of a dictionary": ({"models": [WEIGHTS], "optimizers": [training_state(NET)]}, NET),
+    "beside states of optimisers": (
+        {
+            "model": WEIGHTS,
+            **{
+                key: {"exp_avg": WEIGHTS}
+                for key in (
+                    "opt",
+                    "optim",
+                    "Optimizer",
+                    "optimisers",
+                    "opt_state",
+                    "optimizer_state_dict",
+                    "optimizer_0",
+                )
+            },
+        },
+        NET,
+    ),
     "twice wrapped": ({"checkpoint": {"model": WEIGHTS}, "epoch": 3}, NET),
     "DataParallel": (nn.DataParallel(network()).state_dict(), NET),
     "DataParallel in part, as VGG's features are": (in_part(nn.DataParallel), NET),

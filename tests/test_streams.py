@@ -52,7 +52,6 @@ def test_a_device_that_fails_is_told_once(error: Exception, capsys: pytest.Captu
     assert capsys.readouterr().err == f"warning: what is printed is lost ({error}); results and logs are not\n"
 
 
-@pytest.mark.parametrize("error", DEVICES.values(), ids=DEVICES)
 def refuse() -> None:
     raise InputError("no")
 

@@ -128,7 +128,6 @@ def full(*_: object, **__: object) -> None:
         ("torch.save", "model.pth"),
         ("orbax.checkpoint.CheckpointManager.save", "checkpoints"),
         ("numpy.save", "train_loss.npy"),
-        ("tensorboardX.record_writer.masked_crc32c", "logs"),
         ("jaxcnn.files.os.fsync", "config.json"),
     ],
 )

@@ -92,8 +92,15 @@ def test_five_steps_under_the_originals_protocol_equal_the_originals(name: str, 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_trainable_names_are_the_originals(name: str, mask: str) -> None:
     wanted = json.loads((REFERENCE / name / "meta.json").read_text())["trainable"][mask]
-    _, variables, trains = create_transfer_model(REFERENCE / name / "model.pth", 100, mask=mask)
     config = replace(load(name)[0], num_classes=100)
+    _, variables, trains = create_transfer_model(
+        REFERENCE / name / "model.pth",
+        100,
+        mask=mask,
+        input_size=config.input_size,
+        apply_pooling=config.apply_pooling,
+        activation_function=config.activation_function,
+    )
     names = []
     for entry in entries(config):
         if entry.path[0] == "params":

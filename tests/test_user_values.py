@@ -32,7 +32,7 @@ from jaxcnn.config import (
     TransferConfig,
 )
 from jaxcnn.data import load_dataset
-from jaxcnn.files import write_json, write_npy, write_text, write_whole
+from jaxcnn.files import cache_folder, write_json, write_npy, write_text, write_whole
 from jaxcnn.validate import local_path
 
 HOME: dict[str, Callable[[str], Path]] = {
@@ -68,6 +68,15 @@ def test_a_saved_configuration_may_begin_at_home_and_lie_there(tmp_path: Path, m
     config, _ = parse(ExperimentConfig(), "", ["--config=~/saved.json"])
     assert (config.runs_dir, config.data.archives) == (tmp_path / "runs", tmp_path / "archives")
     assert "--config='hf://a/b' is a URL" in message(lambda: parse_transfer(["--config", "hf://a/b"]))
+
+
+def test_the_cache_in_the_environment_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value, wanted in (("~/cache", tmp_path / "cache/jaxcnn"), ("", tmp_path / ".cache/jaxcnn")):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert cache_folder() == wanted
+    monkeypatch.setenv("XDG_CACHE_HOME", "s3://bucket")
+    assert message(cache_folder).startswith("XDG_CACHE_HOME='s3://bucket' is a URL")
 
 
 def test_the_folder_of_prepared_sets_in_the_environment_may_begin_at_home(

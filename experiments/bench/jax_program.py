@@ -16,7 +16,7 @@ from jaxcnn.config import Augment, DataConfig, ExperimentConfig, Mask, TrainConf
 from jaxcnn.convert import from_torch, read_state_dict, write_state_dict
 from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD
 from jaxcnn.masks import frozen_stages
-from jaxcnn.model import init_variables
+from jaxcnn.model import init_variables, key_of
 from jaxcnn.optim import make_schedule
 from jaxcnn.step import init_state, make_eval_step, make_train_step
 from jaxcnn.train import OnStep, evaluate, fit, make_train_epoch
@@ -48,7 +48,7 @@ def train_steps(setting: Setting, mask: Mask, **options: Any) -> Program:
     step = make_train_step(model=model, optim=OPTIM, schedule=schedule, **arguments)
     split = load_images(setting, count)
     train_epoch = make_train_epoch(step, split, setting.batch_size, steps_per_call=form.steps_per_call)
-    states = [init_state(init_variables(model, jax.random.key(0)), model, OPTIM, seed=0, frozen_stages=frozen)]
+    states = [init_state(init_variables(model, key_of(0)), model, OPTIM, seed=0, frozen_stages=frozen)]
 
     def run() -> None:
         state, _ = train_epoch(states.pop(), np.arange(count, dtype=np.int32), 1.0, lambda seen, metrics: None)
@@ -60,7 +60,7 @@ def train_steps(setting: Setting, mask: Mask, **options: Any) -> Program:
 def evaluation(setting: Setting) -> Program:
     """Evaluation of `setting.steps` batches of stored images."""
     split = load_images(setting, setting.steps * setting.batch_size)
-    variables = init_variables(setting.model, jax.random.key(0))
+    variables = init_variables(setting.model, key_of(0))
     step = jax.jit(make_eval_step(model=setting.model, **STANDARDISED))
     return lambda: evaluate(step, variables, split, setting.batch_size)
 
@@ -94,7 +94,7 @@ def epochs(
         freeze=freeze(mask),
     )
     frozen = frozen_stages(config.freeze, config.model, 0)
-    variables = init_variables(setting.model, jax.random.key(0))
+    variables = init_variables(setting.model, key_of(0))
     state = init_state(variables, setting.model, OPTIM, seed=0, frozen_stages=frozen)
     dataset = as_dataset(load_images(setting, setting.images), setting.model.num_classes)
     run = fit(state, config, dataset, on_step=on_step)
@@ -104,7 +104,7 @@ def epochs(
 def conversion(setting: Setting, folder: Path) -> Program:
     """A model.pth read as variables, and those written as a model.pth."""
     source, copy = folder / "model.pth", folder / "copy.pth"
-    write_state_dict(source, init_variables(setting.model, jax.random.key(0)), setting.model)
+    write_state_dict(source, init_variables(setting.model, key_of(0)), setting.model)
 
     def run() -> None:
         variables = from_torch(read_state_dict(source), setting.model)

@@ -16,7 +16,7 @@ from experiments.bench.setting import OPTIM, Setting, load_images
 from jaxcnn.augment import standardise
 from jaxcnn.config import ModelConfig
 from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD
-from jaxcnn.model import init_variables
+from jaxcnn.model import init_variables, key_of
 
 
 class StockBlock(nn.Module):
@@ -88,7 +88,7 @@ def train_steps(setting: Setting) -> Program:
 
     jitted = jax.jit(step, donate_argnums=0)
     split = load_images(setting, setting.steps * batch_size)
-    variables = stock_variables(init_variables(setting.model, jax.random.key(0)))
+    variables = stock_variables(init_variables(setting.model, key_of(0)))
     states = [(variables["params"], variables["batch_stats"], optimizer.init(variables["params"]))]
 
     def run() -> None:
