@@ -61,7 +61,7 @@ class Flags:
     names: tuple[str, ...] = ("cifar10", "cifar100", "svhn")
     """The data sets."""
     overwrite: bool = False
-    """Begin anew those whose folders are there already."""
+    """Begin again those whose folders are there already."""
 
 
 class Outcome(NamedTuple):
@@ -79,7 +79,7 @@ def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, over
 
     Args:
         experiments: pairs of a run's name, which replaces the configuration's own, and its configuration.
-        overwrite: begin anew those whose folders are there already.
+        overwrite: begin again those whose folders are there already.
 
     Returns:
         What became of each, in order.

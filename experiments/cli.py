@@ -42,7 +42,7 @@ class _Flags(ExperimentConfig):
     config: Path | None = None
     """A saved config.json to start from; other flags change it."""
     overwrite: bool = False
-    """Begin anew if the run's folder is there already."""
+    """Begin again if the run's folder is there already."""
     extend: bool = False
     """Train a run that is there already for more epochs than it was begun with."""
 
@@ -104,7 +104,7 @@ def on_existing(flags: Any) -> Existing:
         InputError: when they contradict each other.
     """
     if flags.overwrite and flags.extend:
-        raise InputError("--overwrite begins anew and --extend goes on; give one of them")
+        raise InputError("--overwrite begins again and --extend goes on; give one of them")
     return Existing(flags.overwrite, flags.extend)
 
 
@@ -133,7 +133,7 @@ def value_of(flag: str, argv: list[str]) -> str | None:
 
 
 def main(program: Callable[[], object]) -> None:
-    """Runs a program; bad input ends in one message on stderr and status 2, Ctrl-C in 130, SIGTERM in 143."""
+    """Runs a program; bad input ends in one message on stderr and status 2, a signal in 128 + its number."""
     with standard_streams():
         try:
             with raised():

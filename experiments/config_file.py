@@ -19,7 +19,7 @@ class Existing(NamedTuple):
     """What is to become of a run that is there already; by default it goes on, or shows its result."""
 
     overwrite: bool = False
-    """Begin anew."""
+    """Begin again."""
     extend: bool = False
     """Go on beyond its last epoch, where the configuration asks for more epochs and differs in nothing else."""
 

@@ -36,7 +36,7 @@ class Flags:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each seed draws other images, weights and orders."""
     overwrite: bool = False
-    """Begin anew where there are runs already."""
+    """Begin again where there are runs already."""
 
     def __post_init__(self) -> None:
         set_path(self, "runs_dir")

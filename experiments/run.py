@@ -77,7 +77,7 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
                 summary = write_results(folder, config, dataset, records, counts, began)
     present(folder)
     if was_finished:
-        console.print(f"{folder} is finished; --overwrite trains anew, --name trains beside it", markup=False)
+        console.print(f"{folder} is finished; --overwrite trains again, --name trains beside it", markup=False)
     console.print(results_table(summary))
     return summary
 
@@ -229,7 +229,7 @@ def select_device(device: Device) -> None:
             "gpu": "for one of NVIDIA's install jaxcnn[cuda12]",
         }
         raise InputError(
-            f"device={device!r} cannot be had: {why}; {remedy.get(device, 'install jax anew')}, or give --device cpu"
+            f"device={device!r} cannot be had: {why}; {remedy.get(device, 'install jax again')}, or give --device cpu"
         ) from error
     # On an accelerator JAX's own choice for float32 is less: TF32 on an NVIDIA GPU, bfloat16 on a TPU.
     _configure("jax_default_matmul_precision", None if found == "cpu" else "highest")
@@ -320,7 +320,7 @@ def _require_weights(folder: Path) -> None:
     except UnreadableError:
         raise
     except InputError as error:
-        raise InputError(f"{folder} has lost its best epoch: {error}; --overwrite begins the run anew") from error
+        raise InputError(f"{folder} has lost its best epoch: {error}; --overwrite begins the run again") from error
 
 
 def _thawed(config: ExperimentConfig, epoch: int) -> list[str]:

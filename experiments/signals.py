@@ -63,7 +63,7 @@ def noted() -> Iterator[Noted]:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Signals raise `Interrupted` within, wherever the program is, but for libraries: the first waits for their end."""
+    """Signals raise `Interrupted` at once, unless the program is inside a library; then when that call returns."""
     came: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:

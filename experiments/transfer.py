@@ -54,7 +54,7 @@ class _Flags(TransferConfig):
     config: Path | None = None
     """A saved config.json to start from; other flags change it."""
     overwrite: bool = False
-    """Begin anew if the run's folder is there already."""
+    """Begin again if the run's folder is there already."""
     extend: bool = False
     """Train a run that is there already for more epochs than it was begun with."""
 

@@ -33,7 +33,7 @@ Jit = Callable[..., Any]
 def jit(f: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = (), **options: int) -> Callable[..., Any]:
     """`jax.jit` with the compiler's `options` for the default backend; not for use while another function is traced.
 
-    On a CPU, XLA up to jax 0.11.0 builds the passes of its newer emitters anew for every loop. Without them a training
+    On a CPU, XLA up to jax 0.11.0 builds the passes of its newer emitters again for every loop. Without them a training
     step compiles in two thirds of the time and memory, and is a little faster; but Adam alone takes three times as
     long.
 

@@ -103,7 +103,7 @@ class Checkpoints:
                 self._manager.reload()
             return progress
         if damaged:
-            raise InputError(f"no checkpoint in {self._directory} can be read; --overwrite begins the run anew")
+            raise InputError(f"no checkpoint in {self._directory} can be read; --overwrite begins the run again")
         return None
 
     def read(self, step: str | None, like: Callable[[int], TrainState]) -> TrainState:

@@ -18,8 +18,8 @@ def dropout(key: Array, x: Array, rate: float, *, columns: Array | None = None, 
     A threefry block gives 16 bits to each of four elements, one in each quarter of the batch, and is computed once: an
     eighth of the time of `jax.random.bernoulli` on a CPU, where that is a third of a step on cached features.
 
-    x is (B, ...) of a floating dtype, and so is what comes back. Where it is (B, C), and holds but these `columns`,
-    int (C,), of an array of this `width`, they meet what they would in the whole array. Reverse mode only.
+    x is (B, ...) of a floating dtype, and so is the result. If x (B, C) holds only some `columns`, int (C,), of a wider
+    array (B, width), each column gets the mask that it would get there. Reverse mode only.
     """
     quarter = -(-len(x) // 4)
     if columns is None:

@@ -16,7 +16,7 @@ from jaxcnn.splits import aligned_empty
 from jaxcnn.step import make_network
 
 FEATURE_CACHE_BYTES = 4 * 2**30
-"""Features of frozen stages beyond this are computed anew in every epoch."""
+"""Features of frozen stages beyond this are computed again in every epoch."""
 
 
 def caches_features(config: ExperimentConfig, dataset: Dataset, frozen: int) -> bool:

@@ -17,7 +17,7 @@ TEMPORARY = ".jaxcnn-"
 
 
 def cache_folder() -> Path:
-    """Where this project keeps what it can make anew: under XDG_CACHE_HOME, or .cache in the user's home."""
+    """Where this project keeps what it can make again: under XDG_CACHE_HOME, or .cache in the user's home."""
     try:
         given = os.environ.get("XDG_CACHE_HOME")
         return (local_path("XDG_CACHE_HOME", given) if given else Path.home() / ".cache") / "jaxcnn"

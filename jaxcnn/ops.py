@@ -88,7 +88,7 @@ def image_by_image(f: Callable[[Array], Array], x: Array) -> Array:
 def take_images(x: Array, indices: Array) -> Array:
     """x[indices], (N, ...) and int (B,) -> (B, ...); indices beyond the ends are not looked for.
 
-    On a CPU rows are copied one by one: what reads them would else look up the index anew for every value.
+    On a CPU rows are copied one by one: what reads them would otherwise look up the index for every value.
     """
     copied: Array = cpu_or_plain(_copy_rows, lambda x, indices: jnp.take(x, indices, axis=0, mode="clip"), x, indices)
     return copied
@@ -131,7 +131,7 @@ def dot_rows(a: Array, b: Array) -> Array:
 
 
 def _turned_dot(a: Array, b: Array) -> Array:
-    """a.T @ b with a.T written down, which XLA would undo but for the barrier: half the time for fc1.
+    """a.T @ b with a.T written down, which XLA would undo without the barrier: half the time for fc1.
 
     Turned by its layout, as its own transposition takes ten times as long in the form that `backend.jit` compiles.
     """

@@ -331,8 +331,8 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
 def stopped(records: Sequence[EpochRecord], config: ExperimentConfig) -> str | None:
     """Why a run with these records is over before its last epoch, or None.
 
-    Epochs of probing and of gradual unfreezing do not count, lest a run end before it has trained what it should; nor
-    do they for plateaus.
+    Epochs of probing and of gradual unfreezing do not count, since a run should train what its mask leaves free before
+    it ends; nor do they for plateaus.
     """
     counted = records[settled_epoch(config.freeze, config.model) :]
     losses = [r.val_loss for r in counted if r.val_loss is not None]

@@ -39,7 +39,7 @@ def new_cache(folder: Path) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest begin first, lest all but one process be idle in the end."""
+    """The longest begin first, so that no process waits for another in the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
