@@ -179,7 +179,7 @@ class CNN(nn.Module):
             eval_stages: this many stages from the input up run as in evaluation even when `train`.
             first_stage: begin here, to compute a network's tail on features.
             end_stage: return what this stage would read, instead of logits.
-            columns: where `first_stage` is dense, indices of the columns present in x; absent ones are zero (`ops.dense`).
+            columns: where `first_stage` is dense, indices of the columns present in x; absent ones are zero.
 
         Raises:
             InputError: when the images are integers.
