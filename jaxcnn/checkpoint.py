@@ -149,7 +149,7 @@ class Checkpoints:
                 "changed: the same command tries again; with this folder moved away, it goes on from the one before"
             )
         behind = {name: progress[name] for name in ("records", "part")}
-        if progress.get("digest") not in (None, older_digest(state, json.dumps(behind))):
+        if progress.get("digest") not in (None, older_digest(jax.device_get(state), json.dumps(behind))):
             print(
                 f"{folder} has a checksum of another version's, which this one cannot compare; it is used all the same",
                 file=sys.stderr,
