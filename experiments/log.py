@@ -12,7 +12,7 @@ from experiments.streams import warn
 from experiments.tables import csv_text, read_table
 from jaxcnn.config import ExperimentConfig, TransferConfig
 from jaxcnn.errors import InputError, reason
-from jaxcnn.files import write_text
+from jaxcnn.files import TEMPORARY, write_text
 
 _IN_SUMMARY = ("seed", "data.name", "freeze.mask")  # settings that have a column anyway
 
@@ -66,6 +66,8 @@ def update_log(runs_dir: Path, *, transfers: bool) -> None:
     try:
         with (runs_dir / f".{log.name}.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            for leftover in runs_dir.glob(f"{TEMPORARY}{log.name}-*"):  # of a process that was killed
+                leftover.unlink(missing_ok=True)
             text, gone = _render(log, transfers)  # again, now that no other process writes it
             write_text(log, text)
     except OSError as error:

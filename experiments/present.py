@@ -12,6 +12,7 @@ from experiments.log import update_log
 from experiments.streams import only_warns
 from experiments.tables import read_table
 from jaxcnn.errors import InputError, reason
+from jaxcnn.files import TEMPORARY
 from jaxcnn.report import confusion_matrix, plot_confusion, plot_curves
 from jaxcnn.train import EpochRecord
 
@@ -21,6 +22,8 @@ def present(folder: Path) -> None:
     for name, draw in _PICTURES.items():
         if not (folder / name).exists():
             with only_warns(str(folder / name)):
+                for leftover in folder.glob(f"{TEMPORARY}{name}-*"):  # of a process that was killed
+                    leftover.unlink(missing_ok=True)
                 draw(folder)
     with only_warns(f"row of {folder.name} in the table of all runs"):
         update_log(folder.parent, transfers="source" in read_json(folder / "config.json"))

@@ -237,7 +237,7 @@ def run(kills: int, terms: int, seed: int, cases: list[str], folder: Path) -> Re
         while left:
             attempt += 1
             trial = Trial(words, folder / f"{number}_hit_{attempt}")
-            told = []
+            told, where = [], None
             while left and not trial.finished():
                 kind = left.pop()
                 where, wrong = hit(trial, kind, span, rng)
@@ -250,7 +250,7 @@ def run(kills: int, terms: int, seed: int, cases: list[str], folder: Path) -> Re
                 report.terms += kind == "term"
                 report.kills += kind != "term"
                 report.kills_inside_a_checkpoint += where == "inside a checkpoint"
-            if not trial.finished():
+            if where is not None or not trial.finished():  # it may have been hit after its summary, before its pictures
                 report.failures += [f"{case}, last start: {each}" for each in trial.end(trial.start(), 0)]
             report.log.append(f"{case}: {'; '.join(told)}")
             print(report.log[-1], file=sys.stderr, flush=True)

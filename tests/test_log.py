@@ -281,3 +281,10 @@ def test_rows_of_runs_that_finish_at_once_are_all_there(tmp_path: Path) -> None:
         list(pool.map(work, range(4)))
     names = sorted(row["name"] for row in rows(log_path(tmp_path, transfers=False)))
     assert names == [f"{number}_{i}" for number in range(4) for i in range(5)]
+
+
+def test_what_a_killed_process_was_writing_goes(tmp_path: Path) -> None:
+    make_run(tmp_path, "one")
+    (tmp_path / ".jaxcnn-experiment_logs.csv-0123.csv").write_text("half a")
+    update_log(tmp_path, transfers=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "experiment_logs.csv", ".experiment_logs.csv.lock"}

@@ -83,6 +83,7 @@ def test_what_cannot_be_made_is_a_warning_and_the_rest_is_made(
 ) -> None:
     folder = make_finished(tmp_path)
     (folder / file).rename(folder / "away")
+    (folder / f".jaxcnn-{missing}-0123.png").write_bytes(b"what a killed process was writing")
     present(folder)
     err = capsys.readouterr().err
     assert err.startswith(f"warning: no {folder / missing}: ")
@@ -93,6 +94,7 @@ def test_what_cannot_be_made_is_a_warning_and_the_rest_is_made(
     (folder / "away").rename(folder / file)
     present(folder)
     assert all((folder / name).exists() for name in MADE)
+    assert not list(folder.glob(".jaxcnn-*"))
     assert capsys.readouterr().err == ""
 
 
