@@ -34,7 +34,7 @@ _CHUNK = 2**17  # tiles x channels at a time: 8 MB of products, reused from chun
 def conv3x3(x: Array, kernel: Array) -> Array:
     """3x3 convolution (cross-correlation) with stride 1 and padding 1.
 
-    x (B, H, W, C), kernel (3, 3, C, O) -> (B, H, W, O), all of one floating dtype. Reverse mode only.
+    x (B, H, W, C) and kernel (3, 3, C, O) -> (B, H, W, O). All have the same floating dtype. Reverse mode only.
     """
     if x.shape[1:3] == (1, 1):
         return x @ kernel[1, 1]  # a single pixel meets nothing but the kernel's centre

@@ -33,7 +33,7 @@ def max_pool2x2(x: Array) -> Array:
 
 @jax.custom_vjp
 def dense(x: Array, kernel: Array, columns: Array | None = None) -> Array:
-    """x @ kernel: (B, C) and (C, O) -> (B, O), of one floating dtype. Reverse mode only.
+    """x @ kernel: (B, C) and (C, O) -> (B, O). Both have the same floating dtype. Reverse mode only.
 
     With `columns`, int32 (c,), ascending, x is (B, c): these columns of an array (B, C) whose others are zero, as many
     from each of its `dense_parts(C)` equal parts. The product and the kernel's gradient are the whole array's up to

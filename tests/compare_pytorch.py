@@ -2,7 +2,7 @@
 
 From the repository's root: `python -m tests.compare_pytorch --data.dir DIR`, where DIR holds the prepared set. Both
 train the shallow network without dropout or augmentation at a constant rate, so that rounding alone is left to differ;
-with every seed both begin anew from the weights that this project draws. The first steps are taken in float64 as well,
+with every seed both start from the weights that this project draws. The first steps are taken in float64 as well,
 where the two have to agree: in float32 Adam's first steps amplify rounding a thousandfold. `--optimizer sgd` does not.
 """
 

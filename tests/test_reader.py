@@ -1,4 +1,4 @@
-"""Prepared sets and their cache: what is damaged is named, or made anew."""
+"""Prepared sets and their cache: what is damaged is named, or made again."""
 
 import errno
 import json

@@ -115,7 +115,7 @@ def apply_steps(image: np.ndarray, steps: Iterable[tuple[str, int, bool]]) -> np
 class Transform:
     """The original's transform: a picture, augmented or not, as a standardised float32 tensor (C, H, W).
 
-    torchvision makes the table of all magnitudes anew for every operation it applies, and tensors of mean and std
+    torchvision makes the table of all magnitudes again for every operation it applies, and tensors of mean and std
     for every image; so does this, unless `lean`: then nothing is left but Pillow's work and the arithmetic.
     """
 

@@ -170,7 +170,7 @@ def augment_rows(setting: Setting, _: Skipped) -> list[Row]:
     seconds = take_turns(programs, setting.rounds)
     speed = {**rates(seconds, count), "jaxcnn": rates(seconds, passes * count)["jaxcnn"]}
     what = "AutoAugment and standardising, against one process of Pillow"
-    note = "lean: without what torchvision computes anew for each image"
+    note = "lean: without what torchvision computes again for each image"
     return [Row("augment", what, "images/s", speed, note=note)]
 
 
