@@ -25,6 +25,7 @@ from jaxcnn.errors import InputError
 from jaxcnn.validate import local_path
 
 MASKS: tuple[Mask, ...] = ("scratch", "frozen", "partial", "full")
+CHOICES = (*MASKS, "all")
 # Epochs, learning rate and patience of the original's transfers to CIFAR-100. Those to SVHN that it does not
 # give (partial and full) are the same, and so are a comparison's, whose masks share one budget.
 SETTINGS = {"frozen": (100, 1e-3, 10), "partial": (150, 1e-3, 15), "full": (200, 5e-4, 15), "scratch": (200, 1e-3, 15)}
@@ -33,13 +34,7 @@ TARGET_ACCURACY = {"cifar100": 95.0, "svhn": 98.0}
 
 @dataclass(frozen=True)
 class _FreezeFlags(FreezeConfig):
-    mask: Literal["scratch", "full", "partial", "frozen", "all"] = "full"  # type: ignore[assignment]  # offers `all` too
-    """frozen: all blocks; partial: blocks 0 to freeze_until_block; full: nothing; scratch: nothing, and new weights;
-    all: each of them under one budget, compared."""
-
-    def __post_init__(self) -> None:
-        if self.mask != "all":
-            super().__post_init__()
+    mask: tyro.conf.Suppress[Mask] = "full"  # --mask is a flag of its own: it takes `all` too
 
 
 @dataclass(frozen=True)
@@ -47,6 +42,9 @@ class _Flags(TransferConfig):
     model: tyro.conf.Suppress[ModelConfig] = field(default_factory=ModelConfig)  # the source's
     freeze: tyro.conf.OmitArgPrefixes[_FreezeFlags] = field(default_factory=_FreezeFlags)
     """What is frozen."""
+    mask: Literal["scratch", "full", "partial", "frozen", "all"] = "full"
+    """frozen: all blocks; partial: blocks 0 to freeze_until_block; full: nothing; scratch: nothing, and new weights;
+    all: each of them under one budget, compared."""
     target: str = "cifar100"
     """The data set to transfer to; it and the mask decide the defaults of epochs, rate, patience, target accuracy."""
     seeds: tuple[int, ...] = ()
@@ -90,20 +88,25 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
         generated = f"{default_name(default)}_{default.freeze.mask}"
     else:
         target, mask = target or "cifar100", mask or "full"
-        default = settings(target, mask if mask in (*MASKS, "all") else "full")
+        default = settings(target, mask if mask in CHOICES else "full")
         default = replace(default, source=Path(value_of("--runs-dir", argv) or default.runs_dir) / "cifar10")
-    freeze = _FreezeFlags(**{**shallow(default.freeze), "mask": mask if mask in (*MASKS, "all") else "full"})
-    values = {**shallow(default), "data": replace(default.data, name=target), "freeze": freeze, "target": target}
+    values = {
+        **shallow(default),
+        "data": replace(default.data, name=target),
+        "freeze": _FreezeFlags(**{**shallow(default.freeze), "mask": "full"}),
+        "mask": mask if mask in CHOICES else "full",
+        "target": target,
+    }
     flags = parse_flags(_Flags(**values), __doc__, argv, hidden="freeze.")
     if flags.data.name != flags.target:
         raise InputError(f"--data.name {flags.data.name} contradicts --target {flags.target}; give one of them")
-    if flags.seeds and flags.freeze.mask != "all":
+    if flags.seeds and flags.mask != "all":
         raise InputError(f"seeds={flags.seeds!r} belongs to --mask all; give --seed to a single run")
     config = replace(narrow(TransferConfig, flags, freeze=FreezeConfig()), data=replace(flags.data, name=flags.target))
-    masks: tuple[Mask, ...] = MASKS if flags.freeze.mask == "all" else (flags.freeze.mask,)
+    masks: tuple[Mask, ...] = MASKS if flags.mask == "all" else (flags.mask,)
     name = flags.name
     if generated and re.fullmatch(rf"{re.escape(generated)}(_seed\d+)?", name):  # by the saved settings
-        name = name if f"{default_name(config)}_{flags.freeze.mask}" == generated else ""
+        name = name if f"{default_name(config)}_{flags.mask}" == generated else ""
     if len(masks) == 1 and name:
         names = {masks[0]: name}
     else:

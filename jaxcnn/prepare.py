@@ -155,57 +155,55 @@ SOURCES: Mapping[str, Source] = {
 """The data sets that can be prepared here, by tfds name."""
 
 
-class _Info(tfds.core.DatasetInfo):  # type: ignore[misc]  # tfds ships no types: Any
-    """Does not ask Google's bucket for what is about to be computed, as tfds would, leaving a folder in /tmp."""
+with tfds.core.registered.skip_registration():  # it is no data set that tfds should offer by name
 
-    def initialize_from_bucket(self) -> None:
-        """Does nothing."""
+    class Builder(tfds.core.GeneratorBasedBuilder):
+        """Prepares a `Source` from a folder of archives, whose checksums tfds compares with those given."""
 
+        def __init__(self, source: Source, data_dir: Path, archives: Path, checksums: Mapping[str, Checksum]) -> None:
+            self.name = source.name
+            self.VERSION = tfds.core.Version(source.version)
+            self.source, self.archives, self.checksums = source, archives, checksums
+            super().__init__(data_dir=data_dir, file_format="array_record")
 
-class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, call-arg]  # as above
-    """Prepares a `Source` from a folder of archives, whose checksums tfds compares with those given."""
+        @property
+        def url_infos(self) -> dict[str, Any]:
+            """What tfds compares the official archives with."""
+            make = tfds.core.download.checksums.UrlInfo
+            known = {name: self.checksums[name] for name in self.source.files}
+            return {self.source.home + name: make(size, digest, name) for name, (digest, size) in known.items()}
 
-    def __init__(self, source: Source, data_dir: Path, archives: Path, checksums: Mapping[str, Checksum]) -> None:
-        self.name = source.name
-        self.VERSION = tfds.core.Version(source.version)
-        self.source, self.archives, self.checksums = source, archives, checksums
-        super().__init__(data_dir=data_dir, file_format="array_record")
+        def _info(self) -> Any:
+            labels = {feature: tfds.features.ClassLabel(num_classes=n) for feature, n in self.source.classes.items()}
+            image = tfds.features.Image(shape=(32, 32, 3))
+            info: Any = tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict({"id": tfds.features.Text(), "image": image, **labels}),
+                supervised_keys=("image", "label"),
+                homepage=self.source.home,
+            )
+            # It would ask Google's bucket for what is about to be computed, and leave a folder in /tmp.
+            info.initialize_from_bucket = lambda: None
+            return info
 
-    @property
-    def url_infos(self) -> dict[str, Any]:
-        """What tfds compares the official archives with."""
-        make = tfds.core.download.checksums.UrlInfo
-        known = {name: self.checksums[name] for name in self.source.files}
-        return {self.source.home + name: make(size, digest, name) for name, (digest, size) in known.items()}
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+            source = self.source
+            if (layout := source.layout(self.archives)) is not None:
+                for name in layout.files:
+                    _verify(self.archives / name, self.checksums[name].digest)
+                contents = layout.read(self.archives)
+            else:
+                paths = dl_manager.download({name: source.home + name for name in source.files})
+                contents = source.read({name: Path(path) for name, path in paths.items()})
+            for feature, names in contents.names.items():
+                self.info.features[feature].names = names
+            return {split: self._generate_examples(split, found) for split, found in contents.splits.items()}
 
-    def _info(self) -> Any:
-        labels = {feature: tfds.features.ClassLabel(num_classes=n) for feature, n in self.source.classes.items()}
-        image = tfds.features.Image(shape=(32, 32, 3))
-        return _Info(
-            builder=self,
-            features=tfds.features.FeaturesDict({"id": tfds.features.Text(), "image": image, **labels}),
-            supervised_keys=("image", "label"),
-            homepage=self.source.home,
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        source = self.source
-        if (layout := source.layout(self.archives)) is not None:
-            for name in layout.files:
-                _verify(self.archives / name, self.checksums[name].digest)
-            contents = layout.read(self.archives)
-        else:
-            paths = dl_manager.download({name: source.home + name for name in source.files})
-            contents = source.read({name: Path(path) for name, path in paths.items()})
-        for feature, names in contents.names.items():
-            self.info.features[feature].names = names
-        return {split: self._generate_examples(split, found) for split, found in contents.splits.items()}
-
-    def _generate_examples(self, split: str, examples: Examples) -> Iterator[tuple[int, dict[str, Any]]]:
-        digits = self.source.id_digits
-        for i, image in enumerate(examples.images):
-            labels = {feature: int(values[i]) for feature, values in examples.labels.items()}
-            yield i, {"id": f"{split}_{i:0{digits}d}", "image": Image.fromarray(image), **labels}
+        def _generate_examples(self, split: str, examples: Examples) -> Iterator[tuple[int, dict[str, Any]]]:
+            digits = self.source.id_digits
+            for i, image in enumerate(examples.images):
+                labels = {feature: int(values[i]) for feature, values in examples.labels.items()}
+                yield i, {"id": f"{split}_{i:0{digits}d}", "image": Image.fromarray(image), **labels}
 
 
 def prepare(

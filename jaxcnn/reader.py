@@ -173,14 +173,13 @@ def _open_split(builder: Any, split: str) -> Any:
     """The records of a split, as they are stored."""
     import tensorflow_datasets as tfds
 
-    try:
-        return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-    except NotImplementedError as error:  # what tfds raises for formats of TensorFlow's
+    if not builder.info.available_file_formats() & tfds.core.FileFormat.with_random_access():
         raise InputError(
             f"{builder.data_path} is stored as {builder.info.file_format.value}, which only TensorFlow reads; prepare "
             "it again with file_format='array_record' (cifar10, cifar100 and svhn: it is enough to delete "
             "the folder or to pass another --data.dir)"
-        ) from error
+        )
+    return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
 
 
 def _require_files(folder: Path, paths: Any) -> None:

@@ -6,6 +6,7 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +244,7 @@ def test_a_log_that_cannot_be_understood_is_left_alone(data: bytes, why: str, tm
     log = log_path(tmp_path, transfers=False)
     log.write_bytes(data)
     for call in (check_log, update_log):
-        told = message(lambda call=call: call(tmp_path, transfers=False))  # type: ignore[misc]
+        told = message(partial(call, tmp_path, transfers=False))
         assert why in told
         assert str(log) in told
         assert "move it away" in told

@@ -68,7 +68,7 @@ def make_trainer(model: ModelConfig, *, frozen_blocks: int, compiled: bool = Fal
     for block in network.blocks[:frozen_blocks]:
         block.eval().requires_grad_(False)
     if bfloat16:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
+        torch.nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=OPTIM.learning_rate, weight_decay=OPTIM.weight_decay)
     forward: Callable[[Tensor], Tensor] = torch.compile(network) if compiled else network
     return Trainer(network, forward, optimizer, bfloat16)
