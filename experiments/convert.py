@@ -41,7 +41,8 @@ def convert(flags: Flags) -> None:
     """
     from experiments.console import Terminal
     from jaxcnn.checkpoint import save_weights
-    from jaxcnn.convert import flags_to_read, read_source, to_torch, write_state_dict
+    from jaxcnn.convert import flags_to_read, to_torch
+    from jaxcnn.source import read_source, write_state_dict
 
     source, destination = local_path("source", flags.source), local_path("destination", flags.destination)
     flags = replace(flags, source=source, destination=destination)

@@ -11,11 +11,12 @@ import numpy as np
 from experiments.folder import Summary
 from experiments.metrics import Board, write_metrics
 from experiments.present import remove_pictures
-from jaxcnn import convert
 from jaxcnn.config import ExperimentConfig
+from jaxcnn.convert import from_torch
 from jaxcnn.data import Dataset
 from jaxcnn.files import write_json, write_npy
 from jaxcnn.optim import best_epoch
+from jaxcnn.source import read_state_dict
 from jaxcnn.train import EpochRecord, evaluate, evaluation_step, stopped
 
 
@@ -41,7 +42,7 @@ def write_results(
         What `summary.json` holds. A test loss that is not finite is None there: JSON has no such number.
     """
     best = kept_epoch(records, config)
-    variables = convert.from_torch(convert.read_state_dict(folder / "model.pth"), config.model)
+    variables = from_torch(read_state_dict(folder / "model.pth"), config.model)
     eval_step = evaluation_step(config, dataset)
     loss, accuracy, predictions = evaluate(eval_step, variables, dataset.test, config.train.batch_size)
     write_metrics(folder, records)  # a process killed between checkpoint and table left a line too few

@@ -29,11 +29,9 @@ from experiments.present import present
 from experiments.results import kept_epoch, validates, write_results
 from experiments.signals import noted
 from experiments.streams import only_warns
-from jaxcnn import convert
 from jaxcnn.backend import fixed_settings
 from jaxcnn.checkpoint import Progress, open_checkpoints
 from jaxcnn.config import Device, ExperimentConfig, FreezeConfig, TransferConfig
-from jaxcnn.convert import Source, read_source
 from jaxcnn.data import Dataset, as_original, load_dataset
 from jaxcnn.errors import InputError, UnreadableError, is_out_of_memory, reason
 from jaxcnn.files import cache_folder, is_there
@@ -41,6 +39,7 @@ from jaxcnn.integrity import digest, made_by_older_version, older_digest
 from jaxcnn.masks import count_parameters, frozen_stages
 from jaxcnn.model import init_variables, key_of
 from jaxcnn.soundness import require_trainable
+from jaxcnn.source import Source, read_source, read_state_dict, write_state_dict
 from jaxcnn.step import Metrics, TrainState, init_state
 from jaxcnn.train import EpochRecord, Paused, fit
 from jaxcnn.transfer import transplant
@@ -281,7 +280,7 @@ def _train(
             console.print(f"continuing after {_where(records, part, steps)}")
         if records and part is None and kept_epoch(records, config) == len(records) - 1:
             # Perhaps the earlier start was killed between the two.
-            convert.write_state_dict(folder / "model.pth", _variables(state), config.model)
+            write_state_dict(folder / "model.pth", _variables(state), config.model)
         elif records:
             _require_weights(folder)  # now rather than when all is trained
         behind = 0 if part is None else config.train.batch_size * len(part.loss)
@@ -297,7 +296,7 @@ def _train(
                     best = kept_epoch(records, config)
                     checkpoints.save(trained, records)
                     if best == len(records) - 1:
-                        convert.write_state_dict(folder / "model.pth", _variables(trained), config.model)
+                        write_state_dict(folder / "model.pth", _variables(trained), config.model)
                     write_metrics(folder, records)
                     board.add_record(record)
                     bar.epoch(record, is_best=best == len(records) - 1 and validates(config, record))
@@ -316,7 +315,7 @@ def _train(
 
 def _require_weights(folder: Path) -> None:
     try:
-        convert.read_state_dict(folder / "model.pth")
+        read_state_dict(folder / "model.pth")
     except UnreadableError:
         raise
     except InputError as error:

@@ -13,9 +13,9 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import requests
 import tensorflow_datasets as tfds
@@ -25,142 +25,21 @@ from rich.console import Console
 from rich.progress import track
 
 from jaxcnn.archives import (
-    CIFAR10,
-    CIFAR100,
-    Cifar,
-    Contents,
     Examples,
-    read_cifar_binary,
-    read_cifar_python,
-    read_svhn,
 )
 from jaxcnn.errors import InputError, reason
 from jaxcnn.files import is_there
 from jaxcnn.locate import holds_sets, recognise
-
-
-class Checksum(NamedTuple):
-    """What a file must be: its hex digest (sha256, or md5 by its length).
-
-    tfds also wants to know the size, in bytes, of the official archives.
-    """
-
-    digest: str
-    size: int | None = None
-
-
-_SHA256 = {
-    "cifar-10-binary.tar.gz": (170052171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
-    "cifar-100-binary.tar.gz": (
-        168513733,
-        "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-    ),
-    "train_32x32.mat": (182040794, "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8"),
-    "test_32x32.mat": (64275384, "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b"),
-}
-_MD5 = {
-    "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
-    "cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
-    "cifar-10-batches-py/data_batch_1": "c99cafc152244af753f735de768cd75f",
-    "cifar-10-batches-py/data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-    "cifar-10-batches-py/data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-    "cifar-10-batches-py/data_batch_4": "634d18415352ddfa80567beed471001a",
-    "cifar-10-batches-py/data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    "cifar-10-batches-py/test_batch": "40351d587109b95175f43aff81a1287e",
-    "cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85",
-    "cifar-100-python/meta": "7973b15100ade9c7d40fb424638fde48",
-    "cifar-100-python/train": "16019d7e3df5f24257cddd939b257f8d",
-    "cifar-100-python/test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
-}
-OFFICIAL: Mapping[str, Checksum] = {
-    **{name: Checksum(digest, size) for name, (size, digest) in _SHA256.items()},
-    **{name: Checksum(digest) for name, digest in _MD5.items()},
-}
-"""The checksums that tfds (sha256) and torchvision (md5) know, by the file's path in the archives folder."""
-
-
-class Layout(NamedTuple):
-    """Another form in which a folder of archives may hold a data set."""
-
-    files: tuple[str, ...]
-    """Paths in the folder."""
-    read: Callable[[Path], Contents]
-    """Reads them, given the folder."""
-
-
-class Source(NamedTuple):
-    """A data set of tfds's, and the official archives that it is made from."""
-
-    name: str
-    version: str
-    home: str
-    """Where the archives are downloaded."""
-    files: tuple[str, ...]
-    """Names of the official archives."""
-    read: Callable[[Mapping[str, Path]], Contents]
-    """Reads the official archives, given their paths by name."""
-    classes: Mapping[str, int]
-    """Number of classes by label feature."""
-    id_digits: int
-    layouts: tuple[Layout, ...] = ()
-    """What serves where the official archives are missing, best first."""
-
-    @property
-    def instructions(self) -> str:
-        """What to do without a network."""
-        urls = " and ".join(self.home + name for name in self.files)
-        return f"download {urls} into a folder, keep the file name, and pass --data.archives FOLDER"
-
-    def layout(self, archives: Path) -> Layout | None:
-        """The layout to read a folder of archives by; None for the official one."""
-        if all((archives / name).is_file() for name in self.files):
-            return None
-        return next((each for each in self.layouts if (archives / each.files[0]).is_file()), None)
-
-
-def _cifar(name: str, kind: Cifar) -> Source:
-    batches = tuple(f"{kind.python_folder}/{file}" for file in kind.python_files)
-    return Source(
-        name=name,
-        version="3.0.2",
-        home="https://www.cs.toronto.edu/~kriz/",
-        files=(kind.binary,),
-        read=lambda paths: read_cifar_binary(paths[kind.binary], kind),
-        classes={label.feature: label.classes for label in kind.labels},
-        id_digits=5,
-        layouts=(
-            Layout((kind.python,), lambda archives: read_cifar_python(archives / kind.python, kind)),
-            Layout(batches, lambda archives: read_cifar_python(archives / kind.python_folder, kind)),
-        ),
-    )
-
-
-def _read_svhn(paths: Mapping[str, Path]) -> Contents:
-    return Contents({name.split("_")[0]: read_svhn(path) for name, path in paths.items()}, names={})
-
-
-SOURCES: Mapping[str, Source] = {
-    "cifar10": _cifar("cifar10", CIFAR10),
-    "cifar100": _cifar("cifar100", CIFAR100),
-    "svhn_cropped": Source(
-        name="svhn_cropped",
-        version="3.1.0",
-        home="http://ufldl.stanford.edu/housenumbers/",
-        files=("train_32x32.mat", "test_32x32.mat"),
-        read=_read_svhn,
-        classes={"label": 10},
-        id_digits=6,
-    ),
-}
-"""The data sets that can be prepared here, by tfds name."""
-
+from jaxcnn.official import OFFICIAL, SETS, Checksum, OfficialSet
 
 with tfds.core.registered.skip_registration():  # it is no data set that tfds should offer by name
 
     class Builder(tfds.core.GeneratorBasedBuilder):
-        """Prepares a `Source` from a folder of archives, whose checksums tfds compares with those given."""
+        """Prepares a `OfficialSet` from a folder of archives, whose checksums tfds compares with those given."""
 
-        def __init__(self, source: Source, data_dir: Path, archives: Path, checksums: Mapping[str, Checksum]) -> None:
+        def __init__(
+            self, source: OfficialSet, data_dir: Path, archives: Path, checksums: Mapping[str, Checksum]
+        ) -> None:
             self.name = source.name
             self.VERSION = tfds.core.Version(source.version)
             self.source, self.archives, self.checksums = source, archives, checksums
@@ -215,7 +94,7 @@ def prepare(
     """Prepares a data set under `data_dir` for tfds, unless its folder is there already.
 
     Args:
-        name: tfds name, one of `SOURCES`.
+        name: tfds name, one of `SETS`.
         data_dir: folder of prepared tfds data sets.
         archives: folder with the official archives or what torchvision leaves behind; downloads if not given.
         checksums: what the files of the archives folder must be, by their path in it.
@@ -227,7 +106,7 @@ def prepare(
         InputError: when the archives cannot be had, are damaged or not the expected ones, or the disk is
             full. Nothing half-prepared stays behind.
     """
-    source = SOURCES[name]
+    source = SETS[name]
     folder = data_dir / name / source.version
     if folder.exists():
         return folder
@@ -248,7 +127,7 @@ def prepare(
 
 
 @contextlib.contextmanager
-def _undone(source: Source, data_dir: Path, *, downloaded: bool) -> Iterator[None]:
+def _undone(source: OfficialSet, data_dir: Path, *, downloaded: bool) -> Iterator[None]:
     """Says in one line what went wrong, and removes the empty folders that tfds leaves in any case."""
     made = not data_dir.exists()
     try:
@@ -267,7 +146,7 @@ def _undone(source: Source, data_dir: Path, *, downloaded: bool) -> Iterator[Non
                 folder.rmdir()  # refuses unless empty
 
 
-def _require_archives(source: Source, archives: Path) -> None:
+def _require_archives(source: OfficialSet, archives: Path) -> None:
     if not is_there(archives):
         raise InputError(f"data.archives={archives} is no folder; {source.instructions}")
     missing = [name for name in source.files if not (archives / name).is_file()]
@@ -282,7 +161,7 @@ def _require_archives(source: Source, archives: Path) -> None:
         raise InputError(f"data.archives={archives} {found}; {remedy}")
 
 
-def _download(source: Source, name: str, folder: Path) -> None:
+def _download(source: OfficialSet, name: str, folder: Path) -> None:
     """Not left to tfds, which asks an unreachable host for minutes, and a silent one for ever."""
     url = source.home + name
     try:
@@ -337,7 +216,7 @@ def _wrong_checksum(what: str, expected: str, found: str, remedy: str) -> InputE
     return InputError(f"{what} is not the official file: checksum {expected} expected, {found} found; {remedy}")
 
 
-def _explain_checksum(error: Exception, source: Source, downloaded: bool) -> InputError:
+def _explain_checksum(error: Exception, source: OfficialSet, downloaded: bool) -> InputError:
     """tfds's message of several lines in one of our own."""
     line = r".*checksum='(\w+)'.*\n?"
     match = re.match(rf"Artifact (.+), downloaded to (.+), has wrong checksum:\n{line}{line}", str(error))

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxcnn.config import Activation, FreezeConfig, Head, Mask, ModelConfig
-from jaxcnn.convert import Source, read_source
 from jaxcnn.errors import InputError
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import CNN, init_variables, key_of, stage_of
+from jaxcnn.source import Source, read_source
 from jaxcnn.validate import local_path, require_choice
 
 _NEW = {"fc3": ("fc3",), "all": ("fc1", "fc2", "fc3")}

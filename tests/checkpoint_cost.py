@@ -23,9 +23,9 @@ from experiments.cli import main, parse
 from experiments.run import select_device
 from experiments.train import DEFAULT
 from jaxcnn.checkpoint import open_checkpoints
-from jaxcnn.convert import write_state_dict
 from jaxcnn.data import load_dataset
 from jaxcnn.model import init_variables
+from jaxcnn.source import write_state_dict
 from jaxcnn.step import Metrics, init_state
 from jaxcnn.train import EpochRecord, fit
 

@@ -289,10 +289,11 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     from jaxcnn.archives import CIFAR10, CIFAR100, read_cifar_binary, read_cifar_python, read_svhn
     from jaxcnn.checkpoint import load_weights, open_checkpoints, save_weights
     from jaxcnn.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
-    from jaxcnn.convert import read_source, to_torch, write_state_dict
+    from jaxcnn.convert import to_torch
     from jaxcnn.data import load_dataset
     from jaxcnn.model import init_variables
     from jaxcnn.prepare import prepare
+    from jaxcnn.source import read_source, write_state_dict
     from jaxcnn.step import init_state
     from jaxcnn.train import EpochRecord
 

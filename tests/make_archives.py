@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.io import savemat
 
-from jaxcnn.prepare import OFFICIAL, Checksum
+from jaxcnn.official import OFFICIAL, Checksum
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FINE_NAMES = [f"fine_{i:02d}" for i in range(100)]

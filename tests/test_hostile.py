@@ -24,10 +24,10 @@ from experiments.config_file import read_config
 from experiments.folder import read_summary
 from jaxcnn.archives import CIFAR10, read_cifar_binary, read_cifar_python, read_svhn
 from jaxcnn.config import DataConfig, ExperimentConfig
-from jaxcnn.convert import read_source, read_state_dict
 from jaxcnn.data import load_dataset
 from jaxcnn.errors import InputError
 from jaxcnn.prepare import prepare
+from jaxcnn.source import read_source, read_state_dict
 
 HOME = "cifar-10-batches-bin"
 

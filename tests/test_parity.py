@@ -12,7 +12,8 @@ import torch
 from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN, ModelConfig, OptimConfig
 from jaxcnn.augment import standardise
-from jaxcnn.convert import entries, from_torch, infer_config, read_state_dict, to_torch, write_state_dict
+from jaxcnn.convert import entries, from_torch, infer_config, to_torch
+from jaxcnn.source import read_state_dict, write_state_dict
 from jaxcnn.step import Batch, init_state, make_train_step
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -30,7 +30,8 @@ from tensorflow_datasets.image_classification import cifar
 from jaxcnn import prepare as module
 from jaxcnn.data import _PREPARABLE
 from jaxcnn.errors import InputError
-from jaxcnn.prepare import OFFICIAL, SOURCES, Builder, prepare
+from jaxcnn.official import OFFICIAL, SETS
+from jaxcnn.prepare import Builder, prepare
 
 BATCHES = {"cifar10": archives.cifar10, "cifar100": archives.cifar100, "svhn_cropped": archives.svhn}
 VERSIONS = {"cifar10": "3.0.2", "cifar100": "3.0.2", "svhn_cropped": "3.1.0"}
@@ -89,8 +90,8 @@ def prepare_by_stock(name: str, data_dir: Path, folder: Path, monkeypatch: pytes
     monkeypatch.setattr(cifar if name.startswith("cifar") else sys.modules[stock.__module__], "tf", gfile)
     checksums = archives.sha256s(folder)
     make = tfds.core.download.checksums.UrlInfo
-    files = SOURCES[name].files + (("extra_32x32.mat",) if name == "svhn_cropped" else ())
-    infos = {SOURCES[name].home + f: make(checksums[f].size, checksums[f].digest, f) for f in files}
+    files = SETS[name].files + (("extra_32x32.mat",) if name == "svhn_cropped" else ())
+    infos = {SETS[name].home + f: make(checksums[f].size, checksums[f].digest, f) for f in files}
     monkeypatch.setattr(stock, "url_infos", infos)
     builder = stock(data_dir=data_dir, file_format="array_record")
     with contextlib.redirect_stdout(io.StringIO()):
@@ -169,8 +170,8 @@ def test_official_checksums_are_those_of_tfds() -> None:
         for url, info in tfds.core.download.checksums.load_url_infos(path).items():
             if info.filename != "extra_32x32.mat":
                 assert OFFICIAL[info.filename] == (info.checksum, info.size)
-                assert any(source.home + info.filename == url for source in SOURCES.values())
-    assert tuple(SOURCES) == _PREPARABLE
+                assert any(source.home + info.filename == url for source in SETS.values())
+    assert tuple(SETS) == _PREPARABLE
 
 
 # What must be refused.
@@ -183,12 +184,12 @@ def assert_nothing_left(data_dir: Path) -> None:
 @pytest.mark.parametrize("name", BATCHES)
 def test_wrong_checksum_of_an_official_archive(name: str, tmp_path: Path, no_network: None) -> None:
     archives.write_official(tmp_path / "archives", name, BATCHES[name]())
-    file = min(SOURCES[name].files)
+    file = min(SETS[name].files)
     told = message(lambda: prepare(name, tmp_path / "data", tmp_path / "archives"))
     found = archives.sha256s(tmp_path / "archives")[file].digest
     assert str(tmp_path / "archives" / file) in told
     assert f"checksum {OFFICIAL[file].digest} expected, {found} found" in told
-    assert f"delete it and download {SOURCES[name].home}{file} again" in told
+    assert f"delete it and download {SETS[name].home}{file} again" in told
     assert_nothing_left(tmp_path / "data")
 
 
@@ -223,9 +224,9 @@ def test_truncated_archives_fail_their_checksum(tmp_path: Path) -> None:
 )
 def test_archives_folder_without_archives(name: str, lacks: str, tmp_path: Path) -> None:
     told = message(lambda: prepare(name, tmp_path / "data", tmp_path))
-    assert told.startswith(f"data.archives={tmp_path} holds {lacks}; download {SOURCES[name].home}")
+    assert told.startswith(f"data.archives={tmp_path} holds {lacks}; download {SETS[name].home}")
     told = message(lambda: prepare(name, tmp_path / "data", tmp_path / "none"))
-    assert told.startswith(f"data.archives={tmp_path / 'none'} is no folder; download {SOURCES[name].home}")
+    assert told.startswith(f"data.archives={tmp_path / 'none'} is no folder; download {SETS[name].home}")
     assert_nothing_left(tmp_path / "data")
 
 
@@ -273,8 +274,8 @@ def test_no_network_says_what_to_do_at_once(name: str, tmp_path: Path, no_networ
     told = message(lambda: prepare(name, tmp_path / "data"))
     assert time.monotonic() - start < 10
     assert "cannot be downloaded (ConnectionError); download https" in told.replace("http:", "https:")
-    for file in SOURCES[name].files:
-        assert SOURCES[name].home + file in told
+    for file in SETS[name].files:
+        assert SETS[name].home + file in told
     assert told.endswith("into a folder, keep the file name, and pass --data.archives FOLDER")
     assert_nothing_left(tmp_path / "data")
 
@@ -307,7 +308,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
         home = f"http://127.0.0.1:{server.server_port}/"
-        monkeypatch.setitem(module.SOURCES, "cifar10", SOURCES["cifar10"]._replace(home=home))
+        monkeypatch.setitem(module.SETS, "cifar10", SETS["cifar10"]._replace(home=home))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield folder
         server.shutdown()

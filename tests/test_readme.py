@@ -19,8 +19,8 @@ from experiments.bench import __main__ as bench
 from experiments.cli import baseline
 from experiments.config_file import to_json
 from jaxcnn import SHALLOW, init_variables
-from jaxcnn.convert import write_state_dict
 from jaxcnn.files import write_json
+from jaxcnn.source import write_state_dict
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

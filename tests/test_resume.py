@@ -96,7 +96,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
 def test_an_interruption_between_checkpoint_and_weights_leaves_those_of_the_best_epoch(tmp_path: Path) -> None:
     two = replace(TINY, runs_dir=tmp_path, train=TrainConfig(2, 64))
     assert run_experiment(replace(two, name="whole"))["best_epoch"] == 2
-    write = run.convert.write_state_dict
+    write = run.write_state_dict
 
     def first_alone(path: Path, *rest: Any) -> None:
         if path.exists():
@@ -104,7 +104,7 @@ def test_an_interruption_between_checkpoint_and_weights_leaves_those_of_the_best
         write(path, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run.convert, "write_state_dict", first_alone)
+        patch.setattr(run, "write_state_dict", first_alone)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(replace(two, name="cut"))
     assert not torch.equal(weights(tmp_path / "cut")["fc3.bias"], weights(tmp_path / "whole")["fc3.bias"])

@@ -15,7 +15,8 @@ from experiments.pytorch_network import TorchCNN
 from jaxcnn import InputError, ModelConfig
 from jaxcnn.checkpoint import save_weights
 from jaxcnn.config import DataConfig, ExperimentConfig
-from jaxcnn.convert import from_torch, read_source, to_torch, write_state_dict
+from jaxcnn.convert import from_torch, to_torch
+from jaxcnn.source import read_source, write_state_dict
 
 
 def write_config(path: Path, model: ModelConfig) -> None:

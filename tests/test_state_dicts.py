@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN
-from jaxcnn.convert import read_source, read_state_dict
+from jaxcnn.source import read_source, read_state_dict
 from jaxcnn.state_dicts import find_network
 
 IMAGES = np.random.default_rng(0).standard_normal((4, 8, 8, 1), np.float32)

@@ -16,12 +16,13 @@ from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN, DataConfig, ExperimentConfig, InputError, ModelConfig, OptimConfig, TrainConfig
 from jaxcnn.augment import standardise
 from jaxcnn.config import FreezeConfig, Mask, Precision
-from jaxcnn.convert import Source, entries, from_torch, read_source
+from jaxcnn.convert import entries, from_torch
 from jaxcnn.data import Dataset, Split
 from jaxcnn.features import compute_features
 from jaxcnn.files import write_json
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables
+from jaxcnn.source import Source, read_source
 from jaxcnn.step import Batch, init_state, make_train_step
 from jaxcnn.train import fit
 from jaxcnn.transfer import create_transfer_model, transplant

@@ -18,10 +18,11 @@ from experiments.run import first_variables
 from experiments.transfer import parse, transfer
 from jaxcnn import InputError, ModelConfig, init_variables
 from jaxcnn.config import Augment, TransferConfig
-from jaxcnn.convert import from_torch, read_source, read_state_dict, write_state_dict
+from jaxcnn.convert import from_torch
 from jaxcnn.data import as_original, load_dataset
 from jaxcnn.files import write_json
 from jaxcnn.prepare import prepare
+from jaxcnn.source import read_source, read_state_dict, write_state_dict
 from jaxcnn.step import make_eval_step
 from jaxcnn.train import evaluate
 

@@ -19,10 +19,10 @@ from experiments.config_file import RESOLVED, Existing
 from experiments.folder import read_json, read_summary
 from jaxcnn import archives, reader, weight_files
 from jaxcnn.config import ModelConfig
-from jaxcnn.convert import Source, read_state_dict
 from jaxcnn.errors import InputError, UnreadableError, is_out_of_memory, unreadable
 from jaxcnn.files import write_json
 from jaxcnn.integrity import digest, older_digest
+from jaxcnn.source import Source, read_state_dict
 
 MACHINES = [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO, errno.ESTALE, errno.ETIMEDOUT]
 OF_TENSORSTORE = "RESOURCE_EXHAUSTED: Error opening local file: Too many open files [os_error_code='24']"

@@ -22,7 +22,7 @@ from test_convert import SMALL, assert_same_tensors, draw_weights
 from torch import nn
 
 from experiments.pytorch_network import TorchCNN
-from jaxcnn.convert import read_source, read_state_dict
+from jaxcnn.source import read_source, read_state_dict
 
 WEIGHTS = draw_weights(SMALL)
 

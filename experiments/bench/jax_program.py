@@ -13,11 +13,12 @@ from experiments.bench.setting import OPTIM, Setting, as_dataset, freeze, load_i
 from jaxcnn.augment import augment, standardise
 from jaxcnn.backend import backend_form, jit
 from jaxcnn.config import Augment, DataConfig, ExperimentConfig, Mask, TrainConfig
-from jaxcnn.convert import from_torch, read_state_dict, write_state_dict
+from jaxcnn.convert import from_torch
 from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables, key_of
 from jaxcnn.optim import make_schedule
+from jaxcnn.source import read_state_dict, write_state_dict
 from jaxcnn.step import init_state, make_eval_step, make_train_step
 from jaxcnn.train import OnStep, evaluate, fit, make_train_epoch
 
