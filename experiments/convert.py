@@ -40,9 +40,9 @@ def convert(flags: Flags) -> None:
         InputError: when the source cannot be read or the destination is taken.
     """
     from experiments.console import Terminal
-    from jaxcnn.checkpoint import save_weights
     from jaxcnn.convert import flags_to_read, to_torch
     from jaxcnn.source import read_source, write_state_dict
+    from jaxcnn.weights_checkpoint import save_weights
 
     source, destination = local_path("source", flags.source), local_path("destination", flags.destination)
     flags = replace(flags, source=source, destination=destination)

@@ -1,4 +1,4 @@
-"""Orbax checkpoints: a training run's, one an epoch, and weights on their own with the network they belong to."""
+"""Orbax checkpoints of a training run, one an epoch."""
 
 import gc
 import inspect
@@ -7,11 +7,9 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,14 +18,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
-from jaxcnn.backend import fixed_settings
-from jaxcnn.config import FreezeConfig, ModelConfig, OptimConfig, from_dict
 from jaxcnn.errors import InputError, is_out_of_memory, reason, unreadable
-from jaxcnn.files import TEMPORARY, is_there
 from jaxcnn.integrity import find_damage, older_digest, write_manifest
-from jaxcnn.masks import frozen_stages
-from jaxcnn.model import init_variables, key_of
-from jaxcnn.step import Metrics, TrainState, init_state
+from jaxcnn.step import Metrics, TrainState
 from jaxcnn.train import EpochRecord
 
 _DAMAGED = ".damaged"
@@ -97,14 +90,19 @@ class Checkpoints:
                 damaged.append(step)
                 continue
             progress = self._restore(step, like)
-            with _writing(self._directory):
-                for each in damaged:  # out of the way, for they will be written again
-                    os.replace(self._directory / str(each), self._directory / f"{each}.{time.time_ns()}{_DAMAGED}")
-                self._manager.reload()
+            if damaged:
+                self._set_aside(damaged)
             return progress
         if damaged:
             raise InputError(f"no checkpoint in {self._directory} can be read; --overwrite begins the run again")
         return None
+
+    def _set_aside(self, steps: Sequence[int]) -> None:
+        """Renames checkpoints, for others of the same steps will be written."""
+        with _writing(self._directory):
+            for step in steps:
+                os.replace(self._directory / str(step), self._directory / f"{step}.{time.time_ns()}{_DAMAGED}")
+            self._manager.reload()
 
     def read(self, step: str | None, like: Callable[[int], TrainState]) -> TrainState:
         """The state after a step, or the last one; `like` is that of `restore`.
@@ -205,7 +203,7 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> Iterator[Ch
         "state": ocp.PyTreeCheckpointHandler(use_compression=False, use_ocdbt=False),
         "progress": ocp.JsonCheckpointHandler(),
     }
-    with _quiet():
+    with quiet_orbax():
         with _writing(directory):
             manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
         try:
@@ -219,7 +217,7 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> Iterator[Ch
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_orbax() -> Iterator[None]:
     """Keeps Orbax from printing, from threads and forgotten coroutines, tracebacks of what it raises as well."""
     verbosity, report = absl_logging.get_verbosity(), sys.unraisablehook
 
@@ -256,95 +254,3 @@ def _writing(directory: Path) -> Iterator[None]:
             f"cannot write the checkpoints in {directory}: {reason(error)}; free space or choose another folder; "
             "the same command, without --overwrite, continues after the last whole one"
         ) from error
-
-
-def save_weights(directory: Path, variables: Any, config: ModelConfig, *, overwrite: bool = False) -> None:
-    """Writes variables and their configuration as one Orbax checkpoint; `overwrite` replaces one that is there.
-
-    It is written beside its place, and takes that when it is whole.
-
-    Raises:
-        InputError: when the folder exists or cannot be written.
-    """
-    if is_there(directory) and not (overwrite and (directory / "_CHECKPOINT_METADATA").exists()):
-        raise InputError(f"cannot write the checkpoint {directory}: it exists; give another destination")
-    aside = None
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=directory.parent.absolute(), prefix=f"{TEMPORARY}{directory.name}-"))
-        with _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            checkpointer.save(
-                aside / "new",
-                args=ocp.args.Composite(
-                    variables=ocp.args.StandardSave(variables),
-                    model=ocp.args.JsonSave(asdict(config)),
-                ),
-            )
-        if directory.exists():
-            os.replace(directory, aside / "old")
-        os.replace(aside / "new", directory)
-    except Exception as error:  # Orbax raises whatever the layer below raised
-        raise InputError(
-            f"cannot write the checkpoint {directory}: {reason(error)}; free space or give another destination"
-        ) from error
-    finally:
-        if aside is not None:
-            if not directory.exists():  # the last step failed: what was there goes back
-                with suppress(OSError):
-                    os.replace(aside / "old", directory)
-            if directory.exists() or not (aside / "old").exists():
-                shutil.rmtree(aside, ignore_errors=True)
-
-
-@fixed_settings()
-def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:
-    """Variables (NumPy arrays) and configuration of a checkpoint that `save_weights` or a run wrote.
-
-    Of a run, `directory` is `checkpoints`, which stands for the last one, or one of those inside.
-
-    Raises:
-        InputError: when the folder holds no such checkpoint, or a damaged one.
-    """
-    for home, step in ((directory, None), (directory.parent, directory.name)):
-        if home.name == "checkpoints" and (home.parent / "config.json").exists():
-            return _load_trained(home, step)
-    try:
-        with _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            restored = checkpointer.restore(
-                directory.absolute(),
-                args=ocp.args.Composite(
-                    variables=ocp.args.StandardRestore(),
-                    model=ocp.args.JsonRestore(),
-                ),
-            )
-        variables = jax.device_get(restored["variables"])
-        return {"batch_stats": {}, **variables}, from_dict(ModelConfig, restored["model"], "model.")
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # Orbax raises whatever the layer that noticed the damage raised
-        why = reason(error)
-    # Outside of the handler, so that nothing keeps what Orbax left behind.
-    raise InputError(
-        f"{directory} holds no readable checkpoint of weights: {why}; "
-        "make one with python -m experiments.convert model.pth CHECKPOINT"
-    )
-
-
-def _load_trained(home: Path, step: str | None) -> tuple[dict[str, Any], ModelConfig]:
-    """What `load_weights` returns, of a run's checkpoint: the one after a step, or the last."""
-    try:
-        values = json.loads((home.parent / "config.json").read_bytes())
-        sections = {"model": ModelConfig, "optim": OptimConfig, "freeze": FreezeConfig}
-        model, optim, freeze = (from_dict(kind, values[name], f"{name}.") for name, kind in sections.items())
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{home.parent / 'config.json'} does not describe these checkpoints: {reason(error)}"
-        ) from error
-
-    def like(epoch: int) -> TrainState:
-        frozen = frozen_stages(freeze, model, epoch)
-        return init_state(init_variables(model, key_of(0)), model, optim, seed=0, frozen_stages=frozen)
-
-    with open_checkpoints(home, read_only=True) as checkpoints:
-        state = checkpoints.read(step, like)
-    return jax.device_get({"params": state.params, "batch_stats": state.batch_stats}), model

@@ -51,7 +51,7 @@ def read_source(
     }
     if is_there(path) and path.is_dir():
         if not is_there(path / "model.pth"):
-            from jaxcnn.checkpoint import load_weights
+            from jaxcnn.weights_checkpoint import load_weights
 
             refuse_folder(path)
             variables, config = load_weights(path)

@@ -287,7 +287,7 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     from experiments.config_file import Existing, read_config, to_json
     from experiments.folder import find_finished, read_summary
     from jaxcnn.archives import CIFAR10, CIFAR100, read_cifar_binary, read_cifar_python, read_svhn
-    from jaxcnn.checkpoint import load_weights, open_checkpoints, save_weights
+    from jaxcnn.checkpoint import open_checkpoints
     from jaxcnn.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
     from jaxcnn.convert import to_torch
     from jaxcnn.data import load_dataset
@@ -296,6 +296,7 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     from jaxcnn.source import read_source, write_state_dict
     from jaxcnn.step import init_state
     from jaxcnn.train import EpochRecord
+    from jaxcnn.weights_checkpoint import load_weights, save_weights
 
     model = ModelConfig(8, 1, 3, (4, 8, 16, 8), (1, 1), (1, 0), (1, 0), 2)
     variables = init_variables(model, jax.random.key(0))

@@ -16,11 +16,12 @@ import torch
 
 from experiments.pytorch_network import TorchCNN
 from jaxcnn import InputError, ModelConfig, OptimConfig
-from jaxcnn.checkpoint import load_weights, open_checkpoints, save_weights
+from jaxcnn.checkpoint import open_checkpoints
 from jaxcnn.config import ExperimentConfig, FreezeConfig
 from jaxcnn.convert import from_torch
 from jaxcnn.step import Metrics, TrainState, init_state
 from jaxcnn.train import EpochRecord
+from jaxcnn.weights_checkpoint import load_weights, save_weights
 
 MODEL = ModelConfig(
     input_size=4, hidden_dims=(2, 3, 4, 5), layers_per_block=(1, 2), apply_pooling=(1, 0), apply_bn=(1, 0),

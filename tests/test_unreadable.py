@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import torch
 from refusals import message
@@ -23,6 +24,7 @@ from jaxcnn.errors import InputError, UnreadableError, is_out_of_memory, unreada
 from jaxcnn.files import write_json
 from jaxcnn.integrity import digest, older_digest
 from jaxcnn.source import Source, read_state_dict
+from jaxcnn.weights_checkpoint import load_weights
 
 MACHINES = [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO, errno.ESTALE, errno.ETIMEDOUT]
 OF_TENSORSTORE = "RESOURCE_EXHAUSTED: Error opening local file: Too many open files [os_error_code='24']"
@@ -90,6 +92,13 @@ def test_weights_that_pytorch_cannot_open_or_hold_are_not_damaged(
     monkeypatch.setattr(torch, "load", too_large)
     with pytest.raises(MemoryError, match="can't allocate memory"):
         weight_files.load_file(path)
+
+
+def test_a_checkpoint_of_weights_that_cannot_be_read_is_not_called_unreadable_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ocp.Checkpointer, "restore", fail(errno.ESTALE))
+    assert message(lambda: load_weights(tmp_path)).startswith(f"{tmp_path} cannot be read: [Errno 116]")
 
 
 def test_a_prepared_set_that_cannot_be_read_is_not_damaged(tmp_path: Path) -> None:
