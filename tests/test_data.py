@@ -319,7 +319,7 @@ def test_unprepared_without_network_or_archives(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "data").exists()
 
 
-def test_what_plain_methods_reach_on_the_digits_is_what_the_readme_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_plain_methods_reach_on_the_digits_is_what_the_accuracy_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # or joblib warns where it cannot count the cores
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
@@ -329,4 +329,4 @@ def test_what_plain_methods_reach_on_the_digits_is_what_the_readme_says(monkeypa
     for method, wanted in ((LogisticRegression(max_iter=5000), 95.26), (KNeighborsClassifier(3), 98.61)):
         found = 100 * method.fit(train, digits.train.labels).score(test, digits.test.labels)
         assert found == pytest.approx(wanted, abs=0.3)  # one image of 359, for rounding elsewhere
-        assert f"{wanted} %" in (Path(__file__).parent.parent / "README.md").read_text()
+        assert f"{wanted} %" in (Path(__file__).parent.parent / "docs/accuracy.md").read_text()

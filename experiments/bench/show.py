@@ -65,7 +65,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
 
 
 def markdown(rows: Sequence[Row], machine: dict[str, Any], command: str) -> str:
-    """The table for a README, with what each row is and where it was measured."""
+    """The table for a page, with what each row is and where it was measured."""
     lines = ["| " + " | ".join(HEADER) + " |", "|" + " --- |" * len(HEADER)]
     for row in rows:
         name, *rest = cells(row)
