@@ -1,6 +1,6 @@
 """Train on CIFAR-10 with the original's settings."""
 
-from experiments.cli import baseline, train_main
+from jaxcnn.cli.main import run_program
 
 if __name__ == "__main__":
-    train_main(baseline("cifar10"), "Train on CIFAR-10 with the original's settings.")
+    run_program("cifar10")

@@ -7,21 +7,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxcnn.config import DEEP as DEEP
-    from jaxcnn.config import SHALLOW as SHALLOW
-    from jaxcnn.config import DataConfig as DataConfig
-    from jaxcnn.config import ExperimentConfig as ExperimentConfig
-    from jaxcnn.config import ModelConfig as ModelConfig
-    from jaxcnn.config import OptimConfig as OptimConfig
-    from jaxcnn.config import TrainConfig as TrainConfig
-    from jaxcnn.config import TransferConfig as TransferConfig
-    from jaxcnn.data import Dataset as Dataset
-    from jaxcnn.data import load_dataset as load_dataset
+    from jaxcnn.config.experiment import DataConfig as DataConfig
+    from jaxcnn.config.experiment import ExperimentConfig as ExperimentConfig
+    from jaxcnn.config.experiment import TransferConfig as TransferConfig
+    from jaxcnn.config.network import DEEP as DEEP
+    from jaxcnn.config.network import SHALLOW as SHALLOW
+    from jaxcnn.config.network import ModelConfig as ModelConfig
+    from jaxcnn.config.training import FreezeConfig as FreezeConfig
+    from jaxcnn.config.training import OptimConfig as OptimConfig
+    from jaxcnn.config.training import TrainConfig as TrainConfig
+    from jaxcnn.data.sets import load_dataset as load_dataset
+    from jaxcnn.data.splits import Dataset as Dataset
     from jaxcnn.errors import InputError as InputError
     from jaxcnn.model import CNN as CNN
     from jaxcnn.model import init_variables as init_variables
-    from jaxcnn.transfer import TransferModel as TransferModel
-    from jaxcnn.transfer import create_transfer_model as create_transfer_model
+    from jaxcnn.weights.source import TransferModel as TransferModel
+    from jaxcnn.weights.source import create_transfer_model as create_transfer_model
+
+__version__ = "0.1.0"
 
 _HOMES = {
     "config": (
@@ -29,18 +32,20 @@ _HOMES = {
         "SHALLOW",
         "DataConfig",
         "ExperimentConfig",
+        "FreezeConfig",
         "ModelConfig",
         "OptimConfig",
         "TrainConfig",
         "TransferConfig",
     ),
-    "data": ("Dataset", "load_dataset"),
+    "data.sets": ("load_dataset",),
+    "data.splits": ("Dataset",),
     "errors": ("InputError",),
     "model": ("CNN", "init_variables"),
-    "transfer": ("TransferModel", "create_transfer_model"),
+    "weights.source": ("TransferModel", "create_transfer_model"),
 }
 
-__all__ = [name for names in _HOMES.values() for name in names]
+__all__ = ["__version__", *(name for names in _HOMES.values() for name in names)]
 
 
 def __getattr__(name: str) -> Any:
@@ -48,3 +53,7 @@ def __getattr__(name: str) -> Any:
         if name in names:
             return getattr(import_module(f"jaxcnn.{home}"), name)
     raise AttributeError(f"module 'jaxcnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,16 +1,18 @@
 """Files that are either whole or not there."""
 
+import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from jaxcnn.errors import InputError, reason
-from jaxcnn.validate import local_path
+from jaxcnn.errors import InputError, local_path, reason
 
 TEMPORARY = ".jaxcnn-"
 """What the names of files begin with that are being written; a killed process leaves them."""
@@ -72,3 +74,91 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 def write_npy(path: Path, array: np.ndarray[Any, Any]) -> None:
     """Writes an array as `.npy`, whole or not at all."""
     write_whole(path, lambda temporary: np.save(temporary, array))
+
+
+MANIFEST = "sha256.json"
+"""The file within a folder that lists the others with their checksums."""
+
+_VERSION = "2:"
+
+
+def digest(variables: Mapping[str, Any]) -> str:
+    """SHA-256 over the path, dtype, shape and bytes of every array in nested mappings, whatever their order."""
+    leaves = sorted(_leaves(variables, ""))
+    found = hashlib.sha256()
+    for (path, _), content in zip(leaves, _in_threads(_array_digest, (array for _, array in leaves)), strict=True):
+        found.update(f"{path}\0".encode() + content)
+    return _VERSION + found.hexdigest()
+
+
+def made_by_older_version(found: str) -> bool:
+    """Whether a digest is of the kind that `older_digest` makes."""
+    return not found.startswith(_VERSION)
+
+
+def older_digest(tree: Any, note: str = "") -> str:
+    """What versions before 0.1 wrote: it hashes how JAX prints a tree's structure, which JAX may change."""
+    leaves, structure = jax.tree.flatten(tree)
+    found = hashlib.sha256(f"{structure} {note}".encode())
+    for content in _in_threads(_array_digest, leaves):
+        found.update(content)
+    return found.hexdigest()
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _leaves(value, f"{path}/{name}")
+    else:
+        yield path, node
+
+
+def _array_digest(leaf: Any) -> bytes:
+    array = np.ascontiguousarray(leaf)
+    found = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+    found.update(array.data if array.size else b"")
+    return found.digest()
+
+
+def _in_threads(work: Callable[[Any], bytes], items: Iterable[Any]) -> Iterator[bytes]:
+    with ThreadPoolExecutor() as threads:  # training waits for it, and hashlib runs in parallel
+        yield from threads.map(work, items)
+
+
+def write_manifest(folder: Path) -> None:
+    """Lists the checksums of all files below a folder in its `sha256.json`.
+
+    Raises:
+        OSError: when a file cannot be read.
+        InputError: when the list cannot be written.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    names = [str(path.relative_to(folder)) for path in files]
+    sums = (content.hex() for content in _in_threads(_file_digest, files))
+    write_json(folder / MANIFEST, dict(zip(names, sums, strict=True)))
+
+
+def find_damage(folder: Path) -> str | None:
+    """What proves that files are not those that `write_manifest` listed; None if nothing does, or nothing was listed.
+
+    Raises:
+        OSError: when a file that is there cannot be read. That proves nothing.
+    """
+    if not (folder / MANIFEST).exists():
+        return None
+    try:
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = [folder / name for name in dict(listed)]
+    except (ValueError, TypeError):
+        return f"{MANIFEST} is no list of checksums"
+    if missing := [path for path in files if not path.exists()]:
+        return f"{missing[0].relative_to(folder)} is missing"
+    for path, found in zip(files, _in_threads(_file_digest, files), strict=True):
+        if found.hex() != listed[str(path.relative_to(folder))]:
+            return f"the checksum of {path.relative_to(folder)} does not fit"
+    return None
+
+
+def _file_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

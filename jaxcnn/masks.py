@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 
-from jaxcnn.config import FreezeConfig, ModelConfig
+from jaxcnn.config.network import ModelConfig, stage_of
+from jaxcnn.config.training import FreezeConfig
 from jaxcnn.errors import InputError
-from jaxcnn.model import stage_of
 
 Params = dict[str, Any]
 

@@ -16,16 +16,18 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype, VariableDict
 
-from jaxcnn import ops
-from jaxcnn.backend import fixed_settings, jit
-from jaxcnn.config import ModelConfig
-from jaxcnn.conv import conv3x3
-from jaxcnn.dropout import dropout
-from jaxcnn.errors import InputError
-from jaxcnn.validate import require_int
+from jaxcnn.config.network import ModelConfig
+from jaxcnn.config.training import Precision
+from jaxcnn.errors import InputError, require_int
+from jaxcnn.kernels.backend import fixed_settings, jit
+from jaxcnn.kernels.conv import conv3x3
+from jaxcnn.kernels.dense import dense
+from jaxcnn.kernels.dropout import dropout
+from jaxcnn.kernels.norm import batch_norm
+from jaxcnn.kernels.pool import max_pool2x2
 
 PRNG = "threefry2x32"
-"""The generator, whatever JAX's default is set to: one seed means one run (with `backend.fixed_settings`)."""
+"""The generator, whatever JAX's default is set to: one seed means one run (with `kernels.backend.fixed_settings`)."""
 
 BN_EPSILON = 1e-5
 BN_MOMENTUM = 0.1  # PyTorch's convention: the share of the new batch in the running average
@@ -102,7 +104,7 @@ class BatchNorm(nn.Module):
             return x * gain.astype(x.dtype) + (bias + (offset - running_mean.value) * gain).astype(x.dtype)
         if math.prod(x.shape[:-1]) == 1:
             raise InputError(f"a batch of one image with maps of 1x1 has no variance to normalise by; x is {x.shape}")
-        y, mean, var, n = ops.batch_norm(x, scale, bias, mask, epsilon=BN_EPSILON)
+        y, mean, var, n = batch_norm(x, scale, bias, mask, epsilon=BN_EPSILON)
         if not self.is_initializing():
             unbiased = var * (n / jnp.maximum(n - 1, 1))
             mean = mean + jax.lax.stop_gradient(offset)
@@ -129,7 +131,7 @@ class Block(nn.Module):
             else:
                 x = x + bias.astype(x.dtype)
             x = ACTIVATIONS[config.activation_function](x)
-        return ops.max_pool2x2(x) if config.apply_pooling[i] else x
+        return max_pool2x2(x) if config.apply_pooling[i] else x
 
 
 class Dense(nn.Module):
@@ -142,11 +144,11 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, columns: jax.Array | None = None) -> jax.Array:
-        """Takes x (B, width), or of it these columns, as `ops.dense` does; kernel (width, features), bias."""
+        """Takes x (B, width), or of it these columns, as `kernels.dense.dense` does; kernel (width, features), bias."""
         kernel = self.param("kernel", KERNEL_INITS[self.weight_init], (self.width, self.features))
         bias = self.param("bias", bias_init(self.weight_init, self.width), (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y: jax.Array = ops.dense(x, kernel, columns) + bias
+        y: jax.Array = dense(x, kernel, columns) + bias
         return y
 
 
@@ -185,7 +187,7 @@ class CNN(nn.Module):
             InputError: when the images are integers.
         """
         if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise InputError(f"the images are {x.dtype}, not floating-point; see jaxcnn.augment.standardise")
+            raise InputError(f"the images are {x.dtype}, not floating-point; see jaxcnn.data.augment.standardise")
         config = self.config
         act = ACTIVATIONS[config.activation_function]
         dtype = self.dtype or x.dtype
@@ -234,7 +236,6 @@ def init_variables(config: ModelConfig, key: jax.Array) -> VariableDict:
     return variables
 
 
-def stage_of(name: str, config: ModelConfig) -> int:
-    """The stage that a top-level module belongs to, counted from the input; fc3 is `config.num_stages`."""
-    kind, _, number = name.partition("_")
-    return int(number) if kind == "block" else config.num_blocks + int(name.removeprefix("fc")) - 1
+def make_network(model: ModelConfig, precision: Precision) -> CNN:
+    """The network, computing in this precision; float32 stands for the parameters' own type."""
+    return CNN(model, dtype=jnp.bfloat16 if precision == "bfloat16" else None)

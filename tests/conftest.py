@@ -84,7 +84,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run; not to be changed."""
     from tiny_run import TINY
 
-    from experiments.run import run_experiment
+    from jaxcnn.runs.run import run_experiment
 
     runs_dir = tmp_path_factory.mktemp("runs")
     with another_cache(tmp_path_factory):

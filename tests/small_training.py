@@ -8,13 +8,14 @@ import jax
 import numpy as np
 import torch
 
-from experiments.pytorch_network import TorchCNN
 from jaxcnn import ModelConfig
 from jaxcnn.config import DataConfig, ExperimentConfig, OptimConfig, TrainConfig
-from jaxcnn.convert import from_torch
-from jaxcnn.data import Dataset, Split
-from jaxcnn.step import TrainState, init_state
-from jaxcnn.train import EpochRecord, fit
+from jaxcnn.data.splits import Dataset, Split
+from jaxcnn.training.loop import fit
+from jaxcnn.training.records import EpochRecord, TrainState
+from jaxcnn.training.step import init_state
+from jaxcnn.weights.convert import from_torch
+from jaxcnn.weights.pytorch_network import TorchCNN
 
 MODEL = ModelConfig(
     input_size=8, hidden_dims=(4, 6, 9, 7), layers_per_block=(1, 2), apply_pooling=(1, 0), apply_bn=(1, 1),

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from experiments.bench.pillow import POLICY, apply_steps, magnitude
-from jaxcnn.augment import augment, autoaugment, flipcrop, standardise
-from jaxcnn.autoaugment import Draw, _blend, apply_operation, apply_policy, draw
+from jaxcnn.data.augment import augment, autoaugment, flipcrop, standardise
+from jaxcnn.data.autoaugment import Draw, _blend, apply_operation, apply_policy, draw
 from jaxcnn.errors import InputError
 
 OPERATIONS = """

@@ -10,13 +10,13 @@ import pytest
 import torch
 from test_cli import contents, run, save, squeezed
 
-from experiments import train
-from experiments.cli import parse
-from experiments.config_file import to_json
-from experiments.folder import SUMMARY
+from jaxcnn.cli import train
+from jaxcnn.cli.flags import parse
 from jaxcnn.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
-from jaxcnn.convert import to_torch
+from jaxcnn.config.experiment import to_json
 from jaxcnn.model import init_variables
+from jaxcnn.runs.folder import SUMMARY
+from jaxcnn.weights.convert import to_torch
 
 FINISHED = to_json(parse(train.DIGITS, "", ["--data.name", "digits"])[0])
 PLATEAU = "--optim.schedule plateau --train.epochs"

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments import cli
 from experiments.bench import __main__ as program
 from experiments.bench import processes, rows, show
 from experiments.bench.child import Clock
@@ -21,11 +20,12 @@ from experiments.bench.pillow import Transform
 from experiments.bench.pytorch_program import evaluate, in_memory, make_loader, make_trainer, train
 from experiments.bench.setting import Setting, load_images
 from experiments.bench.stock import StockCNN, stock_variables
-from experiments.pytorch_network import TorchCNN, torch_network
 from jaxcnn import CNN, DEEP, SHALLOW, InputError, ModelConfig, init_variables
-from jaxcnn.augment import standardise
-from jaxcnn.convert import to_torch
-from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.cli import flags as cli
+from jaxcnn.data.augment import standardise
+from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.weights.convert import to_torch
+from jaxcnn.weights.pytorch_network import TorchCNN, torch_network
 
 SMALL = ModelConfig(
     hidden_dims=(8, 16, 24, 12),

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from experiments import metrics
-from experiments.metrics import Board
-from jaxcnn.train import EpochRecord
+from jaxcnn.runs import metrics
+from jaxcnn.runs.metrics import Board
+from jaxcnn.training.records import EpochRecord
 
 TAGS = {"Loss/train", "Loss/val", "Accuracy/train", "Accuracy/val", "LearningRate", "ImagesPerSecond"}
 

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.pytorch_network import TorchCNN
 from jaxcnn import InputError, ModelConfig, OptimConfig
-from jaxcnn.checkpoint import open_checkpoints
 from jaxcnn.config import ExperimentConfig, FreezeConfig
-from jaxcnn.convert import from_torch
-from jaxcnn.step import Metrics, TrainState, init_state
-from jaxcnn.train import EpochRecord
-from jaxcnn.weights_checkpoint import load_weights, save_weights
+from jaxcnn.training.records import EpochRecord, Metrics, TrainState
+from jaxcnn.training.step import init_state
+from jaxcnn.weights.checkpoint import open_checkpoints
+from jaxcnn.weights.convert import from_torch
+from jaxcnn.weights.pytorch_network import TorchCNN
+from jaxcnn.weights.weights_only import load_weights, save_weights
 
 MODEL = ModelConfig(
     input_size=4, hidden_dims=(2, 3, 4, 5), layers_per_block=(1, 2), apply_pooling=(1, 0), apply_bn=(1, 0),

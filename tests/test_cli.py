@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import train as train_program
-from experiments.cli import baseline, main, parse, prog, train_main
-from experiments.config_file import RESOLVED, read_config, to_json
+from jaxcnn.cli import train as train_program
+from jaxcnn.cli.config_file import read_config
+from jaxcnn.cli.flags import baseline, parse, prog
+from jaxcnn.cli.main import main
 from jaxcnn.config import (
     DEEP,
     SHALLOW,
@@ -30,6 +31,7 @@ from jaxcnn.config import (
     TransferConfig,
     from_dict,
 )
+from jaxcnn.config.experiment import RESOLVED, to_json
 from jaxcnn.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +59,7 @@ def run(program: Callable[[], object]) -> Ended:
 def train(monkeypatch: pytest.MonkeyPatch, *argv: str, data: str = "digits") -> Ended:
     """What `python -m experiments.NAME` does, in this process."""
     monkeypatch.setattr(sys, "argv", ["train", *argv])
-    return run(lambda: train_main(baseline(data), "Train."))
+    return run(lambda: main(lambda: train_program.program(argv, data)))
 
 
 def command(*argv: str, cwd: Path, python: tuple[str, ...] = (), **environment: str) -> Ended:
@@ -210,7 +212,8 @@ def test_the_programs_defaults_are_the_originals(name: str) -> None:
 def test_each_program_begins_with_its_own_data_set(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source = (ROOT / "experiments" / f"{program}.py").read_text()
     seen: list[ExperimentConfig] = []
-    monkeypatch.setattr("experiments.cli.train_main", lambda default, _: seen.append(default))
+    monkeypatch.setattr("jaxcnn.runs.run.run_experiment", lambda config, existing: seen.append(config))
+    monkeypatch.setattr(sys, "argv", [program])
     exec(compile(source, program, "exec"), {"__name__": "__main__"})
     assert seen == [baseline(program)]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from refusals import message
 
-from experiments.config_file import read_config
-from experiments.folder import read_json
+from jaxcnn.cli.config_file import read_config
 from jaxcnn.config import ExperimentConfig
 from jaxcnn.errors import InputError
+from jaxcnn.runs.folder import read_json
 
 TEXT = '{\r\n  "name": "größe",\r\n  "train": {"epochs": 2}\r\n}\r\n'
 

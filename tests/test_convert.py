@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from refusals import message
 from safetensors.torch import load_file, save_file
 
-from experiments.pytorch_network import TorchCNN
 from jaxcnn import InputError, ModelConfig
-from jaxcnn.convert import flags_to_read, from_torch, infer_config, to_torch
-from jaxcnn.source import read_source, read_state_dict, write_state_dict
+from jaxcnn.weights.convert import flags_to_read, from_torch, infer_config, to_torch
+from jaxcnn.weights.files import read_state_dict, write_state_dict
+from jaxcnn.weights.pytorch_network import TorchCNN
+from jaxcnn.weights.source import read_source
 
 SMALL = ModelConfig(
     input_size=8, in_channels=1, hidden_dims=(2, 3, 4, 5), layers_per_block=(2, 1), apply_pooling=(1, 0),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_run import weights
 
-from experiments.convert import Flags, convert
+from jaxcnn.cli.convert import Flags, convert
 from jaxcnn.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("own_cache")

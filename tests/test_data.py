@@ -8,7 +8,6 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-import make_archives as archives
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -16,16 +15,12 @@ from PIL import Image
 from refusals import message
 from sklearn.datasets import load_digits
 
-from jaxcnn import data as data_module
+from experiments.checks import make_archives as archives
 from jaxcnn.config import DataConfig
-from jaxcnn.data import (
-    Dataset,
-    fit_image,
-    load_dataset,
-    select_classes,
-)
-from jaxcnn.prepare import prepare
-from jaxcnn.splits import Split, Stored
+from jaxcnn.data import sets as data_module
+from jaxcnn.data.prepare import prepare
+from jaxcnn.data.sets import fit_image, load_dataset, select_classes
+from jaxcnn.data.splits import Dataset, Split, Stored
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from PIL import Image, features
 from refusals import message
 from test_data import noise
 
-from jaxcnn.decode import decode_image
+from jaxcnn.data.decode import decode_image
 
 RGB = Image.fromarray(noise(12, 17, 3))
 PALETTE = RGB.quantize(64)

@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from tiny_run import TINY
 
-from experiments import baselines, display, run, transfer
-from experiments.baselines import run_experiments
-from experiments.config_file import CONTINUE, Existing
-from experiments.console import Terminal
-from experiments.display import Bar, print_start, print_turn, results_table
-from experiments.quickstart import Flags, quickstart
+from jaxcnn.cli import baselines, transfer
+from jaxcnn.cli.baselines import run_experiments
+from jaxcnn.cli.quickstart import Flags, quickstart
 from jaxcnn.config import DataConfig, ExperimentConfig
-from jaxcnn.data import load_dataset
-from jaxcnn.step import Metrics
-from jaxcnn.train import EpochRecord
+from jaxcnn.config.experiment import CONTINUE, Existing
+from jaxcnn.data.sets import load_dataset
+from jaxcnn.runs import display, run
+from jaxcnn.runs.console import Terminal
+from jaxcnn.runs.display import Bar, print_start, print_turn, results_table
+from jaxcnn.training.records import EpochRecord, Metrics
 
 SMALL = EpochRecord(7, 1.2345, 45.67, 1.3456, 43.21, 1e-3, 14.24, 580.0)
 LARGE = EpochRecord(1234, 12.3456, 100.0, 12.3456, 100.0, 0.00012, 5025.3, 1_234_567.0)
@@ -320,7 +320,7 @@ def test_no_run_is_the_best_where_all_failed(
 def test_each_run_of_a_comparison_says_which_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from experiments import comparison, folder
+    from jaxcnn.runs import comparison, folder
 
     monkeypatch.setattr(run, "run_experiment", finish)
     monkeypatch.setattr(run, "plan", lambda *_: SimpleNamespace(resolved={}))

@@ -7,20 +7,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import compare_pytorch
-import faults
-import fuzz
 import jax
 import numpy as np
 import pytest
 
-from experiments import baselines, cli, convert, train, transfer
 from experiments.bench import __main__ as bench
-from experiments.cli import baseline
-from experiments.config_file import to_json
+from experiments.checks import compare_pytorch, faults, fuzz
 from jaxcnn import SHALLOW, init_variables
+from jaxcnn.cli import baselines, convert, train, transfer
+from jaxcnn.cli import flags as cli
+from jaxcnn.cli.flags import baseline
+from jaxcnn.config.experiment import to_json
 from jaxcnn.files import write_json
-from jaxcnn.source import write_state_dict
+from jaxcnn.weights.files import write_state_dict
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -39,9 +38,9 @@ FLAGS = {
     "experiments.bench": bench.Flags,
 }
 ARGPARSE = {
-    "tests.faults": faults.parser,
-    "tests.fuzz": fuzz.parser,
-    "tests.compare_pytorch": compare_pytorch.parser,
+    "experiments.checks.faults": faults.parser,
+    "experiments.checks.fuzz": fuzz.parser,
+    "experiments.checks.compare_pytorch": compare_pytorch.parser,
 }
 
 
@@ -55,7 +54,7 @@ def parses(words: list[str]) -> bool:
         return bool(cli.parse_flags(FLAGS[module](), "", flags))
     if module in ARGPARSE:
         return bool(ARGPARSE[module]().parse_args(flags))
-    named = module not in ("experiments.train", "tests.checkpoint_cost")
+    named = module not in ("experiments.train", "experiments.checks.checkpoint_cost")
     default = baseline(module.rpartition(".")[2]) if named else train.DEFAULT
     return bool(cli.parse(default, "", flags)[0])
 

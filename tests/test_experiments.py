@@ -17,16 +17,19 @@ from board import shown
 from PIL import Image
 from tiny_run import MODEL, STEPS, TINY, assert_same_run, rows, scalars, weights
 
-from experiments import baselines, run
-from experiments.baselines import run_baselines, run_experiments
-from experiments.cli import baseline, train_main
-from experiments.config_file import Existing, read_config, to_json
-from experiments.pytorch_network import TorchCNN
-from experiments.run import run_experiment
+from jaxcnn.cli import baselines
+from jaxcnn.cli.baselines import run_baselines, run_experiments
+from jaxcnn.cli.config_file import read_config
+from jaxcnn.cli.flags import baseline
+from jaxcnn.cli.main import run_program
 from jaxcnn.config import DEEP, DataConfig, ExperimentConfig, OptimConfig, TrainConfig
-from jaxcnn.data import load_dataset
+from jaxcnn.config.experiment import Existing, to_json
+from jaxcnn.data.sets import load_dataset
 from jaxcnn.errors import InputError
-from jaxcnn.train import EpochRecord
+from jaxcnn.runs import run
+from jaxcnn.runs.run import run_experiment
+from jaxcnn.training.records import EpochRecord
+from jaxcnn.weights.pytorch_network import TorchCNN
 
 FILES = {
     "config.json",
@@ -194,7 +197,7 @@ def test_the_same_command_under_two_names_gives_the_same_bits(
     for name in ("one", "two"):
         flags = f"--config {finished}/config.json --runs-dir {tmp_path} --name {name}"
         monkeypatch.setattr(sys, "argv", ["train", *flags.split()])
-        train_main(ExperimentConfig(), "Train.")
+        run_program("train")
     assert_same_run(tmp_path / "one", tmp_path / "two")
     assert_same_run(tmp_path / "one", finished)
     assert [row["name"] for row in rows(tmp_path / "experiment_logs.csv")] == ["one", "two"]

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import faults
-import fuzz
 import pytest
+
+from experiments.checks import attempts, faults, fuzz
 
 HERE = Path(__file__).parent
 
@@ -59,9 +59,9 @@ def test_strange_configurations_and_damaged_files_work_or_are_refused(tmp_path: 
 
 
 def test_the_fuzz_notices_what_is_no_refusal() -> None:
-    report = fuzz.Report()
-    assert not fuzz.attempt(report, "this", lambda: 1 / 0)
-    assert not fuzz.attempt(report, "that", lambda: sys.exit(1))
+    report = attempts.Report()
+    assert not attempts.attempt(report, "this", lambda: 1 / 0)
+    assert not attempts.attempt(report, "that", lambda: sys.exit(1))
     assert [failure.partition(" (")[0] for failure in report.failures] == [
         "this: ZeroDivisionError: division by zero",
         "that: status 1",
@@ -74,9 +74,10 @@ PREPARE = """
 import os, shutil, signal, sys, time
 from pathlib import Path
 import tensorflow_datasets
-import make_archives as archives
+from experiments.checks import make_archives as archives
 import jaxcnn.data
-from jaxcnn import prepare, reader
+from jaxcnn.data import prepare
+from jaxcnn.data import reader
 from jaxcnn.config import DataConfig
 
 root, what = Path(sys.argv[1]), sys.argv[2]
@@ -128,12 +129,12 @@ print(left)
 
 @pytest.mark.parametrize("what", ["set", "cache"])
 def test_a_preparation_or_cache_that_was_killed_is_never_taken_for_a_whole_one(what: str, tmp_path: Path) -> None:
-    import make_archives as archives
     import numpy as np
 
-    from jaxcnn.locate import find_prepared
-    from jaxcnn.reader import load_prepared
-    from jaxcnn.splits import Split
+    from experiments.checks import make_archives as archives
+    from jaxcnn.data.locate import find_prepared
+    from jaxcnn.data.reader import load_prepared
+    from jaxcnn.data.splits import Split
 
     batches = archives.cifar10(150)
     archives.write_official(tmp_path / "archives", "cifar10", batches)

@@ -13,21 +13,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import make_archives as archives
 import numpy as np
 import pytest
 import torch
 from scipy.io import savemat
 from test_cli import contents
 
-from experiments.config_file import read_config
-from experiments.folder import read_summary
-from jaxcnn.archives import CIFAR10, read_cifar_binary, read_cifar_python, read_svhn
+from experiments.checks import make_archives as archives
+from jaxcnn.cli.config_file import read_config
 from jaxcnn.config import DataConfig, ExperimentConfig
-from jaxcnn.data import load_dataset
+from jaxcnn.data.archives import CIFAR10, read_cifar_binary, read_cifar_python, read_svhn
+from jaxcnn.data.prepare import prepare
+from jaxcnn.data.sets import load_dataset
 from jaxcnn.errors import InputError
-from jaxcnn.prepare import prepare
-from jaxcnn.source import read_source, read_state_dict
+from jaxcnn.runs.folder import read_summary
+from jaxcnn.weights.files import read_state_dict
+from jaxcnn.weights.source import read_source
 
 HOME = "cifar-10-batches-bin"
 

@@ -17,9 +17,9 @@ import pytest
 from refusals import message
 from test_checkpoint import MODEL, assert_same_bits, draw_records, draw_state
 
-from jaxcnn import integrity
-from jaxcnn.checkpoint import open_checkpoints
-from jaxcnn.integrity import MANIFEST, digest, find_damage, made_by_older_version, older_digest, write_manifest
+from jaxcnn import files as integrity
+from jaxcnn.files import MANIFEST, digest, find_damage, made_by_older_version, older_digest, write_manifest
+from jaxcnn.weights.checkpoint import open_checkpoints
 
 TREE = {"params": {"a": np.float32([1, 2]), "b": {"c": np.int32(3)}}, "stats": {}}
 

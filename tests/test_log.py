@@ -14,10 +14,10 @@ import pytest
 from refusals import message
 from tiny_run import TINY, rows
 
-from experiments.config_file import to_json
-from experiments.log import check_log, log_path, update_log
 from jaxcnn.config import ExperimentConfig, FreezeConfig, OptimConfig, TransferConfig
+from jaxcnn.config.experiment import to_json
 from jaxcnn.files import write_json
+from jaxcnn.runs.log import check_log, log_path, update_log
 
 SUMMARY = {
     "dataset": "digits", "mask": "full", "seed": 0, "test_accuracy": 93.75, "test_loss": 0.25, "val_accuracy": None,

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.pytorch_network import TorchCNN
 from jaxcnn import DEEP, SHALLOW, ModelConfig, OptimConfig, init_variables
 from jaxcnn.config import FreezeConfig
 from jaxcnn.masks import count_parameters, frozen_stages, partition, settled_epoch
-from jaxcnn.step import init_state
+from jaxcnn.training.step import init_state
+from jaxcnn.weights.pytorch_network import TorchCNN
 
 
 @st.composite

@@ -9,7 +9,7 @@ import pytest
 from refusals import message
 from test_data import assert_same_split, load, make_set, noise
 
-from experiments.folder import resolve
+from jaxcnn.runs.folder import resolve
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.extend.random import threefry_2x32
 
-from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN, DEEP, SHALLOW, InputError, ModelConfig, init_variables
-from jaxcnn.backend import jit
-from jaxcnn.convert import entries, from_torch, to_torch
-from jaxcnn.dropout import dropout, threefry2x32
-from jaxcnn.step import cross_entropy
+from jaxcnn.kernels.backend import jit
+from jaxcnn.kernels.dropout import dropout, threefry2x32
+from jaxcnn.training.step import cross_entropy
+from jaxcnn.weights.convert import entries, from_torch, to_torch
+from jaxcnn.weights.pytorch_network import TorchCNN
 
 
 @st.composite

@@ -13,8 +13,11 @@ import torch
 import torch.nn.functional as F
 from jax import Array, lax
 
-from jaxcnn import ops
-from jaxcnn.conv import conv3x3
+from jaxcnn.kernels.conv import conv3x3
+from jaxcnn.kernels.dense import dense
+from jaxcnn.kernels.norm import batch_norm
+from jaxcnn.kernels.pool import max_pool2x2
+from jaxcnn.kernels.primitives import image_by_image, take_images
 
 SHAPES = [
     # batch, height, width, channels, features
@@ -71,7 +74,7 @@ def distance(a: list[np.ndarray], b: list[np.ndarray]) -> float:
 @pytest.fixture
 def by_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Sends small convolutions the way of large ones."""
-    monkeypatch.setattr("jaxcnn.conv._SMALL", 0)
+    monkeypatch.setattr("jaxcnn.kernels.conv._SMALL", 0)
     jax.clear_caches()  # JAX remembers how it traced these functions
     yield
     jax.clear_caches()
@@ -134,13 +137,13 @@ def test_convolution_in_a_scan() -> None:
 def test_images_are_taken_by_their_number() -> None:
     x = np.random.default_rng(0).integers(0, 256, (50, 3, 2, 4), dtype=np.uint8)
     indices = np.random.default_rng(1).permutation(50)[:17].astype(np.int32)
-    np.testing.assert_array_equal(jax.jit(ops.take_images)(x, indices), x[indices])
+    np.testing.assert_array_equal(jax.jit(take_images)(x, indices), x[indices])
 
 
 def test_image_by_image_is_all_at_once() -> None:
     x = jnp.arange(130.0 * 3).reshape(130, 3)
     for n in (1, 64, 130):
-        np.testing.assert_array_equal(ops.image_by_image(lambda x: x.sum(1) + 1, x[:n]), x[:n].sum(1) + 1)
+        np.testing.assert_array_equal(image_by_image(lambda x: x.sum(1) + 1, x[:n]), x[:n].sum(1) + 1)
 
 
 @pytest.mark.usefixtures("by_tiles")
@@ -180,9 +183,9 @@ def test_pool_is_the_plain_one_and_pytorchs_on_ties_too(height: int, width: int,
     x = rng.integers(-1, 2, (3, height, width, 5)).astype(dtype)  # three values: most windows have ties
     g = rng.normal(size=(3, height // 2, width // 2, 5)).astype(dtype)
     with jax.enable_x64(dtype == np.float64):
-        ours = with_gradients(ops.max_pool2x2, g, x)
+        ours = with_gradients(max_pool2x2, g, x)
         assert [a.dtype for a in ours] == [dtype] * 2
-        np.testing.assert_array_equal(ops.max_pool2x2(x), ours[0])
+        np.testing.assert_array_equal(max_pool2x2(x), ours[0])
         if g.size:
             assert distance(ours, with_gradients(plain_pool, g, x)) == 0
             assert distance(ours, torch_with_gradients(lambda x: F.max_pool2d(x, 2), g, x)) == 0
@@ -192,7 +195,7 @@ def test_pool_is_the_plain_one_and_pytorchs_on_ties_too(height: int, width: int,
 
 def test_first_of_equal_maxima_takes_the_gradient_whatever_the_pattern() -> None:
     windows = np.array(list(product((0.0, 1.0, 2.0), repeat=4)), np.float32).reshape(-1, 2, 2, 1)
-    (back,) = jax.vjp(ops.max_pool2x2, windows)[1](jnp.ones((len(windows), 1, 1, 1)))
+    (back,) = jax.vjp(max_pool2x2, windows)[1](jnp.ones((len(windows), 1, 1, 1)))
     np.testing.assert_array_equal(np.argmax(back.reshape(-1, 4), 1), np.argmax(windows.reshape(-1, 4), 1))
     np.testing.assert_array_equal(back.sum((1, 2, 3)), 1)
 
@@ -205,7 +208,7 @@ def test_conv_activation_pool_is_right_when_fused(act: Callable[[Array], Array],
     g = arrays((2, 2, 3, 16, 1))[0]
     with jax.enable_x64(True):
         for conv in (conv3x3, plain_conv):
-            ours = with_gradients(lambda *a, conv=conv: ops.max_pool2x2(act(conv(*a))), g, x, kernel)
+            ours = with_gradients(lambda *a, conv=conv: max_pool2x2(act(conv(*a))), g, x, kernel)
             plain = with_gradients(lambda *a: plain_pool(act(plain_conv(*a))), g, x, kernel)
             assert distance(ours, plain) < 1e-12
 
@@ -221,7 +224,7 @@ def test_dense_layer_is_the_plain_product_and_pytorchs(inputs: int, outputs: int
     rng = np.random.default_rng(0)
     x, kernel, g = rng.normal(size=(5, inputs)), rng.normal(size=(inputs, outputs)), rng.normal(size=(5, outputs))
     with jax.enable_x64(True):
-        ours = with_gradients(ops.dense, g, x, kernel)
+        ours = with_gradients(dense, g, x, kernel)
         plain = with_gradients(jnp.matmul, g, x, kernel)
     tensors = [torch.from_numpy(a).requires_grad_() for a in (x, kernel)]
     y = torch.matmul(*tensors)
@@ -239,11 +242,11 @@ def test_dense_layer_needs_no_columns_that_are_zero(outputs: int) -> None:
     )
     x = np.zeros((64, 2048), np.float32)
     x[:, columns] = some
-    y, to_x, to_kernel = with_gradients(ops.dense, g, x, kernel)
+    y, to_x, to_kernel = with_gradients(dense, g, x, kernel)
     parts = [jnp.matmul(some[:, i : i + 96], kernel[columns[i : i + 96]]) for i in (0, 96)]
-    np.testing.assert_array_equal(ops.dense(some, kernel, columns), parts[0] + parts[1])
+    np.testing.assert_array_equal(dense(some, kernel, columns), parts[0] + parts[1])
     for ours, whole in zip(
-        with_gradients(lambda *a: ops.dense(*a, columns), g, some, kernel),
+        with_gradients(lambda *a: dense(*a, columns), g, some, kernel),
         (y, to_x[:, columns], to_kernel),
         strict=True,
     ):
@@ -264,8 +267,8 @@ def test_batch_norm_is_pytorchs_over_the_mask(masked: bool) -> None:
     theirs = torch_with_gradients(torch_norm(np.flatnonzero(keep)), g[keep], x, scale, shift)
     mask = jnp.asarray(keep) if masked else None
     with jax.enable_x64(True):
-        y, *back = with_gradients(lambda *a: ops.batch_norm(*a, mask)[0], g, x, scale, shift)
-        _, mean, var, n = ops.batch_norm(jnp.asarray(x), scale, shift, mask)
+        y, *back = with_gradients(lambda *a: batch_norm(*a, mask)[0], g, x, scale, shift)
+        _, mean, var, n = batch_norm(jnp.asarray(x), scale, shift, mask)
     assert distance([y[keep], *back], theirs) < 1e-13
     if not masked:
         with jax.enable_x64(True):
@@ -280,11 +283,11 @@ def test_batch_norm_keeps_its_digits_far_from_zero_and_its_type() -> None:
     x, scale, shift = rng.normal(30, 1, (16, 8, 8, 6)), rng.normal(size=6), rng.normal(size=6)
     g = rng.normal(size=x.shape)
     with jax.enable_x64(True):
-        exact = with_gradients(lambda *a: ops.batch_norm(*a)[0], g, x, scale, shift)
+        exact = with_gradients(lambda *a: batch_norm(*a)[0], g, x, scale, shift)
     single = [a.astype(np.float32) for a in (g, x, scale, shift)]
-    assert distance(with_gradients(lambda *a: ops.batch_norm(*a)[0], *single), exact) < 1e-5
+    assert distance(with_gradients(lambda *a: batch_norm(*a)[0], *single), exact) < 1e-5
     half = jnp.asarray(x, jnp.bfloat16)
-    y, mean, *_ = ops.batch_norm(half, *map(jnp.float32, (scale, shift)))
+    y, mean, *_ = batch_norm(half, *map(jnp.float32, (scale, shift)))
     assert (y.dtype, mean.dtype) == (jnp.bfloat16, jnp.float32)
-    to_x = jax.grad(lambda x: ops.batch_norm(x, jnp.ones(6), jnp.zeros(6))[0].sum(dtype=jnp.float32))(half)
+    to_x = jax.grad(lambda x: batch_norm(x, jnp.ones(6), jnp.zeros(6))[0].sum(dtype=jnp.float32))(half)
     assert to_x.dtype == jnp.bfloat16

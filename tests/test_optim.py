@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcnn.config import OptimConfig, TrainConfig
-from jaxcnn.optim import best_epoch, make_optimizer, make_schedule, plateau_scale, stop_reason
-from jaxcnn.step import cross_entropy
+from jaxcnn.training.decisions import best_epoch, plateau_scale, stop_reason
+from jaxcnn.training.optim import make_optimizer, make_schedule
+from jaxcnn.training.step import cross_entropy
 
 SHAPES = ((7, 5), (5,), (3, 3, 2, 4))
 OPTIMIZERS: dict[str, tuple[dict[str, Any], Callable[..., torch.optim.Optimizer]]] = {

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN, ModelConfig, OptimConfig
-from jaxcnn.augment import standardise
-from jaxcnn.convert import entries, from_torch, infer_config, to_torch
-from jaxcnn.source import read_state_dict, write_state_dict
-from jaxcnn.step import Batch, init_state, make_train_step
+from jaxcnn.data.augment import standardise
+from jaxcnn.training.records import Batch
+from jaxcnn.training.step import init_state, make_train_step
+from jaxcnn.weights.convert import entries, from_torch, infer_config, to_torch
+from jaxcnn.weights.files import read_state_dict, write_state_dict
+from jaxcnn.weights.pytorch_network import TorchCNN
 
 REFERENCE = Path(__file__).parent / "reference"
 NETWORKS = ("small", "deep")

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import make_archives as archives
 import numpy as np
 import pytest
 import requests
@@ -27,11 +26,12 @@ from refusals import message
 from tensorflow_datasets.core.features import image_feature
 from tensorflow_datasets.image_classification import cifar
 
-from jaxcnn import prepare as module
-from jaxcnn.data import _PREPARABLE
+from experiments.checks import make_archives as archives
+from jaxcnn.data import prepare as module
+from jaxcnn.data.official import OFFICIAL, SETS
+from jaxcnn.data.prepare import Builder, prepare
+from jaxcnn.data.sets import _PREPARABLE
 from jaxcnn.errors import InputError
-from jaxcnn.official import OFFICIAL, SETS
-from jaxcnn.prepare import Builder, prepare
 
 BATCHES = {"cifar10": archives.cifar10, "cifar100": archives.cifar100, "svhn_cropped": archives.svhn}
 VERSIONS = {"cifar10": "3.0.2", "cifar100": "3.0.2", "svhn_cropped": "3.1.0"}
@@ -368,9 +368,9 @@ def test_works_without_tensorflow_and_says_nothing(tmp_path: Path) -> None:
         import jaxcnn.data
         slow = {"tensorflow_datasets", "sklearn", "scipy", "jax", "torch"} & set(sys.modules)
         assert not slow, slow
-        import make_archives
+        from experiments.checks import make_archives
         from jaxcnn.config import DataConfig
-        from jaxcnn.prepare import prepare
+        from jaxcnn.data.prepare import prepare
         root = Path(sys.argv[1])
         prepare("cifar10", root, root / "archives", make_archives.sha256s(root / "archives"))
         data = jaxcnn.data.load_dataset(DataConfig(dir=root), input_size=32, in_channels=3, seed=0)

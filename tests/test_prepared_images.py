@@ -10,8 +10,8 @@ from PIL import Image
 from refusals import message
 from test_data import assert_same_split, load, make_set, noise
 
-from jaxcnn.data import fit_image
-from jaxcnn.decode import decode_image
+from jaxcnn.data.decode import decode_image
+from jaxcnn.data.sets import fit_image
 
 
 @pytest.fixture(autouse=True)

@@ -15,16 +15,16 @@ from PIL import Image
 from test_log import SUMMARY, make_run
 from tiny_run import TINY, assert_same_run, ended, rows
 
-from experiments import present as present_module
-from experiments import results, run
-from experiments.comparison import write_comparison
-from experiments.folder import read_summary
-from experiments.metrics import write_metrics
-from experiments.present import present, read_metrics, remove_pictures
-from experiments.run import run_experiment
 from jaxcnn.errors import InputError
 from jaxcnn.files import write_json, write_npy
-from jaxcnn.train import EpochRecord
+from jaxcnn.runs import present as present_module
+from jaxcnn.runs import results, run
+from jaxcnn.runs.comparison import write_comparison
+from jaxcnn.runs.folder import read_summary
+from jaxcnn.runs.metrics import write_metrics
+from jaxcnn.runs.present import present, read_metrics, remove_pictures
+from jaxcnn.runs.run import run_experiment
+from jaxcnn.training.records import EpochRecord
 
 RECORDS = [
     EpochRecord(1, 2.0, 10.0, 3.0, 20.0, 1e-3, 1.0, 1.0),

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import make_archives as archives
 import numpy as np
 import pytest
 from refusals import message
 from test_data import assert_same_split, load
 
-from jaxcnn import reader
-from jaxcnn.prepare import prepare
+from experiments.checks import make_archives as archives
+from jaxcnn.data import reader
+from jaxcnn.data.prepare import prepare
 
 
 @pytest.fixture(autouse=True)

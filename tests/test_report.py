@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from jaxcnn.report import _label, confusion_matrix, plot_comparison, plot_confusion, plot_curves
-from jaxcnn.train import EpochRecord
+from jaxcnn.runs.figures import _label, confusion_matrix, plot_comparison, plot_confusion, plot_curves
+from jaxcnn.training.records import EpochRecord
 
 ROOT = Path(__file__).parent.parent
 
@@ -108,7 +108,7 @@ PROGRAM = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from jaxcnn.report import plot_confusion
+from jaxcnn.runs.figures import plot_confusion
 
 plot_confusion(Path(sys.argv[1]), np.eye(2), ["a", "b"])
 print(os.environ["MPLBACKEND"], sys.modules["matplotlib"].rcParams.get("backend"))

@@ -10,14 +10,14 @@ import pytest
 import torch
 from tiny_run import TINY, assert_same_run, rows, scalars, send, weights
 
-from experiments import results, run
-from experiments.cli import main
-from experiments.display import Bar
-from experiments.run import run_experiment
-from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.cli.main import main
 from jaxcnn.config import TrainConfig
 from jaxcnn.errors import InputError
-from jaxcnn.train import EpochRecord
+from jaxcnn.runs import results, run
+from jaxcnn.runs.display import Bar
+from jaxcnn.runs.run import run_experiment
+from jaxcnn.training.records import EpochRecord
+from jaxcnn.weights.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

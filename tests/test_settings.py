@@ -15,13 +15,13 @@ import pytest
 from refusals import message
 from small_training import MEAN, MODEL, STD, assert_same_bits, draw_dataset, draw_variables, experiment, run, untimed
 
-from experiments.run import select_device
 from jaxcnn import CNN, init_variables
-from jaxcnn.augment import augment, standardise
-from jaxcnn.backend import _is_known, fixed_settings, jit, laid_out_by_rows
-from jaxcnn.dropout import dropout
+from jaxcnn.data.augment import augment, standardise
+from jaxcnn.kernels.backend import _is_known, fixed_settings, jit, laid_out_by_rows
+from jaxcnn.kernels.dropout import dropout
 from jaxcnn.model import key_of
-from jaxcnn.step import cross_entropy
+from jaxcnn.runs.device import select_device
+from jaxcnn.training.step import cross_entropy
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 STRICT: dict[str, Any] = {

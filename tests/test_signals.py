@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from tiny_run import STEPS, TINY, assert_same_run, ended, rows, send
 
-from experiments import results, run
-from experiments.cli import main
-from experiments.display import Bar
-from experiments.run import run_experiment
-from experiments.signals import Interrupted, noted
+from jaxcnn.cli.main import main
+from jaxcnn.runs import results, run
+from jaxcnn.runs.display import Bar
+from jaxcnn.runs.run import run_experiment
+from jaxcnn.runs.signals import Interrupted, noted
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

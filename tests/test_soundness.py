@@ -13,12 +13,12 @@ import torch
 from refusals import message
 from small_training import begin, draw_dataset, draw_variables, experiment
 
-from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN
 from jaxcnn.config import ExperimentConfig, FreezeConfig, ModelConfig
-from jaxcnn.data import Dataset, Split
-from jaxcnn.soundness import require_trainable
-from jaxcnn.train import fit
+from jaxcnn.data.splits import Dataset, Split
+from jaxcnn.training.loop import fit
+from jaxcnn.training.soundness import require_trainable
+from jaxcnn.weights.pytorch_network import TorchCNN
 
 
 def with_labels(change: Callable[[np.ndarray], Any], split: str = "train") -> Dataset:

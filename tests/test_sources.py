@@ -11,12 +11,13 @@ import torch
 from refusals import message
 from test_convert import POOLS, SMALL, assert_same_variables, draw_weights
 
-from experiments.pytorch_network import TorchCNN
 from jaxcnn import InputError, ModelConfig
 from jaxcnn.config import DataConfig, ExperimentConfig
-from jaxcnn.convert import from_torch, to_torch
-from jaxcnn.source import read_source, write_state_dict
-from jaxcnn.weights_checkpoint import save_weights
+from jaxcnn.weights.convert import from_torch, to_torch
+from jaxcnn.weights.files import write_state_dict
+from jaxcnn.weights.pytorch_network import TorchCNN
+from jaxcnn.weights.source import read_source
+from jaxcnn.weights.weights_only import save_weights
 
 
 def write_config(path: Path, model: ModelConfig) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 from refusals import message
 from test_data import noise
 
-from jaxcnn.data import channel_statistics, epoch_order, fit_image
-from jaxcnn.splits import Split, aligned_empty, stratified_split, take
+from jaxcnn.data.sets import channel_statistics, fit_image
+from jaxcnn.data.splits import Split, aligned_empty, epoch_order, stratified_split, take
 
 
 @settings(deadline=None)

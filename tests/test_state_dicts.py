@@ -17,10 +17,11 @@ from test_convert import POOLS, SMALL, assert_same_tensors, draw_weights
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN
-from jaxcnn.source import read_source, read_state_dict
-from jaxcnn.state_dicts import find_network
+from jaxcnn.weights.files import read_state_dict
+from jaxcnn.weights.pytorch_network import TorchCNN
+from jaxcnn.weights.source import read_source
+from jaxcnn.weights.state_dicts import find_network
 
 IMAGES = np.random.default_rng(0).standard_normal((4, 8, 8, 1), np.float32)
 PATH = Path("other.pth")

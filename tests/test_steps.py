@@ -20,12 +20,13 @@ from small_training import (
     variables_of,
 )
 
-from experiments.pytorch_network import TorchCNN
 from jaxcnn.config import OptimConfig
-from jaxcnn.convert import from_torch, to_torch
-from jaxcnn.data import Split, epoch_order
-from jaxcnn.step import Batch, Metrics, init_state, make_eval_step, make_train_step
-from jaxcnn.train import batches, evaluate, make_train_epoch
+from jaxcnn.data.splits import Split, epoch_order
+from jaxcnn.training.loop import batches, evaluate, make_train_epoch
+from jaxcnn.training.records import Batch, Metrics
+from jaxcnn.training.step import init_state, make_eval_step, make_train_step
+from jaxcnn.weights.convert import from_torch, to_torch
+from jaxcnn.weights.pytorch_network import TorchCNN
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

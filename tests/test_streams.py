@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from tiny_run import ended
 
-from experiments.cli import main
-from experiments.console import Terminal
-from experiments.streams import only_warns, output, warn
+from jaxcnn.cli.main import main
 from jaxcnn.errors import InputError
+from jaxcnn.runs.console import Terminal
+from jaxcnn.runs.streams import only_warns, output, warn
 
 ROOT = Path(__file__).parent.parent
 
@@ -127,7 +127,7 @@ def test_what_can_be_made_again_only_warns(capsys: pytest.CaptureFixture[str]) -
 
 PROGRAM = """
 import sys
-from experiments.cli import main
+from jaxcnn.cli.main import main
 from jaxcnn.files import write_text
 from pathlib import Path
 

@@ -22,16 +22,16 @@ from orbax.checkpoint import CheckpointManager
 from test_cli import contents
 from tiny_run import STEPS, TINY, assert_same_run, ended, rows, send, weights
 
-from experiments import folder as folder_module
-from experiments import results, run
-from experiments.cli import main
-from experiments.config_file import Existing
-from experiments.display import Bar
-from experiments.run import run_experiment
-from experiments.signals import Interrupted
-from jaxcnn import train as train_module
+from jaxcnn.cli.main import main
 from jaxcnn.config import DataConfig, FreezeConfig, OptimConfig, TrainConfig, TransferConfig
+from jaxcnn.config.experiment import Existing
 from jaxcnn.errors import InputError
+from jaxcnn.runs import folder as folder_module
+from jaxcnn.runs import results, run
+from jaxcnn.runs.display import Bar
+from jaxcnn.runs.run import run_experiment
+from jaxcnn.runs.signals import Interrupted
+from jaxcnn.training import loop as train_module
 
 ROOT = Path(__file__).parent.parent
 EXTEND, OVERWRITE = Existing(extend=True), Existing(overwrite=True)
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 HOLDER = """
 import sys
 from pathlib import Path
-from experiments.folder import _locked
+from jaxcnn.runs.folder import _locked
 
 with _locked(Path(sys.argv[1])):
     print("held", flush=True)
@@ -154,7 +154,7 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_once_there_is_space(
 
 def small_disk(patch: pytest.MonkeyPatch) -> None:
     """Too little is free for a checkpoint before it is begun."""
-    patch.setattr("jaxcnn.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=2_600_000))
+    patch.setattr("jaxcnn.weights.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=2_600_000))
 
 
 def small_files(patch: pytest.MonkeyPatch) -> None:

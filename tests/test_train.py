@@ -29,17 +29,19 @@ from small_training import (
     variables_of,
 )
 
-from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN, InputError
-from jaxcnn import train as train_module
-from jaxcnn.augment import standardise
-from jaxcnn.backend import Form
-from jaxcnn.checkpoint import open_checkpoints
 from jaxcnn.config import FreezeConfig
-from jaxcnn.convert import to_torch
-from jaxcnn.data import Split
-from jaxcnn.step import Metrics, init_state
-from jaxcnn.train import EpochRecord, Paused, fit, stopped
+from jaxcnn.data.augment import standardise
+from jaxcnn.data.splits import Split
+from jaxcnn.kernels.backend import Form
+from jaxcnn.training import loop as train_module
+from jaxcnn.training.decisions import stopped
+from jaxcnn.training.loop import Paused, fit
+from jaxcnn.training.records import EpochRecord, Metrics
+from jaxcnn.training.step import init_state
+from jaxcnn.weights.checkpoint import open_checkpoints
+from jaxcnn.weights.convert import to_torch
+from jaxcnn.weights.pytorch_network import TorchCNN
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

@@ -12,20 +12,21 @@ import pytest
 import torch
 from test_parity import NETWORKS, REFERENCE, compare_weights, load
 
-from experiments.pytorch_network import TorchCNN
 from jaxcnn import CNN, DataConfig, ExperimentConfig, InputError, ModelConfig, OptimConfig, TrainConfig
-from jaxcnn.augment import standardise
 from jaxcnn.config import FreezeConfig, Mask, Precision
-from jaxcnn.convert import entries, from_torch
-from jaxcnn.data import Dataset, Split
-from jaxcnn.features import compute_features
+from jaxcnn.data.augment import standardise
+from jaxcnn.data.splits import Dataset, Split
 from jaxcnn.files import write_json
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables
-from jaxcnn.source import Source, read_source
-from jaxcnn.step import Batch, init_state, make_train_step
-from jaxcnn.train import fit
-from jaxcnn.transfer import create_transfer_model, transplant
+from jaxcnn.training.features import compute_features
+from jaxcnn.training.loop import fit
+from jaxcnn.training.records import Batch
+from jaxcnn.training.step import init_state, make_train_step
+from jaxcnn.weights.convert import entries, from_torch
+from jaxcnn.weights.pytorch_network import TorchCNN
+from jaxcnn.weights.source import create_transfer_model, read_source
+from jaxcnn.weights.transfer import Source, transplant
 
 MASKS = ("frozen", "partial", "full")
 

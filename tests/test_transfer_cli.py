@@ -7,24 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import make_archives as archives
 import pytest
 import torch
 
-from experiments import transfer as transfer_module
-from experiments.comparison import rows
-from experiments.config_file import read_config, to_json
-from experiments.run import first_variables
-from experiments.transfer import parse, transfer
+from experiments.checks import make_archives as archives
 from jaxcnn import InputError, ModelConfig, init_variables
+from jaxcnn.cli import transfer as transfer_module
+from jaxcnn.cli.config_file import read_config
+from jaxcnn.cli.transfer import parse
+from jaxcnn.cli.transfer import program as transfer
 from jaxcnn.config import Augment, TransferConfig
-from jaxcnn.convert import from_torch
-from jaxcnn.data import as_original, load_dataset
+from jaxcnn.config.experiment import to_json
+from jaxcnn.data.prepare import prepare
+from jaxcnn.data.sets import as_original, load_dataset
 from jaxcnn.files import write_json
-from jaxcnn.prepare import prepare
-from jaxcnn.source import read_source, read_state_dict, write_state_dict
-from jaxcnn.step import make_eval_step
-from jaxcnn.train import evaluate
+from jaxcnn.runs.comparison import rows
+from jaxcnn.runs.run import first_variables
+from jaxcnn.training.loop import evaluate
+from jaxcnn.training.step import make_eval_step
+from jaxcnn.weights.convert import from_torch
+from jaxcnn.weights.files import read_state_dict, write_state_dict
+from jaxcnn.weights.source import read_source
 
 REFERENCE = Path(__file__).parent / "reference" / "small" / "model.pth"
 TINY = ModelConfig(
@@ -256,7 +259,7 @@ def test_an_unfinished_source_is_told(source: Path, tmp_path: Path, capsys: pyte
 def test_a_source_that_changes_meanwhile_ends_the_comparison(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments import run
+    from jaxcnn.runs import run
 
     def train(config: TransferConfig, existing: object) -> dict[str, Any]:
         digest = str(len(list((tmp_path / "runs").glob("*"))))  # another one each time

@@ -15,16 +15,17 @@ import pytest
 import torch
 from refusals import message
 
-from experiments import run
-from experiments.config_file import RESOLVED, Existing
-from experiments.folder import read_json, read_summary
-from jaxcnn import archives, reader, weight_files
 from jaxcnn.config import ModelConfig
+from jaxcnn.config.experiment import RESOLVED, Existing
+from jaxcnn.data import archives, reader
 from jaxcnn.errors import InputError, UnreadableError, is_out_of_memory, unreadable
-from jaxcnn.files import write_json
-from jaxcnn.integrity import digest, older_digest
-from jaxcnn.source import Source, read_state_dict
-from jaxcnn.weights_checkpoint import load_weights
+from jaxcnn.files import digest, older_digest, write_json
+from jaxcnn.runs import run
+from jaxcnn.runs.folder import read_json, read_summary
+from jaxcnn.weights import files as weight_files
+from jaxcnn.weights.files import read_state_dict
+from jaxcnn.weights.transfer import Source
+from jaxcnn.weights.weights_only import load_weights
 
 MACHINES = [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO, errno.ESTALE, errno.ETIMEDOUT]
 OF_TENSORSTORE = "RESOURCE_EXHAUSTED: Error opening local file: Too many open files [os_error_code='24']"

@@ -15,13 +15,13 @@ import torch
 from refusals import message
 
 from experiments.bench.__main__ import Flags as BenchFlags
-from experiments.cli import parse
-from experiments.config_file import read_config, to_json
-from experiments.convert import Flags as ConvertFlags
-from experiments.convert import convert
-from experiments.quickstart import Flags as QuickstartFlags
-from experiments.transfer import parse as parse_transfer
 from jaxcnn import create_transfer_model
+from jaxcnn.cli.config_file import read_config
+from jaxcnn.cli.convert import Flags as ConvertFlags
+from jaxcnn.cli.convert import convert
+from jaxcnn.cli.flags import parse
+from jaxcnn.cli.quickstart import Flags as QuickstartFlags
+from jaxcnn.cli.transfer import parse as parse_transfer
 from jaxcnn.config import (
     DataConfig,
     ExperimentConfig,
@@ -31,9 +31,10 @@ from jaxcnn.config import (
     TrainConfig,
     TransferConfig,
 )
-from jaxcnn.data import load_dataset
+from jaxcnn.config.experiment import to_json
+from jaxcnn.data.sets import load_dataset
+from jaxcnn.errors import local_path
 from jaxcnn.files import cache_folder, write_json, write_npy, write_text, write_whole
-from jaxcnn.validate import local_path
 
 HOME: dict[str, Callable[[str], Path]] = {
     "runs_dir": lambda path: ExperimentConfig(runs_dir=Path(path)).runs_dir,

@@ -21,8 +21,9 @@ from safetensors.torch import save as to_safetensors
 from test_convert import SMALL, assert_same_tensors, draw_weights
 from torch import nn
 
-from experiments.pytorch_network import TorchCNN
-from jaxcnn.source import read_source, read_state_dict
+from jaxcnn.weights.files import read_state_dict
+from jaxcnn.weights.pytorch_network import TorchCNN
+from jaxcnn.weights.source import read_source
 
 WEIGHTS = draw_weights(SMALL)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.cli import main
+from jaxcnn.cli.main import main
 from jaxcnn.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
 
 MODEL = ModelConfig(

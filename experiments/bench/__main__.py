@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from experiments.cli import main, parse_flags
-from jaxcnn.errors import InputError, reason
-from jaxcnn.validate import require, set_path
+from jaxcnn.cli.flags import parse_flags
+from jaxcnn.cli.main import main
+from jaxcnn.errors import InputError, reason, require, set_path
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def bench(flags: Flags) -> None:
     """
     from experiments.bench import rows, show
     from experiments.bench.setting import Setting, load_images
-    from experiments.console import Terminal
-    from experiments.run import select_device
     from jaxcnn.files import write_text
+    from jaxcnn.runs.console import Terminal
+    from jaxcnn.runs.device import select_device
 
     select_device("cpu")  # where the PyTorch program computes
     console = Terminal(soft_wrap=True, highlight=False)

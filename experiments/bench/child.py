@@ -45,7 +45,7 @@ class Clock:
 def jax_epoch(setting: Setting, clock: Clock) -> None:
     """An epoch of full training with AutoAugment, by this project."""
     from experiments.bench import jax_program
-    from experiments.run import select_device
+    from jaxcnn.runs.device import select_device
 
     select_device("cpu")  # as every run does: this is where the cache of compiled programs is chosen
     jax_program.epochs(setting, "full", "autoaugment", clock)()

@@ -10,17 +10,17 @@ import numpy as np
 
 from experiments.bench.measure import Program
 from experiments.bench.setting import OPTIM, Setting, as_dataset, freeze, load_images
-from jaxcnn.augment import augment, standardise
-from jaxcnn.backend import backend_form, jit
 from jaxcnn.config import Augment, DataConfig, ExperimentConfig, Mask, TrainConfig
-from jaxcnn.convert import from_torch
-from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.data.augment import augment, standardise
+from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.kernels.backend import backend_form, jit
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables, key_of
-from jaxcnn.optim import make_schedule
-from jaxcnn.source import read_state_dict, write_state_dict
-from jaxcnn.step import init_state, make_eval_step, make_train_step
-from jaxcnn.train import OnStep, evaluate, fit, make_train_epoch
+from jaxcnn.training.loop import OnStep, evaluate, fit, make_train_epoch
+from jaxcnn.training.optim import make_schedule
+from jaxcnn.training.step import init_state, make_eval_step, make_train_step
+from jaxcnn.weights.convert import from_torch
+from jaxcnn.weights.files import read_state_dict, write_state_dict
 
 STANDARDISED: dict[str, Any] = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
 

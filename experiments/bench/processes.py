@@ -120,8 +120,8 @@ def open_dataset(setting: Setting) -> Row:
 
 def prepare_noise(folder: Path, setting: Setting) -> Path:
     """Noise in the layout of CIFAR-10's archive, prepared under `folder` as the archive would be; returns the set's."""
-    from jaxcnn.official import Checksum
-    from jaxcnn.prepare import prepare
+    from jaxcnn.data.official import Checksum
+    from jaxcnn.data.prepare import prepare
 
     split = load_images(setting, 60_000)
     planes = split.images.transpose(0, 3, 1, 2).reshape(len(split.labels), -1)

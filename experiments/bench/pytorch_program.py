@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from experiments.bench.pillow import Transform
 from experiments.bench.setting import OPTIM
-from experiments.pytorch_network import TorchCNN
 from jaxcnn.config import ModelConfig
-from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD, Split
+from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.data.splits import Split
+from jaxcnn.weights.pytorch_network import TorchCNN
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 

@@ -16,7 +16,7 @@ from experiments.bench.measure import Program, Row, chosen, rates, repeated, tak
 from experiments.bench.pillow import Transform
 from experiments.bench.setting import MASKS, Setting, freeze, load_images
 from jaxcnn.config import Augment, Mask
-from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
 from jaxcnn.errors import InputError
 
 Skipped = Callable[[str], bool]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.config import PRESETS, DataConfig, FreezeConfig, Mask, ModelConfig, OptimConfig
-from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD, Dataset, Split, load_dataset, take
-from jaxcnn.errors import InputError
-from jaxcnn.locate import find_prepared
-from jaxcnn.validate import require_int
+from jaxcnn.data.locate import find_prepared
+from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD, load_dataset
+from jaxcnn.data.splits import Dataset, Split, take
+from jaxcnn.errors import InputError, require_int
 
 OPTIM = OptimConfig(schedule="constant")
 """Adam with L2, as the original has it; without a validation split nothing would cut the rate."""

@@ -136,7 +136,7 @@ def chart(path: Path, rows: Sequence[Row]) -> None:
     Raises:
         InputError: when the file cannot be written.
     """
-    from jaxcnn.report import new_figure
+    from jaxcnn.runs.figures import new_figure
 
     bars = [(row.name, row.ratio, row.ratio_spread) for row in reversed(rows) if row.compares and row.ratio is not None]
     with new_figure(path, 8, 1.2 + 0.32 * len(bars)) as figure:

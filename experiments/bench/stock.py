@@ -13,9 +13,9 @@ import optax
 from experiments.bench.jax_program import settled
 from experiments.bench.measure import Program
 from experiments.bench.setting import OPTIM, Setting, load_images
-from jaxcnn.augment import standardise
 from jaxcnn.config import ModelConfig
-from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.data.augment import standardise
+from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
 from jaxcnn.model import init_variables, key_of
 
 

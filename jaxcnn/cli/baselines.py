@@ -1,0 +1,151 @@
+"""Train the three baselines one after the other, and compare them; runs that fail do not stop the others."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from jaxcnn.cli.flags import baseline, parse_flags, shallow
+from jaxcnn.config.experiment import Device, Existing, ExperimentConfig
+from jaxcnn.config.network import PRESETS
+from jaxcnn.config.training import Augment
+from jaxcnn.errors import InputError, reason
+
+
+@dataclass(frozen=True)
+class DataFlags:
+    """Images."""
+
+    dir: Path | None = None
+    """Folder of prepared tfds data sets; tfds's own default if not given."""
+    archives: Path | None = None
+    """Folder of archives already downloaded."""
+    augment: Augment = "autoaugment"
+    """Augmentation of the training images."""
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """Network."""
+
+    preset: Literal["shallow", "deep"] = "shallow"
+    """A network of the original."""
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    """Training."""
+
+    epochs: int = 200
+    """Most epochs of each run."""
+    batch_size: int = 256
+    """Images a step."""
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Settings that the three runs share; everything else is the original's."""
+
+    runs_dir: Path = Path("runs")
+    """Folder that holds the runs."""
+    seed: int = 0
+    """Seed of every run."""
+    device: Device = "auto"
+    """Where to compute; auto takes the best that JAX finds."""
+    data: DataFlags = field(default_factory=DataFlags)
+    """Images."""
+    model: ModelFlags = field(default_factory=ModelFlags)
+    """Network."""
+    train: TrainFlags = field(default_factory=TrainFlags)
+    """Training."""
+    names: tuple[str, ...] = ("cifar10", "cifar100", "svhn")
+    """The data sets."""
+    overwrite: bool = False
+    """Begin again those whose folders are there already."""
+
+
+class Outcome(NamedTuple):
+    """How one of several runs ended."""
+
+    name: str
+    summary: dict[str, Any] | None
+    error: str | None
+
+
+def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, overwrite: bool = False) -> list[Outcome]:
+    """Runs named experiments in order, going on past one that fails; prints a summary.
+
+    The best one is named where all that ended well were tested alike: other accuracies cannot be compared.
+
+    Args:
+        experiments: pairs of a run's name, which replaces the configuration's own, and its configuration.
+        overwrite: begin again those whose folders are there already.
+
+    Returns:
+        What became of each, in order.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from jaxcnn.runs.console import Terminal
+    from jaxcnn.runs.display import print_turn
+    from jaxcnn.runs.run import run_experiment
+
+    console = Terminal(soft_wrap=True)
+    outcomes = []
+    for number, (name, config) in enumerate(experiments, 1):
+        print_turn(console, number, len(experiments), name)
+        try:
+            outcomes.append(
+                Outcome(name, run_experiment(replace(config, name=name), Existing(overwrite=overwrite)), None)
+            )
+        except Exception as error:  # of whatever kind: a night's other runs must not end with it
+            told = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {reason(error)}"
+            print(f"error: {name}: {told}", file=sys.stderr)
+            outcomes.append(Outcome(name, None, told))
+    table = Table("run", "test accuracy", "validation accuracy", "best epoch", "time", title="All runs")
+    for name, summary, _ in outcomes:
+        if summary is None:
+            table.add_row(Text(name), "failed", "", "", "")
+            continue
+        validation = "" if summary["val_accuracy"] is None else f"{summary['val_accuracy']:.2f} %"
+        test = f"{summary['test_accuracy']:.2f} %"
+        table.add_row(Text(name), test, validation, str(summary["best_epoch"]), f"{summary['seconds']:.0f} s")
+    console.print(table)
+    done = [config for (_, config), outcome in zip(experiments, outcomes, strict=True) if outcome.summary is not None]
+    images = {(config.data.name, config.data.dir, config.data.classes, config.protocol) for config in done}
+    accuracies = {outcome.name: outcome.summary["test_accuracy"] for outcome in outcomes if outcome.summary is not None}
+    if len(images) == 1:
+        best = max(accuracies, key=lambda name: accuracies[name])
+        console.print(f"best run: {best}, test accuracy {accuracies[best]:.2f} %", markup=False)
+    return outcomes
+
+
+def run_baselines(flags: Flags) -> None:
+    """Trains the baselines that the flags ask for.
+
+    Raises:
+        InputError: when a run failed, after all have been tried.
+    """
+    experiments = []
+    for name in flags.names:
+        default = baseline(name)
+        config = replace(
+            default,
+            runs_dir=flags.runs_dir,
+            seed=flags.seed,
+            device=flags.device,
+            data=replace(default.data, **shallow(flags.data)),
+            model=PRESETS[flags.model.preset],
+            train=replace(default.train, **shallow(flags.train)),
+        )
+        experiments.append((name, config))
+    failed = [outcome.name for outcome in run_experiments(experiments, overwrite=flags.overwrite) if outcome.error]
+    if failed:
+        raise InputError(f"{len(failed)} of {len(experiments)} runs failed: {', '.join(failed)}; see above")
+
+
+def program(argv: Sequence[str]) -> None:
+    """Runs what the command line asks for."""
+    run_baselines(parse_flags(Flags(), __doc__, argv))

@@ -1,0 +1,95 @@
+"""Convert weights between PyTorch's model.pth, safetensors and Orbax checkpoints, and compare both networks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from jaxcnn.cli.flags import WEIGHT_FILES, prog
+from jaxcnn.config.network import Activation
+from jaxcnn.errors import InputError, local_path
+from jaxcnn.files import is_there
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What to convert into what: .pth and .safetensors are files; any other destination is a checkpoint folder."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """A file that torch.save or safetensors wrote, a checkpoint, or a run's folder."""
+    destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DESTINATION")]
+    """A .pth or .safetensors file, or a folder for an Orbax checkpoint."""
+    input_size: int | None = None
+    """Height and width of the images, instead of what the source tells or, where it does not, 32."""
+    apply_pooling: tuple[Literal[0, 1], ...] | None = None
+    """Which blocks (1 or 0 for each) end in a pool, instead of what the source tells or the first ones."""
+    activation_function: Activation | None = None
+    """The activation, instead of what the source tells or ReLU."""
+    verify: bool = False
+    """Run both networks on random images and print the largest difference of their logits."""
+    overwrite: bool = False
+    """Replace the destination if it exists."""
+
+
+def convert(flags: Flags) -> None:
+    """Converts, and prints what network it was and what had to be assumed.
+
+    Raises:
+        InputError: when the source cannot be read or the destination is taken.
+    """
+    from jaxcnn.runs.console import Terminal
+    from jaxcnn.weights.convert import flags_to_read, to_torch
+    from jaxcnn.weights.files import write_state_dict
+    from jaxcnn.weights.source import read_source
+    from jaxcnn.weights.weights_only import save_weights
+
+    source, destination = local_path("source", flags.source), local_path("destination", flags.destination)
+    flags = replace(flags, source=source, destination=destination)
+    if flags.destination.suffix not in ("", *WEIGHT_FILES):
+        raise InputError(
+            f"{flags.destination} is no kind of file that weights are written to: give one of "
+            f"{', '.join(WEIGHT_FILES)}, or a folder's name without a dot for a checkpoint"
+        )
+    if is_there(flags.destination) and not flags.overwrite:
+        raise InputError(f"{flags.destination} exists; give another destination or --overwrite")
+    console = Terminal(soft_wrap=True, highlight=False)
+    variables, config, assumed, notes = read_source(
+        flags.source,
+        input_size=flags.input_size,
+        apply_pooling=flags.apply_pooling,
+        activation_function=flags.activation_function,
+    )
+    console.print(
+        f"{flags.source}: blocks of {list(config.channels)} channels, {list(config.layers_per_block)} layers each, "
+        f"pooling {list(config.apply_pooling)}, batch norm {list(config.apply_bn)}, {config.activation_function}, "
+        f"fc {list(config.hidden_dims[-2:])}, {config.in_channels}x{config.input_size}x{config.input_size} images, "
+        f"{config.num_classes} classes",
+        markup=False,
+    )
+    for assumption in assumed:
+        console.print(f"assumed, as the weights do not tell: {assumption}", markup=False)
+    for note in notes:
+        console.print(note, markup=False)
+    if flags.verify:
+        from jaxcnn.runs.device import select_device
+        from jaxcnn.weights.verify import largest_difference
+
+        select_device("cpu")  # where PyTorch computes, and where float32 means float32
+        difference, scale = largest_difference(variables, config)
+        console.print(
+            f"largest difference of the logits on 64 random images: {difference:.2g} (logits up to {scale:.2g})"
+        )
+    if flags.destination.suffix in WEIGHT_FILES:
+        write_state_dict(flags.destination, variables, config)
+        if words := flags_to_read(to_torch(variables, config), config):
+            console.print(f"such a file cannot tell all of the network; to read it again give {' '.join(words)}")
+    else:
+        save_weights(flags.destination, variables, config, overwrite=flags.overwrite)
+    console.print(f"wrote {flags.destination}", markup=False)
+
+
+def program(argv: Sequence[str]) -> None:
+    """Runs what the command line asks for."""
+    convert(tyro.cli(Flags, prog=prog(), description=__doc__, args=argv))

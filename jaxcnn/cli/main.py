@@ -1,0 +1,71 @@
+"""The programs by name: `jaxcnn NAME ...`, and in a checkout `python -m experiments.NAME ...` as well."""
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from jaxcnn.errors import InputError
+from jaxcnn.runs.signals import Interrupted, raised
+from jaxcnn.runs.streams import standard_streams
+
+PROGRAMS = {
+    "train": "train on any of the data sets",
+    "cifar10": "train on CIFAR-10 with the original's settings",
+    "cifar100": "train on CIFAR-100 with the original's settings",
+    "svhn": "train on SVHN with the original's settings",
+    "baselines": "train these three one after the other, and compare them",
+    "transfer": "transfer saved weights to another data set",
+    "convert": "convert weights between PyTorch, safetensors and checkpoints",
+    "quickstart": "pretrain, transfer and compare on images that need no download",
+}
+"""What there is, and what it does."""
+
+
+def find(name: str) -> Callable[[Sequence[str]], None]:
+    """The program of this name, which takes its flags. Its module is imported now, and JAX when it runs."""
+    if name in ("cifar10", "cifar100", "svhn"):
+        train = import_module("jaxcnn.cli.train").program
+        return lambda argv: train(argv, name)
+    found: Callable[[Sequence[str]], None] = import_module(f"jaxcnn.cli.{name}").program
+    return found
+
+
+def run_program(name: str, argv: Sequence[str] | None = None) -> None:
+    """Runs the program of a name, with the process's own arguments if none are given."""
+    main(lambda: find(name)(sys.argv[1:] if argv is None else argv))
+
+
+def main(program: Callable[[], object]) -> None:
+    """Runs a program; bad input ends in one message on stderr and status 2, a signal in 128 + its number."""
+    with standard_streams():
+        try:
+            with raised():
+                program()
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt as error:
+            interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+            print(interrupted, file=sys.stderr)
+            raise SystemExit(interrupted.status) from None
+        except BrokenPipeError:  # whoever read this program's output has seen enough
+            raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def console() -> None:
+    """The console script `jaxcnn`: its first word names the program."""
+    name, *argv = sys.argv[1:] or ["--help"]
+    if name == "--version":
+        from jaxcnn import __version__
+
+        print(f"jaxcnn {__version__}")
+    elif name in ("--help", "-h"):
+        print("usage: jaxcnn PROGRAM [flags]\n       jaxcnn PROGRAM --help\n       jaxcnn --version\n\nprograms:")
+        for program, what in PROGRAMS.items():
+            print(f"  {program:<12}{what}")
+    elif name in PROGRAMS:
+        run_program(name, argv)
+    else:
+        print(f"error: there is no program {name!r}; there are {', '.join(PROGRAMS)}", file=sys.stderr)
+        raise SystemExit(2)

@@ -1,0 +1,89 @@
+"""The whole story in a minute or two, on images that ship with a dependency: pretrain, transfer, compare.
+
+A network learns the handwritten digits 0 to 4, then the digits 5 to 9 from a few images of each: from scratch, and
+with the first network's weights frozen, partly frozen, and free.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jaxcnn.cli.flags import parse_flags
+from jaxcnn.config.experiment import DataConfig, ExperimentConfig, TransferConfig
+from jaxcnn.config.network import ModelConfig
+from jaxcnn.config.training import FreezeConfig, OptimConfig, TrainConfig
+from jaxcnn.errors import set_path
+
+# SHALLOW at a quarter of its width and half the input: enough for digits, and quick on two cores.
+NETWORK = ModelConfig(input_size=16, hidden_dims=(16, 32, 64, 128, 128, 64))
+SOURCE, TARGET = (0, 1, 2, 3, 4), (5, 6, 7, 8, 9)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Where the results go, and how long to train."""
+
+    runs_dir: Path = Path("runs/quickstart")
+    """Folder that holds the runs."""
+    epochs: int = 40
+    """Epochs of each transfer; the pretraining takes a quarter of them."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each seed draws other images, weights and orders."""
+    overwrite: bool = False
+    """Begin again where there are runs already."""
+
+    def __post_init__(self) -> None:
+        set_path(self, "runs_dir")
+
+
+def configs(flags: Flags) -> tuple[list[ExperimentConfig], list[TransferConfig]]:
+    """The pretrainings (one a seed) and the transfers (one for each mask and seed)."""
+    optim = OptimConfig(schedule="cosine")
+    train = TrainConfig(epochs=flags.epochs, batch_size=32, early_stopping_patience=None, early_stopping_target=None)
+    pretrainings, transfers = [], []
+    for seed in flags.seeds:
+        source = ExperimentConfig(
+            name=f"digits_0_to_4_seed{seed}",
+            runs_dir=flags.runs_dir,
+            seed=seed,
+            data=DataConfig(name="digits", classes=SOURCE, augment="none"),
+            model=NETWORK,
+            optim=optim,
+            train=replace(train, epochs=max(flags.epochs // 4, 1)),
+        )
+        pretrainings.append(source)
+        for mask in ("scratch", "frozen", "partial", "full"):
+            transfers.append(
+                TransferConfig(
+                    name=f"digits_5_to_9_{mask}_seed{seed}",
+                    runs_dir=flags.runs_dir,
+                    seed=seed,
+                    source=flags.runs_dir / source.name,
+                    data=DataConfig(name="digits", classes=TARGET, augment="none", fraction=0.08, validation=0.25),
+                    optim=replace(optim, learning_rate=3e-3),
+                    train=replace(train, batch_size=16),
+                    freeze=FreezeConfig(mask=mask),
+                )
+            )
+    return pretrainings, transfers
+
+
+def quickstart(flags: Flags) -> None:
+    """Pretrains, transfers by every mask, and shows the comparison."""
+    from jaxcnn.cli.transfer import compare
+    from jaxcnn.config.experiment import Existing
+    from jaxcnn.runs.console import Terminal
+    from jaxcnn.runs.display import print_turn
+    from jaxcnn.runs.run import run_experiment
+
+    existing = Existing(overwrite=flags.overwrite)
+    pretrainings, transfers = configs(flags)
+    for number, config in enumerate(pretrainings, 1):
+        print_turn(Terminal(soft_wrap=True), number, len(pretrainings) + len(transfers), config.run_name)
+        run_experiment(config, existing)
+    compare(transfers, flags.runs_dir / "comparison", existing, before=len(pretrainings))
+
+
+def program(argv: Sequence[str]) -> None:
+    """Runs what the command line asks for."""
+    quickstart(parse_flags(Flags(), __doc__, argv))

@@ -1,0 +1,129 @@
+"""Typed, frozen configuration of the network, validated on construction, and the original's two networks."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from jaxcnn.errors import require, require_choice, require_int, require_number, set_plain, set_sequence
+
+Activation = Literal["relu", "gelu", "silu", "tanh", "leaky_relu", "elu"]
+WeightInit = Literal["default", "xavier", "kaiming", "normal"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The configurable CNN. Sequences of `num_blocks` entries describe one block each.
+
+    Raises:
+        InputError: when the fields cannot describe a network; the message names the field.
+    """
+
+    input_size: int = 32
+    """Height and width of the images, in pixels."""
+    in_channels: int = 3
+    """Channels of the images: 3 for RGB, 1 for grey."""
+    num_classes: int = 10
+    """Width of the last layer; experiments take it from the data set."""
+    hidden_dims: tuple[int, ...] = (32, 128, 256, 512, 512, 128)
+    """Channels of each block, then the widths of fc1 and fc2 (the last two entries)."""
+    layers_per_block: tuple[int, ...] = (1, 1, 1, 1)
+    """Convolutional layers in each block."""
+    apply_pooling: tuple[int, ...] = (1, 1, 1, 0)
+    """Whether (1 or 0) each block ends in a 2x2 max pool."""
+    apply_bn: tuple[int, ...] = (1, 1, 1, 0)
+    """Whether (1 or 0) each block's convolutions are followed by batch normalisation."""
+    num_blocks: int = 4
+    """Number of convolutional blocks."""
+    activation_function: Activation = "relu"
+    """Activation after every convolution and after fc1 and fc2, with PyTorch's default parameters."""
+    dropout_rate: float = 0.2
+    """Probability of dropping an input of fc1 and fc2 while training."""
+    weight_init: WeightInit = "default"
+    """Initialiser: PyTorch's own defaults, or Xavier uniform, Kaiming uniform (ReLU), N(0, 0.01) with zero biases."""
+
+    def __post_init__(self) -> None:
+        set_plain(self)
+        for name in ("hidden_dims", "layers_per_block"):
+            set_sequence(self, name, "model.")
+        for name in ("apply_pooling", "apply_bn"):
+            set_sequence(self, name, "model.", flags=True)
+        require_int("model.input_size", self.input_size, least=1, most=4096)
+        require_int("model.in_channels", self.in_channels, least=1)
+        require_int("model.num_classes", self.num_classes, least=1)
+        require_int("model.num_blocks", self.num_blocks, least=1, most=100)
+        n = self.num_blocks
+        for name, length, why in (
+            ("hidden_dims", n + 2, "one for each block, then fc1 and fc2"),
+            ("layers_per_block", n, "one for each block"),
+            ("apply_pooling", n, "one for each block"),
+            ("apply_bn", n, "one for each block"),
+        ):
+            value = getattr(self, name)
+            require(len(value) == length, f"model.{name}", value, f"num_blocks={n} needs {length} entries, {why}")
+        for name in ("hidden_dims", "layers_per_block"):
+            value = getattr(self, name)
+            within = all(1 <= v < 2**31 for v in value)
+            require(within, f"model.{name}", value, f"every entry must be at least 1 and at most {2**31 - 1}")
+        few = max(self.layers_per_block) <= 100
+        require(few, "model.layers_per_block", self.layers_per_block, "give at most 100 layers a block")
+        small = self.weights < 2**31
+        require(small, "model.hidden_dims", self.hidden_dims, f"that makes {self.weights:.2g} weights; give fewer")
+        pools = sum(self.apply_pooling)
+        require(
+            self.final_size >= 1,
+            "model.apply_pooling",
+            self.apply_pooling,
+            f"{pools} poolings leave nothing of input_size={self.input_size}; at least {2**pools} pixels are needed",
+        )
+        require_choice("model.activation_function", self.activation_function, Activation)
+        require_choice("model.weight_init", self.weight_init, WeightInit)
+        require_number("model.dropout_rate", self.dropout_rate, least=0, most=1, open_ends=")")
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Output channels of each block."""
+        return self.hidden_dims[:-2]
+
+    @property
+    def final_size(self) -> int:
+        """Height and width of the feature maps that fc1 reads."""
+        return self.input_size >> sum(self.apply_pooling)
+
+    @property
+    def dense_widths(self) -> tuple[int, ...]:
+        """How many values fc1, fc2 and fc3 read of an image."""
+        return (self.channels[-1] * self.final_size**2, *self.hidden_dims[-2:])
+
+    @property
+    def weights(self) -> int:
+        """Entries of all kernels, without biases and batch norm."""
+        wide = (self.in_channels, *self.channels)
+        blocks = (9 * (i * o + (n - 1) * o * o) for i, o, n in zip(wide, wide[1:], self.layers_per_block, strict=False))
+        head = (*self.dense_widths, self.num_classes)
+        return sum(blocks) + sum(i * o for i, o in pairwise(head))
+
+    @property
+    def num_stages(self) -> int:
+        """Stages that can be frozen from the input upwards: the blocks, fc1, fc2. fc3 is always trained."""
+        return self.num_blocks + 2
+
+
+SHALLOW = ModelConfig()
+"""The original's shallow network: four blocks."""
+
+DEEP = ModelConfig(
+    hidden_dims=(32, 128, 256, 512, 512, 512, 512, 128),
+    layers_per_block=(1,) * 6,
+    apply_pooling=(1, 1, 1, 1, 1, 0),
+    apply_bn=(1, 1, 1, 1, 1, 0),
+    num_blocks=6,
+)
+"""The original's deep network: six blocks."""
+
+PRESETS = {"shallow": SHALLOW, "deep": DEEP}
+
+
+def stage_of(name: str, config: ModelConfig) -> int:
+    """The stage that a top-level module belongs to, counted from the input; fc3 is `config.num_stages`."""
+    kind, _, number = name.partition("_")
+    return int(number) if kind == "block" else config.num_blocks + int(name.removeprefix("fc")) - 1

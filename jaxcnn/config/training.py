@@ -1,0 +1,115 @@
+"""How a network is trained: optimiser, length, precision, and what is frozen."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from jaxcnn.errors import require, require_choice, require_int, require_number, set_plain
+
+Augment = Literal["autoaugment", "flipcrop", "none"]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["plateau", "cosine", "constant"]
+Mask = Literal["scratch", "full", "partial", "frozen"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser and the learning rate over time."""
+
+    optimizer: Optimizer = "adam"
+    """adam: weight decay is added to the gradient (L2), as in PyTorch's Adam; adamw: decoupled; sgd: with momentum."""
+    learning_rate: float = 1e-3
+    """The learning rate that the schedule scales."""
+    weight_decay: float = 1e-5
+    """Strength of the weight decay, on every trained parameter."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    clip_norm: float | None = None
+    """Largest global norm of the gradient; no clipping if None."""
+    schedule: Schedule = "plateau"
+    """plateau: cut when the validation loss stalls (PyTorch's timing); cosine: to 0 over all steps; constant."""
+    plateau_factor: float = 0.5
+    """What a plateau multiplies the learning rate by."""
+    plateau_patience: int = 5
+    """Epochs without improvement that a plateau lets pass; the next one cuts."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the learning rate rises linearly from 0."""
+    label_smoothing: float = 0.0
+    """Share of the target probability spread over all classes; validation and test loss are never smoothed."""
+
+    def __post_init__(self) -> None:
+        set_plain(self)
+        require_choice("optim.optimizer", self.optimizer, Optimizer)
+        require_choice("optim.schedule", self.schedule, Schedule)
+        require_number("optim.learning_rate", self.learning_rate, least=0, open_ends="(")
+        require_number("optim.weight_decay", self.weight_decay, least=0)
+        require_number("optim.momentum", self.momentum, least=0, most=1, open_ends=")")
+        if self.clip_norm is not None:
+            require_number("optim.clip_norm", self.clip_norm, least=0, open_ends="(")
+        require_number("optim.plateau_factor", self.plateau_factor, least=0, most=1, open_ends="()")
+        require_int("optim.plateau_patience", self.plateau_patience, least=0)
+        require_number("optim.warmup_epochs", self.warmup_epochs, least=0, most=10_000)
+        require_number("optim.label_smoothing", self.label_smoothing, least=0, most=1, open_ends=")")
+        for each in fields(self):  # JAX takes a whole number for an int32
+            if isinstance(value := getattr(self, each.name), int) and each.name != "plateau_patience":
+                object.__setattr__(self, each.name, float(value))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long to train, and when to stop early."""
+
+    epochs: int = 200
+    """Most epochs to train."""
+    batch_size: int = 256
+    """Images a step; a short last batch is trained on too."""
+    early_stopping_patience: int | None = 10
+    """Stop after this many epochs without a lower validation loss; None never stops for that."""
+    early_stopping_target: float | None = 98.5
+    """Stop once the validation accuracy reaches this many percent; None never stops for that."""
+    precision: Precision = "float32"
+    """What the network computes in. With bfloat16 weights, statistics, loss and optimiser stay in float32."""
+
+    def __post_init__(self) -> None:
+        set_plain(self)
+        require_int("train.epochs", self.epochs, least=1, most=1_000_000)
+        require_int("train.batch_size", self.batch_size, least=1, most=2**20)
+        require_choice("train.precision", self.precision, Precision)
+        if self.early_stopping_patience is not None:
+            require_int("train.early_stopping_patience", self.early_stopping_patience, least=1)
+        if self.early_stopping_target is not None:
+            target = self.early_stopping_target
+            require_number("train.early_stopping_target", target, least=0, most=100, open_ends="(")
+
+
+@dataclass(frozen=True)
+class FreezeConfig:
+    """Which stages (blocks, then fc1 and fc2) are frozen, counted from the input upwards, and for how long."""
+
+    mask: Mask = "full"
+    """frozen: all blocks; partial: blocks 0 to freeze_until_block; full: nothing; scratch: nothing, and new weights."""
+    freeze_until_block: int = 1
+    """The last block that the mask `partial` freezes, counted from 0."""
+    probe_epochs: int = 0
+    """Train only the head for this many epochs first (linear probing, then fine-tuning)."""
+    unfreeze_every: int = 0
+    """Begin with the head alone, and unfreeze one more stage every so many epochs, down to the mask; 0 does not."""
+    layer_decay: float = 1.0
+    """The learning rate of each stage is this many times that of the stage after it (discriminative rates). Like
+    probing and unfreezing, it is for weights taken over: scratch does without."""
+    cache_features: bool = True
+    """Without augmentation, compute the output of the frozen stages once instead of in every epoch."""
+
+    def __post_init__(self) -> None:
+        set_plain(self)
+        require_choice("freeze.mask", self.mask, Mask)
+        require_int("freeze.freeze_until_block", self.freeze_until_block, least=0)
+        require_int("freeze.probe_epochs", self.probe_epochs, least=0)
+        require_int("freeze.unfreeze_every", self.unfreeze_every, least=0)
+        require_number("freeze.layer_decay", self.layer_decay, least=0, most=1, open_ends="(")
+        flag = isinstance(self.cache_features, bool)
+        require(flag, "freeze.cache_features", self.cache_features, "give true or false")
+        both = self.probe_epochs > 0 and self.unfreeze_every > 0
+        require(
+            not both, "freeze.unfreeze_every", self.unfreeze_every, "it already begins with probing; drop probe_epochs"
+        )

@@ -1,0 +1,1 @@
+"""Images: where they are, how they are read, split, cached and augmented."""

@@ -1,0 +1,99 @@
+"""What happens to a batch of images before the network sees it: augmentation and standardisation."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from jaxcnn.config.training import Augment
+from jaxcnn.data.autoaugment import apply_policy, autoaugment, draw
+from jaxcnn.errors import InputError
+from jaxcnn.kernels.backend import fixed_settings
+
+__all__ = ["augment", "autoaugment", "flipcrop", "standardise"]
+
+_PADDING = 4
+
+
+@fixed_settings()
+def augment(key: jax.Array, images: jax.Array, kind: Augment, *, vectorized: bool) -> jax.Array:
+    """Augments a batch, each image by a key of its own, derived from `key` and its place in the batch.
+
+    Args:
+        key: PRNG key.
+        images: uint8 (B, H, W, C), C either 1 or 3.
+        kind: "autoaugment", "flipcrop" (see the functions of these names) or "none".
+        vectorized: how to compute the same bytes. False takes the images one by one and runs only the
+            operations drawn: best on a CPU. True runs every operation on the whole batch and selects: best on
+            an accelerator.
+
+    Returns:
+        uint8 (B, H, W, C).
+
+    Raises:
+        InputError: when `images` has another type or shape, or `kind` is unknown.
+    """
+    if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise InputError(f"images={images.dtype}{images.shape} is not usable: give uint8 (B, H, W, 1 or 3)")
+    if kind == "none":
+        return images
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
+    if kind == "flipcrop":
+        return jax.vmap(flipcrop)(keys, images)  # faster than one by one on a CPU, too
+    if kind != "autoaugment":
+        raise InputError(f"augment={kind!r} is not usable: choose one of autoaugment, flipcrop, none")
+    if vectorized:
+        return jax.vmap(autoaugment)(keys, images)
+    result: jax.Array = lax.map(lambda one: apply_policy(*one), (jax.vmap(draw)(keys), images))
+    return result
+
+
+@fixed_settings()
+def flipcrop(key: jax.Array, image: jax.Array) -> jax.Array:
+    """Crops one image at random after padding it by 4 black pixels a side, then mirrors it half of the time.
+
+    As torchvision's `RandomCrop(size, padding=4)` and `RandomHorizontalFlip()`.
+
+    Args:
+        key: PRNG key; the same key and image give the same result.
+        image: uint8 (H, W, C).
+
+    Returns:
+        uint8 (H, W, C).
+    """
+    offset_key, mirror_key = jax.random.split(key)
+    row, column = jax.random.randint(offset_key, (2,), 0, 2 * _PADDING + 1)
+    padded = jnp.pad(image, ((_PADDING, _PADDING), (_PADDING, _PADDING), (0, 0)))
+    crop = lax.dynamic_slice(padded, (row, column, 0), image.shape)
+    return jnp.where(jax.random.bernoulli(mirror_key), crop[:, ::-1], crop)
+
+
+@fixed_settings()
+def standardise(
+    images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: DTypeLike = jnp.float32
+) -> jax.Array:
+    """Scales pixels to [0, 1], then shifts and scales each channel: (images / 255 - mean) / std.
+
+    Args:
+        images: uint8 (..., C).
+        mean: C means of pixels in [0, 1].
+        std: C standard deviations of pixels in [0, 1].
+        dtype: of the result; the arithmetic is in float32 at least.
+
+    Returns:
+        `dtype` (..., C).
+
+    Raises:
+        InputError: when `images` is not uint8, or `mean` or `std` does not hold one number for each channel.
+    """
+    if images.dtype != jnp.uint8:
+        raise InputError(f"images={images.dtype}{images.shape} is not usable: give uint8")
+    channels = images.shape[-1]
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != channels:
+            raise InputError(f"{name}={values!r} is not usable: give {channels} numbers, one a channel")
+    wide = jnp.promote_types(dtype, jnp.float32)
+    scaled = images.astype(wide) / 255
+    return ((scaled - jnp.array(mean, wide)) / jnp.array(std, wide)).astype(dtype)

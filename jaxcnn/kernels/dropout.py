@@ -1,0 +1,71 @@
+"""Dropout whose random numbers cost little on a CPU."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxcnn.kernels.backend import fixed_settings
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = 0x1BD11BDA  # keeps the third word of the key schedule from being zero when the key is
+
+
+def dropout(key: Array, x: Array, rate: float, *, columns: Array | None = None, width: int | None = None) -> Array:
+    """Sets each element to 0 with probability `rate`, to the nearest 1/65536, and scales the others to keep the mean.
+
+    A threefry block gives 16 bits to each of four elements, one in each quarter of the batch, and is computed once: an
+    eighth of the time of `jax.random.bernoulli` on a CPU, where that is a third of a step on cached features.
+
+    x is (B, ...) of a floating dtype, and so is the result. If x (B, C) holds only some `columns`, int (C,), of a wider
+    array (B, width), each column gets the mask that it would get there. Reverse mode only.
+    """
+    quarter = -(-len(x) // 4)
+    if columns is None:
+        counter = lax.iota(jnp.uint32, quarter * (x.size // len(x))).reshape(quarter, *x.shape[1:])
+    else:
+        counter = lax.iota(jnp.uint32, quarter)[:, None] * jnp.uint32(width) + columns.astype(jnp.uint32)
+    dropped: Array = _dropout(jax.random.key_data(key), counter, x, rate)
+    return dropped
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _dropout(words: Array, counter: Array, x: Array, rate: float) -> Array:
+    dropped = min(round(rate * 2**16), 2**16 - 1)
+    quarter = len(counter)
+    low, high = threefry2x32(words, counter, jnp.zeros_like(counter))
+    quarters = []
+    for i, draws in enumerate((low & 0xFFFF, low >> 16, high & 0xFFFF, high >> 16)):
+        some = x[i * quarter : (i + 1) * quarter]
+        quarters.append(jnp.where(draws[: len(some)] >= dropped, some * (2**16 / (2**16 - dropped)), 0))
+    return jnp.concatenate(quarters)
+
+
+def _forward(words: Array, counter: Array, x: Array, rate: float) -> tuple[Array, tuple[Array, Array]]:
+    return _dropout(words, counter, x, rate), (words, counter)
+
+
+@fixed_settings()
+def _backward(rate: float, saved: tuple[Array, Array], g: Array) -> tuple[None, None, Array]:
+    # The gradient takes the way of the images. What differentiation makes of the quarters draws 16 times as much.
+    return None, None, _dropout(*saved, g, rate)
+
+
+_dropout.defvjp(_forward, _backward)
+
+
+def threefry2x32(key: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    """Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+
+    key uint32 (2,), counters x and y uint32 (...) -> two words uint32 (...) each. JAX's own form gives the same words,
+    but loops over the rounds on a CPU, or computes every block twice: for its first and for its second word.
+    """
+    schedule = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
+    x, y = x + schedule[0], y + schedule[1]
+    for i in range(5):
+        for rotation in _ROTATIONS[i % 2]:
+            x = x + y
+            y = ((y << rotation) | (y >> (32 - rotation))) ^ x
+        x, y = x + schedule[(i + 1) % 3], y + schedule[(i + 2) % 3] + jnp.uint32(i + 1)
+    return x, y

@@ -1,0 +1,1 @@
+"""What a run does and leaves in its folder: what the programs do, for notebooks too."""

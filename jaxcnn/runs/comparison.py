@@ -1,0 +1,78 @@
+"""Masks side by side: a table and a picture of what transfer bought."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from jaxcnn.files import write_text
+from jaxcnn.runs.figures import plot_comparison
+from jaxcnn.runs.present import read_metrics
+from jaxcnn.runs.streams import only_warns
+from jaxcnn.runs.tables import csv_text
+
+_COLUMNS = ("mask", "runs", "test accuracy (%)", "against scratch", "epochs to best", "seconds", "trained parameters")
+
+
+def rows(summaries: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """One row for each mask, over its seeds: mean and standard deviation, and the paired difference to scratch.
+
+    The difference is that of runs with the same seed: its mean and the standard error of the mean.
+    """
+    by_mask: dict[str, dict[int, dict[str, Any]]] = {}
+    for summary in summaries:
+        by_mask.setdefault(summary["mask"], {})[summary["seed"]] = summary
+    scratch = by_mask.get("scratch", {})
+    made: list[tuple[str, ...]] = []
+    for mask, runs in by_mask.items():
+        pairs = [runs[s]["test_accuracy"] - scratch[s]["test_accuracy"] for s in runs if s in scratch]
+        paired = "" if mask == "scratch" or not pairs else _spread(pairs, signed=True, error_of_mean=True)
+        made.append(
+            (
+                mask,
+                str(len(runs)),
+                _spread([run["test_accuracy"] for run in runs.values()]),
+                paired,
+                f"{statistics.mean(run['best_epoch'] for run in runs.values()):.1f}",
+                f"{statistics.mean(run['seconds'] for run in runs.values()):.1f}",
+                f"{next(iter(runs.values()))['trainable_parameters']:,}",
+            )
+        )
+    return made
+
+
+def _spread(values: Sequence[float], *, signed: bool = False, error_of_mean: bool = False) -> str:
+    mean = f"{statistics.mean(values):+.2f}" if signed else f"{statistics.mean(values):.2f}"
+    if len(values) == 1:
+        return mean
+    spread = statistics.stdev(values) / (len(values) ** 0.5 if error_of_mean else 1)
+    return f"{mean} ± {spread:.2f}"
+
+
+def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
+    """The rows to look at."""
+    table = Table(*_COLUMNS, title="What transfer bought")
+    for row in rows(summaries):
+        table.add_row(*row)
+    return table
+
+
+def write_comparison(folder: Path, runs: Sequence[Path], summaries: Sequence[dict[str, Any]]) -> None:
+    """Writes comparison.csv, .md and .png (validation accuracy by epoch, a line for each mask).
+
+    A file that cannot be written, or that lacks a run's `metrics.csv`, is a warning on stderr.
+    """
+    table = rows(summaries)
+    with only_warns(str(folder / "comparison.csv")):
+        write_text(folder / "comparison.csv", csv_text([_COLUMNS, *table]))
+    with only_warns(str(folder / "comparison.md")):
+        lines = [_COLUMNS, tuple("---" for _ in _COLUMNS), *table]
+        write_text(folder / "comparison.md", "".join(f"| {' | '.join(cells)} |\n" for cells in lines))
+    with only_warns(str(folder / "comparison.png")):
+        curves: dict[str, list[list[float]]] = {}
+        for run, summary in zip(runs, summaries, strict=True):
+            accuracies = [r.val_accuracy for r in read_metrics(run) if r.val_accuracy is not None]
+            curves.setdefault(summary["mask"], []).append(accuracies)
+        plot_comparison(folder / "comparison.png", curves)

@@ -1,0 +1,156 @@
+"""What a person sees of a run."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from jaxcnn.config.experiment import ExperimentConfig
+from jaxcnn.data.splits import Dataset
+from jaxcnn.masks import frozen_stages, settled_epoch
+from jaxcnn.runs.folder import Summary
+from jaxcnn.training.features import caches_features, feature_bytes
+from jaxcnn.training.records import EpochRecord, Metrics
+
+_WIDTH = 80  # columns that an epoch's line has to do with
+
+
+class Bar:
+    """A bar within the epoch where there is a terminal, and a line for every epoch anywhere."""
+
+    def __init__(self, console: Console, epochs: int, images: int, done: int, behind: int) -> None:
+        """`images` is what an epoch trains on, `done` the epochs that are over, `behind` the images of the next one."""
+        self._console, self._epochs, self._images, self._done, self._behind = console, epochs, images, done, behind
+        self._since: tuple[float, int] | None = None
+        """When the first step was over that did not wait for its compilation, and the images that the run had seen."""
+        self._epoch_since = (0.0, 0)
+        """The same of the epoch's first."""
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[numbers]}"),
+            console=console,
+            transient=True,
+            # FORCE_COLOR makes a terminal of any file for Rich, but in a file a bar is noise.
+            disable=not (console.is_interactive and console.file.isatty()),
+        )
+        self._task = self._bar.add_task("", total=images, completed=behind, **self._fields())
+        self.compiling()
+
+    def _fields(self) -> dict[str, Any]:
+        """What the bar shows beside itself as an epoch begins; nothing once all are over."""
+        return {"visible": self._done < self._epochs, "epoch": self._done + 1, "epochs": self._epochs, "numbers": ""}
+
+    def __enter__(self) -> "Bar":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def compiling(self) -> None:
+        """Says that the next step is compiled first. Its time tells nothing of how long the others take."""
+        self._since = None
+        self._bar.update(self._task, numbers="compiling")
+
+    def step(self, seen: int, total: Metrics) -> None:
+        """Shows how far the epoch is; called with the images seen and the metrics summed over them."""
+        now = time.perf_counter()
+        reached = self._done * self._images + self._behind + seen
+        numbers = f"loss {total.loss / total.count:.4f}  {100 * total.correct / total.count:.2f}%"
+        if self._since is None:
+            self._since = self._epoch_since = now, reached
+        else:
+            (began, before), (epoch_began, epoch_before) = self._since, self._epoch_since
+            rate = (reached - epoch_before) / (now - epoch_began)
+            left = (now - began) / (reached - before) * (self._epochs * self._images - reached)
+            numbers += f"  {rate:,.0f} images/s  {_clock(left)} left"
+        self._bar.update(self._task, completed=self._behind + seen, numbers=numbers)
+
+    def epoch(self, record: EpochRecord, *, is_best: bool) -> None:
+        """Prints the epoch's line."""
+        self._done, self._behind = record.epoch, 0
+        self._epoch_since = time.perf_counter(), record.epoch * self._images
+        self._console.print(_line(record, self._epochs, is_best), markup=False, highlight=False)
+        self._bar.reset(self._task, total=self._images, **self._fields())
+
+
+def _line(record: EpochRecord, epochs: int, is_best: bool) -> str:
+    parts = [
+        f"epoch {record.epoch:{len(str(epochs))}}/{epochs}",
+        f"train {record.train_loss:.4f} {record.train_accuracy:6.2f}%",
+    ]
+    if record.val_loss is not None:
+        parts.append(f"val {record.val_loss:.4f} {record.val_accuracy:6.2f}%")
+    parts += [f"lr {record.learning_rate:.2g}", f"{record.seconds:.{1 if record.seconds < 100 else 0}f}s"]
+    gap = "  " if len("  ".join([*parts, "best"])) <= _WIDTH else " "  # alike for all epochs, best or not
+    return gap.join([*parts, "best"] if is_best else parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def print_turn(console: Console, number: int, total: int, name: str) -> None:
+    """Prints which of several runs comes now."""
+    console.print(f"run {number} of {total}: {name}", markup=False, highlight=False)
+
+
+def print_start(
+    console: Console,
+    folder: Path,
+    config: ExperimentConfig,
+    dataset: Dataset,
+    counts: Sequence[tuple[str, int, bool]],
+) -> None:
+    """Prints what is about to be trained on what; `counts` are those of `masks.count_parameters`."""
+    validation = 0 if dataset.validation is None else len(dataset.validation.labels)
+    console.print(
+        Text.assemble(  # rather than markup, whose escapes do not get every name through
+            (str(folder), "bold"),
+            f": {dataset.name}, {dataset.num_classes} classes, "
+            f"{len(dataset.train.labels):,} training, {validation:,} validation, {len(dataset.test.labels):,} test "
+            f"images; augmentation {config.data.augment}; seed {config.seed}; on {jax.devices()[0].device_kind}",
+        ),
+        highlight=False,
+    )
+    trained, total = sum(count for _, count, trains in counts if trains), sum(count for _, count, _ in counts)
+    parts = ", ".join(f"{name} {count:,}{'' if trains else ' (frozen)'}" for name, count, trains in counts)
+    console.print(f"trains {trained:,} of {total:,} parameters: {parts}", highlight=False)
+    settled = settled_epoch(config.freeze, config.model)
+    if settled >= config.train.epochs:
+        console.print(f"more than {settled} epochs would be needed to reach the mask {config.freeze.mask}")
+    phases = {frozen_stages(config.freeze, config.model, e) for e in range(min(settled + 1, config.train.epochs))}
+    kept = [feature_bytes(config, dataset, f) for f in phases if caches_features(config, dataset, f)]
+    if kept:
+        size = max(kept) / 2**20
+        console.print(f"the output of the frozen stages is computed once and kept: {size:,.0f} MiB", highlight=False)
+
+
+def results_table(summary: Summary) -> Table:
+    """A run's results to look at."""
+    title = f"{summary['name']}: {summary['dataset']}, seed {summary['seed']}"
+    table = Table(title=Text(title, "table.title"), show_header=False)
+    best = Text(f"epoch {summary['best_epoch']} of {summary['epochs']} ({summary['stopped']})")
+    table.add_row("test accuracy", f"[bold]{summary['test_accuracy']:.2f} %[/]")
+    table.add_row("test loss", "not finite" if summary["test_loss"] is None else f"{summary['test_loss']:.4f}")
+    if summary["val_accuracy"] is not None:
+        table.add_row("validation accuracy", f"{summary['val_accuracy']:.2f} %")
+    table.add_row("weights of", best)
+    table.add_row("training time", f"{summary['seconds']:.1f} s")
+    table.add_row("training speed", f"{summary['images_per_second']:,.0f} images/s")
+    trained, total = summary["trainable_parameters"], summary["total_parameters"]
+    table.add_row("trained parameters", f"{trained:,} of {total:,}")
+    return table

@@ -1,0 +1,165 @@
+"""The numbers of a run, epoch by epoch: `metrics.csv` and TensorBoard's events."""
+
+import contextlib
+import platform
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.errors import reason
+from jaxcnn.files import write_text
+from jaxcnn.runs.streams import warn
+from jaxcnn.runs.tables import csv_text
+from jaxcnn.training.records import EpochRecord
+
+_PREFIX = "events.out.tfevents."
+_TRAIN_LOSS = "Loss/train"
+
+
+class Board:
+    """TensorBoard's events of a run: what an epoch gave, once and at its time.
+
+    Each start has a file of its own, which comes after those that are there: TensorBoard reads them in the order of
+    their names, and follows the last one. tensorboardX's own writer has a thread, in which a full disk is a silent end.
+
+    Events that cannot be written cost a warning and nothing else: the next start of the run adds them.
+    """
+
+    def __init__(self, folder: Path, records: Sequence[EpochRecord]) -> None:
+        """`records` are those of the epochs that are over; afterwards TensorBoard shows these and no others.
+
+        What a killed process wrote of later epochs is dropped, and so is an earlier result on the test set; what it
+        did not come to write is added.
+        """
+        self._folder, self._fails = folder, False
+        self._file: FileIO | None = None
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            if records or self._files():  # a first start need not wait for what reads them
+                self._correct(_read(self._files()), records)
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob(f"{_PREFIX}*"))
+
+    def _correct(self, shown: dict[tuple[int, str], float], records: Sequence[EpochRecord]) -> None:
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        wanted = {(record.epoch, tag) for record in records for tag in _values(record)}
+        if not (different := shown.keys() ^ wanted):
+            return
+        first, _ = min(different)
+        for _ in range(2):  # TensorBoard drops nothing at the first such event of a run
+            self._write(step=first, session_log=SessionLog(status=SessionLog.START))
+        for record in records:
+            if record.epoch >= first:  # these went with what is wrong
+                self._add(record.epoch, _values(record), shown.get((record.epoch, _TRAIN_LOSS), time.time()))
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Writes some numbers, by their tag."""
+        with self._writing():
+            if not self._fails:
+                self._add(step, values, time.time())
+
+    def add_record(self, record: EpochRecord) -> None:
+        """Writes an epoch's numbers."""
+        self.add(record.epoch, _values(record))
+
+    def close(self) -> None:
+        """Closes the file; what `add` wrote is in it already."""
+        if self._file is not None:
+            self._file.close()
+
+    def _add(self, step: int, values: dict[str, float], wall_time: float) -> None:
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        # In one event, which a kill leaves whole or not at all.
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._write(step=step, summary=summary, wall_time=wall_time)
+
+    def _write(self, **fields: Any) -> None:
+        # Imported late: it brings PyTorch along, which the first step need not wait for.
+        from tensorboardX.proto.event_pb2 import Event
+
+        if self._file is None:
+            # Later than any other even if two starts share a second, or the other's machine has a clock that is fast.
+            stamps = [path.name.removeprefix(_PREFIX).partition(".")[0] for path in self._files()]
+            stamp = max([int(time.time()), *(int(other) + 1 for other in stamps if other.isdecimal())])
+            self._file = (self._folder / f"{_PREFIX}{stamp:010}.{platform.node()}").open("xb", buffering=0)
+            self._write(file_version="brain.Event:2")
+        record = _framed(Event(**{"wall_time": time.time(), **fields}).SerializeToString())
+        while record:
+            record = record[self._file.write(record) :]
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of the system, or of protobuf where another program wrote the files there
+            self._fails = True
+            self.close()
+            warn(
+                f"no more events in {self._folder}: {reason(error)}. The numbers are in {self._folder.parent}/"
+                "metrics.csv; once the cause is gone, the same command adds the events"
+            )
+
+
+def _values(record: EpochRecord) -> dict[str, float]:
+    """An epoch's numbers, under the original's tags where it has them."""
+    values = {
+        _TRAIN_LOSS: record.train_loss,
+        "Loss/val": record.val_loss,
+        "Accuracy/train": record.train_accuracy,
+        "Accuracy/val": record.val_accuracy,
+        "LearningRate": record.learning_rate,
+        "ImagesPerSecond": record.images_per_second,
+    }
+    return {tag: value for tag, value in values.items() if value is not None}
+
+
+def _read(files: Sequence[Path]) -> dict[tuple[int, str], float]:
+    """What TensorBoard shows of some files, in order: when each value was written, by its step and tag."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    shown: dict[tuple[int, str], float] = {}
+    for path in files:
+        for record in _records(path.read_bytes()):
+            event = Event.FromString(record)
+            if event.session_log.status == SessionLog.START:
+                shown = {(step, tag): written for (step, tag), written in shown.items() if step < event.step}
+            shown |= {(event.step, value.tag): event.wall_time for value in event.summary.value}
+    return shown
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    """What is in a file of records, as far as that is whole; beyond that TensorBoard reads none either."""
+    while data:
+        record = data[12 : 12 + int.from_bytes(data[:8], "little")]
+        framed = _framed(record)
+        if not data.startswith(framed):
+            return
+        yield record
+        data = data[len(framed) :]
+
+
+def _framed(record: bytes) -> bytes:
+    """A record as it is in a file: its length and itself, each followed by its checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    length = struct.pack("<Q", len(record))
+    return length + struct.pack("<I", masked_crc32c(length)) + record + struct.pack("<I", masked_crc32c(record))
+
+
+def count_metrics(folder: Path) -> int:
+    """Epochs in `metrics.csv`; 0 if there is none that can be read."""
+    try:
+        return max(0, (folder / "metrics.csv").read_bytes().count(b"\n") - 1)
+    except OSError:
+        return 0
+
+
+def write_metrics(folder: Path, records: Sequence[EpochRecord]) -> None:
+    """Writes `metrics.csv`: a line for every epoch so far."""
+    write_text(folder / "metrics.csv", csv_text([EpochRecord._fields, *records]))

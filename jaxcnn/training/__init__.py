@@ -1,0 +1,1 @@
+"""From steps to epochs to a run, on arrays alone."""

@@ -1,0 +1,75 @@
+"""What validation decides: the learning rate on a plateau, when a run stops, and which epoch counts."""
+
+import math
+from collections.abc import Sequence
+
+from jaxcnn.config.experiment import ExperimentConfig
+from jaxcnn.config.training import OptimConfig, TrainConfig
+from jaxcnn.masks import settled_epoch
+from jaxcnn.training.records import EpochRecord
+
+
+def plateau_scale(losses: Sequence[float], config: OptimConfig) -> float:
+    """What plateaus have multiplied the learning rate by, after these validation losses.
+
+    As `torch.optim.lr_scheduler.ReduceLROnPlateau` with its defaults: a loss must beat the best by a relative 1e-4,
+    `plateau_patience` epochs may pass without, and the next one cuts.
+    """
+    best, bad_epochs, scale = math.inf, 0, 1.0
+    for loss in losses if config.schedule == "plateau" else ():
+        if loss < best * (1 - 1e-4):
+            best, bad_epochs = loss, 0
+        else:
+            bad_epochs += 1
+        if bad_epochs > config.plateau_patience:
+            bad_epochs = 0
+            cut = scale * config.plateau_factor
+            scale = cut if config.learning_rate * (scale - cut) > 1e-8 else scale  # PyTorch's smallest cut
+    return scale
+
+
+def stop_reason(losses: Sequence[float], accuracies: Sequence[float], config: TrainConfig) -> str | None:
+    """Why training should stop after these validation losses and accuracies (percent), or None.
+
+    The target is looked at first; a loss equal to the best so far counts as an improvement.
+    """
+    best, stalled = math.inf, 0
+    for loss in losses:
+        best, stalled = (loss, 0) if loss <= best else (best, stalled + 1)
+    target, patience = config.early_stopping_target, config.early_stopping_patience
+    if target is not None and accuracies and accuracies[-1] >= target:
+        return f"validation accuracy {accuracies[-1]:.2f} % reached the target of {target:g} %"
+    if patience is not None and stalled >= patience:
+        return f"no lower validation loss for {stalled} epochs"
+    return None
+
+
+def best_epoch(losses: Sequence[float], accuracies: Sequence[float]) -> int:
+    """Index of the epoch whose weights are kept: the highest validation accuracy, at a tie the lower loss."""
+    return max(range(len(losses)), key=lambda i: (accuracies[i], -losses[i], -i))
+
+
+def stopped(records: Sequence[EpochRecord], config: ExperimentConfig) -> str | None:
+    """Why a run with these records is over before its last epoch, or None.
+
+    Epochs of probing and of gradual unfreezing do not count, since a run should train what its mask leaves free before
+    it ends; nor do they for plateaus.
+    """
+    counted = records[settled_epoch(config.freeze, config.model) :]
+    losses = [r.val_loss for r in counted if r.val_loss is not None]
+    accuracies = [r.val_accuracy for r in counted if r.val_accuracy is not None]
+    return stop_reason(losses, accuracies, config.train)
+
+
+def validates(config: ExperimentConfig, record: EpochRecord) -> bool:
+    """Whether validation decides which epoch counts."""
+    return config.protocol != "original" and record.val_loss is not None
+
+
+def kept_epoch(records: Sequence[EpochRecord], config: ExperimentConfig) -> int:
+    """Index of the epoch whose weights count: the best by validation, or the last where there is none."""
+    if not all(validates(config, record) for record in records):
+        return len(records) - 1
+    pairs = [(r.val_loss, r.val_accuracy) for r in records if r.val_loss is not None and r.val_accuracy is not None]
+    losses, accuracies = zip(*pairs, strict=True)
+    return best_epoch(losses, accuracies)

@@ -1,0 +1,109 @@
+"""What frozen stages make of images that stay the same from epoch to epoch: computed once, and trained on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.config.experiment import ExperimentConfig
+from jaxcnn.config.network import ModelConfig
+from jaxcnn.config.training import Precision
+from jaxcnn.data.augment import standardise
+from jaxcnn.data.splits import Dataset, Split, aligned_empty
+from jaxcnn.kernels.backend import fixed_settings
+from jaxcnn.kernels.dense import dense_parts
+from jaxcnn.model import make_network
+
+FEATURE_CACHE_BYTES = 4 * 2**30
+"""Features of frozen stages beyond this are computed again in every epoch."""
+
+
+def caches_features(config: ExperimentConfig, dataset: Dataset, frozen: int) -> bool:
+    """Whether so many frozen stages see the same images in every epoch, so that `fit` keeps what they make of them."""
+    if not (frozen and config.freeze.cache_features) or config.data.augment != "none" or config.protocol != "sound":
+        return False
+    return feature_bytes(config, dataset, frozen) <= FEATURE_CACHE_BYTES
+
+
+@fixed_settings()
+def compute_features(
+    variables: Any,
+    splits: Sequence[Split],
+    *,
+    model: ModelConfig,
+    mean: Sequence[float],
+    std: Sequence[float],
+    end_stage: int,
+    batch_size: int,
+    precision: Precision = "float32",
+) -> list[Split]:
+    """What stage `end_stage` reads, in evaluation mode, for every image of each split: (N, H, W, C) or (N, C).
+
+    Of what a dense stage reads, columns that are zero for every image are left out where they are many: after a ReLU
+    that no batch norm precedes they are most, four fifths and more in trained networks. That saves time, not memory.
+    """
+    network = make_network(model, precision)
+    forward = jax.jit(
+        lambda variables, images: network.apply(variables, standardise(images, mean, std), end_stage=end_stage)
+    )
+
+    shape, dense = _feature_shape(model, end_stage), end_stage >= model.num_blocks
+    nonzero = np.zeros(shape, bool)
+
+    def of(split: Split) -> Split:
+        n = len(split.labels)
+        features = aligned_empty((n, *shape), jnp.bfloat16 if precision == "bfloat16" else np.float32)
+        for start in range(0, n, batch_size):
+            batch = split.images[np.arange(start, start + batch_size) % n]  # of one shape, the last one too
+            some = np.asarray(forward(variables, batch))[: n - start]
+            features[start : start + batch_size] = some
+            if dense:
+                np.logical_or(nonzero, some.any(0), out=nonzero)
+        return Split(features, split.labels)
+
+    computed = [of(split) for split in splits]
+    if not dense:
+        return computed
+    columns = _columns(nonzero.ravel())
+    if len(columns) > _WORTH * nonzero.size:
+        return computed
+    return [Split(_only(columns, s.images.reshape(-1, nonzero.size)), s.labels, columns) for s in computed]
+
+
+_WORTH = 0.75  # of all columns; selecting them costs a pass over a few thousand rows of weights, in either direction
+
+
+def _columns(needed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Those that `needed`, bool (C,), asks for, and others where `dense` needs as many from each part.
+
+    Each part has a multiple of 32, or all, so that features which differ in a few columns share a compiled program.
+    """
+    parts = needed.reshape(dense_parts(len(needed)), -1)
+    count = min(max(1, -(-int(parts.sum(1).max()) // 32)) * 32, parts.shape[1])
+    some = np.sort(np.argsort(~parts, kind="stable")[:, :count])
+    return (some + np.arange(0, needed.size, parts.shape[1])[:, None]).ravel().astype(np.int32)
+
+
+def _only(columns: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """x[:, columns], in the memory of x (N, C): the whole set may be gigabytes."""
+    flat, n = x.reshape(-1), len(columns)
+    for start in range(0, len(x), 1024):
+        some = x[start : start + 1024, columns]
+        flat[start * n : start * n + some.size] = some.ravel()
+    return flat[: len(x) * n].reshape(len(x), n)
+
+
+def feature_bytes(config: ExperimentConfig, dataset: Dataset, end_stage: int) -> int:
+    """Memory of `compute_features` for the training and the validation images."""
+    images = len(dataset.train.labels) + (0 if dataset.validation is None else len(dataset.validation.labels))
+    width = 2 if config.train.precision == "bfloat16" else 4
+    return images * int(np.prod(_feature_shape(config.model, end_stage))) * width
+
+
+def _feature_shape(model: ModelConfig, end_stage: int) -> tuple[int, ...]:
+    if end_stage > model.num_blocks:
+        return (model.hidden_dims[end_stage - 1],)
+    size = model.input_size >> sum(model.apply_pooling[:end_stage])
+    return (size, size, model.channels[end_stage - 1])

@@ -1,0 +1,303 @@
+"""From steps to epochs to a run: `fit` turns a state and a data set into a stream of epochs.
+
+An image's way from the file to the loss: `data.sets.load_dataset` -> `make_train_epoch` -> `step.make_train_step`,
+which calls in turn `augment` and `standardise` of `data.augment`, `model.CNN`, and `step.cross_entropy`.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.config.experiment import ExperimentConfig
+from jaxcnn.data.splits import Dataset, Split, epoch_order
+from jaxcnn.errors import InputError
+from jaxcnn.kernels.backend import Jit, backend_form, fixed_settings, jit
+from jaxcnn.kernels.primitives import take_images
+from jaxcnn.masks import frozen_stages, settled_epoch
+from jaxcnn.training.decisions import plateau_scale, stopped
+from jaxcnn.training.features import caches_features, compute_features
+from jaxcnn.training.optim import Schedule, make_schedule
+from jaxcnn.training.records import Batch, EpochRecord, Evaluation, Metrics, TrainState
+from jaxcnn.training.soundness import require_trainable
+from jaxcnn.training.step import EvalStep, TrainStep, make_eval_step, make_train_step, unfreeze
+
+TrainEpoch = Callable[..., tuple[TrainState, Metrics]]
+OnStep = Callable[[int, Metrics], None]
+"""Called with the images seen since this epoch began or was resumed, and the metrics summed over them."""
+ShouldStop = Callable[[], bool]
+
+
+def never() -> bool:
+    """A `ShouldStop` that lets every epoch end."""
+    return False
+
+
+class Paused(Exception):
+    """`fit` was asked to stop within an epoch. Given both parts back, it goes on to the same bits."""
+
+    def __init__(self, state: TrainState, part: Metrics) -> None:
+        super().__init__(f"after {len(part.loss)} steps of the epoch")
+        self.state = state
+        self.part = part
+        """The metrics of each step of the epoch so far."""
+
+
+def padded_order(order: np.ndarray[Any, Any], batch_size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Indices and mask, both (steps, batch_size): one shape for every step, the last one padded."""
+    steps = -(-len(order) // batch_size)
+    indices = np.zeros(steps * batch_size, np.int32)
+    indices[: len(order)] = order
+    mask = np.arange(steps * batch_size) < len(order)
+    return indices.reshape(steps, batch_size), mask.reshape(steps, batch_size)
+
+
+def batches(split: Split, order: np.ndarray[Any, Any], batch_size: int) -> Iterator[Batch]:
+    """The images of `split` in `order`, in batches of one shape."""
+    for indices, mask in zip(*padded_order(order, batch_size), strict=True):
+        yield Batch(split.images[indices], split.labels[indices], mask, split.columns)
+
+
+def make_train_epoch(
+    step: TrainStep, split: Split, batch_size: int, *, steps_per_call: int | None, jit: Jit = jit
+) -> TrainEpoch:
+    """`(state, order, scale, on_step, should_stop) -> (state, metrics of each step)`: one pass over `split`.
+
+    A pass ends early after the call in which `should_stop()` becomes true.
+
+    The images lie on the device (on a CPU, where they are), and so many steps run as one compiled loop: all of an
+    epoch if None. The number changes no result. States passed in must not be used again: their buffers are.
+    """
+    stored = jax.device_put(split)
+    most = steps_per_call or -(-len(split.labels) // batch_size)
+
+    @partial(jit, donate_argnums=0)
+    @fixed_settings()
+    def run(
+        state: TrainState, stored: Any, indices: Any, mask: Any, steps: Any, scale: Any
+    ) -> tuple[TrainState, Metrics]:
+        def one(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            state, seen = carry
+            images = take_images(stored.images, indices[i])
+            batch = Batch(images, stored.labels[indices[i]], mask[i], stored.columns)
+            state, metrics = step(state, batch, scale)
+            return state, jax.tree.map(lambda all, value: all.at[i].set(value), seen, metrics)
+
+        done: tuple[TrainState, Metrics] = jax.lax.fori_loop(0, steps, one, (state, Metrics(*jnp.zeros((3, most)))))
+        return done
+
+    @fixed_settings()
+    def train(
+        state: TrainState, order: Any, scale: float, on_step: OnStep, should_stop: ShouldStop = never
+    ) -> tuple[TrainState, Metrics]:
+        indices, mask = padded_order(order, batch_size)
+        seen = Metrics(*np.zeros((3, 0)))
+        for start in range(0, len(indices), most):
+            some = np.arange(start, start + most) % len(indices)
+            steps = min(most, len(indices) - start)
+            state, metrics = run(state, stored, indices[some], mask[some], steps, np.float32(scale))
+            seen = jax.tree.map(lambda a, b, n=steps: np.concatenate([a, np.asarray(b)[:n]]), seen, metrics)
+            on_step(min((start + steps) * batch_size, len(order)), jax.tree.map(np.sum, seen))
+            if should_stop():
+                break
+        return state, seen
+
+    return train
+
+
+def _total(metrics: Sequence[Metrics]) -> Metrics:
+    return Metrics(*(sum(np.float64(m[i]) for m in metrics) for i in range(3)))
+
+
+@fixed_settings()
+def evaluate(
+    step: EvalStep, variables: Any, split: Split, batch_size: int, *, seed: int | Sequence[int] = 0
+) -> Evaluation:
+    """Loss, accuracy and predictions over all of `split`.
+
+    `step` is jitted; `seed` decides its augmentation, if it has any.
+    """
+    keys = np.random.default_rng(seed).integers(2**32, size=(-(-len(split.labels) // batch_size), 2), dtype=np.uint32)
+    parts = zip(batches(split, np.arange(len(split.labels)), batch_size), keys, strict=True)
+    results = [step(variables, batch, jnp.asarray(key)) for batch, key in parts]
+    total = _total([jax.tree.map(np.asarray, metrics) for metrics, _ in results])
+    predictions = np.concatenate([np.asarray(p) for _, p in results])[: len(split.labels)]
+    return Evaluation(float(total.loss / total.count), float(100 * total.correct / total.count), predictions)
+
+
+def evaluation_step(config: ExperimentConfig, dataset: Dataset, first_stage: int = 0) -> EvalStep:
+    """The jitted step that evaluates as a run does, on images or on what stage `first_stage` reads.
+
+    Equal settings get one and the same, so that an epoch's evaluation, the test's and another run's compile once.
+    """
+    return _evaluation_step(
+        model=config.model,
+        mean=tuple(dataset.mean),
+        std=tuple(dataset.std),
+        augmentation=config.data.augment if config.protocol == "original" else "none",
+        first_stage=first_stage,
+        vectorized=backend_form().vectorized,
+        precision=config.train.precision,
+    )
+
+
+@lru_cache(maxsize=8)
+def _evaluation_step(**settings: Any) -> EvalStep:
+    return jax.jit(make_eval_step(**settings))
+
+
+def fit(
+    state: TrainState,
+    config: ExperimentConfig,
+    dataset: Dataset,
+    *,
+    history: Sequence[EpochRecord] = (),
+    part: Metrics | None = None,
+    on_step: OnStep = lambda seen, metrics: None,
+    should_stop: ShouldStop = never,
+) -> Iterator[tuple[TrainState, EpochRecord]]:
+    """Trains epoch by epoch, yielding the state and the record of each, until `config` or validation says stop.
+
+    Args:
+        state: where to begin. Its buffers are reused, as are those of a yielded state once the next is asked for.
+        config: with `config.model` fitting the data set.
+        dataset: the images; without a validation split nothing cuts the rate or stops early.
+        history: records of the epochs that `state` has behind it.
+        part: metrics of the steps of the next epoch that `state` has behind it too, as `Paused` gave them.
+        on_step: told of progress within an epoch.
+        should_stop: asked after each dispatch; once true, the epoch in hand ends there, unless it is over.
+
+    Raises:
+        InputError: when the data set does not fit the network, or an epoch's last batch is too small for batch
+            normalisation (`training.soundness.require_trainable`), or the loss stops being finite, naming the step.
+        Paused: when `should_stop` cut an epoch short.
+    """
+    require_trainable(config, dataset)
+    optim, batch_size = config.optim, config.train.batch_size
+    n = len(dataset.train.labels)
+    steps = -(-n // batch_size)
+    records = list(history)
+    settled = settled_epoch(config.freeze, config.model)
+    frozen, phase = -1, None
+    while len(records) < config.train.epochs and stopped(records, config) is None:
+        began = time.perf_counter()
+        epoch = len(records)
+        if (now_frozen := frozen_stages(config.freeze, config.model, epoch)) != frozen:
+            frozen = now_frozen
+            state = unfreeze(state, config.model, optim, frozen)
+            phase = None  # lets go of its features before others are computed
+            phase = _make_phase(state, config, dataset, frozen)
+        assert phase is not None
+        ready = time.perf_counter()
+        scale = plateau_scale([r.val_loss for r in records[settled:] if r.val_loss is not None], optim)
+        done = 0 if part is None else batch_size * len(part.loss)
+        order = epoch_order(config.seed, epoch, n)[done:]
+        state, metrics = phase.train_epoch(state, order, scale, on_step, should_stop)
+        trained = time.perf_counter()
+        if part is not None:
+            metrics, part = jax.tree.map(lambda *parts: np.concatenate(parts), part, metrics), None
+        if not np.all(np.isfinite(metrics.loss)):
+            bad = int(np.argmin(np.isfinite(metrics.loss)))
+            raise InputError(
+                f"the loss is {metrics.loss[bad]} at step {epoch * steps + bad} (epoch {epoch + 1}): "
+                "training diverged; lower optim.learning_rate or set optim.clip_norm"
+            )
+        if len(metrics.loss) < steps:
+            raise Paused(state, metrics)
+        val_loss = val_accuracy = None
+        if phase.validation is not None:
+            variables = {"params": state.params, "batch_stats": state.batch_stats}
+            val_loss, val_accuracy, _ = evaluate(
+                phase.eval_step, variables, phase.validation, batch_size, seed=(config.seed, epoch)
+            )
+            if not math.isfinite(val_loss):
+                raise InputError(
+                    f"the validation loss is {val_loss} after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
+                    "training diverged; lower optim.learning_rate or set optim.clip_norm"
+                )
+        elif not _all_finite(state.params):
+            raise InputError(
+                f"a weight is no longer finite after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
+                "training diverged; lower optim.learning_rate or set optim.clip_norm"
+            )
+        record = EpochRecord(
+            epoch=epoch + 1,
+            train_loss=math.fsum(metrics.loss) / n,
+            train_accuracy=100 * float(np.sum(metrics.correct)) / n,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            learning_rate=_rate(phase.schedule, state) * scale,
+            seconds=time.perf_counter() - began,
+            images_per_second=(n - done) / (trained - ready),
+        )
+        records.append(record)
+        yield state, record
+
+
+@fixed_settings()
+def _all_finite(params: Any) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))  # in NumPy: compiling takes longer
+
+
+@fixed_settings()
+def _rate(schedule: Schedule, state: TrainState) -> float:
+    """The scheduled rate of the step before this state."""
+    return float(schedule(state.step - 1))
+
+
+class _Phase(NamedTuple):
+    """What epochs with the same number of frozen stages share."""
+
+    schedule: Schedule
+    train_epoch: TrainEpoch
+    eval_step: EvalStep
+    validation: Split | None
+
+
+@fixed_settings()
+def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, frozen: int) -> _Phase:
+    model, optim, batch_size = config.model, config.optim, config.train.batch_size
+    form = backend_form()
+    train, validation, first_stage = dataset.train, dataset.validation, 0
+    if caches_features(config, dataset, frozen):
+        first_stage = frozen
+        train, *held_out = compute_features(
+            {"params": state.params, "batch_stats": state.batch_stats},
+            [train] if validation is None else [train, validation],
+            model=model,
+            mean=dataset.mean,
+            std=dataset.std,
+            end_stage=frozen,
+            batch_size=batch_size,
+            precision=config.train.precision,
+        )
+        validation = held_out[0] if held_out else None
+    steps_per_epoch = -(-len(train.labels) // batch_size)
+    schedule = make_schedule(optim, steps_per_epoch=steps_per_epoch, epochs=config.train.epochs)
+    step = make_train_step(
+        model=model,
+        optim=optim,
+        schedule=schedule,
+        mean=dataset.mean,
+        std=dataset.std,
+        augmentation=config.data.augment,
+        frozen_stages=frozen,
+        layer_decay=1.0 if config.freeze.mask == "scratch" else config.freeze.layer_decay,
+        drifting_stats=config.protocol == "original",
+        first_stage=first_stage,
+        vectorized=form.vectorized,
+        precision=config.train.precision,
+    )
+    train_epoch = make_train_epoch(
+        step,
+        train,
+        batch_size,
+        steps_per_call=form.steps_per_call,
+        jit=jax.jit if first_stage else jit,  # on features Adam is a large part of the step
+    )
+    return _Phase(schedule, train_epoch, evaluation_step(config, dataset, first_stage), validation)

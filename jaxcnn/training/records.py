@@ -1,0 +1,68 @@
+"""What training works on and what it leaves: the state, batches, sums over images, and the record of an epoch."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+
+class TrainState(NamedTuple):
+    """Everything that a training step changes, as one pytree."""
+
+    step: jax.Array
+    """int32, steps taken; folded into the key, so no random state needs to be carried."""
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    opt_state: dict[str, Any]
+    """The optimiser's state of each trained top-level module, and of nothing else."""
+    key: jax.Array
+
+
+class Batch(NamedTuple):
+    """A batch of fixed size; images outside the mask are padding. NumPy arrays do outside of jit."""
+
+    images: jax.Array
+    """uint8 (B, H, W, C), or what the first stage reads."""
+    labels: jax.Array
+    """int32 (B,)."""
+    mask: jax.Array
+    """bool (B,)."""
+    columns: Any = None
+    """int32 (C,) or None; see `Split.columns`."""
+
+
+class Metrics(NamedTuple):
+    """Sums over the real images of a batch, so that totals divided once are exact."""
+
+    loss: Any
+    """Sum of the cross-entropy, in nats."""
+    correct: Any
+    count: Any
+
+
+class EpochRecord(NamedTuple):
+    """What one epoch did. Losses are means in nats, accuracies percent; validation is None without a split."""
+
+    epoch: int
+    """Counted from 1."""
+    train_loss: float
+    train_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
+    learning_rate: float
+    """At the epoch's last step."""
+    seconds: float
+    """Training and validation, with what had to be compiled; of an epoch that was interrupted, what came after."""
+    images_per_second: float
+    """Training images, over the time spent training."""
+
+
+class Evaluation(NamedTuple):
+    """What a network does on a split."""
+
+    loss: float
+    """Mean cross-entropy, in nats."""
+    accuracy: float
+    """Percent."""
+    predictions: np.ndarray[Any, Any]
+    """int32 (N,), in the split's order."""

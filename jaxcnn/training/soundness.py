@@ -1,0 +1,67 @@
+"""What would train to nonsense without a word, refused before it is trained."""
+
+import numpy as np
+
+from jaxcnn.config.experiment import ExperimentConfig
+from jaxcnn.config.network import ModelConfig
+from jaxcnn.data.splits import Dataset, Split
+from jaxcnn.errors import InputError
+from jaxcnn.masks import frozen_stages
+
+
+def require_trainable(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Refuses images and labels that are not the network's, and batches too small for its batch normalisation.
+
+    Args:
+        config: of the run; `config.model` is the network.
+        dataset: what it is to be trained and evaluated on.
+
+    Raises:
+        InputError: naming the split and the value, or the block, the batch size and the number of images.
+    """
+    model = config.model
+    if model.num_classes != dataset.num_classes:
+        given, wanted = model.num_classes, dataset.num_classes
+        raise InputError(f"model.num_classes={given} is not usable: {dataset.name} has {wanted} classes")
+    for name, split in (("training", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
+        if split is not None:
+            _require_fitting(f"the {name} split of {dataset.name}", split, model)
+            if not len(split.labels) and name != "test":  # which training does without
+                raise InputError(f"the {name} split of {dataset.name} is empty; give at least one image")
+    _require_varying(config, len(dataset.train.labels))
+
+
+def _require_fitting(where: str, split: Split, model: ModelConfig) -> None:
+    images, labels = np.asarray(split.images), np.asarray(split.labels)
+    shape = (model.input_size, model.input_size, model.in_channels)
+    if images.dtype != np.uint8 or images.shape[1:] != shape:
+        raise InputError(
+            f"{where} holds {images.dtype} images of shape {images.shape[1:]}; the network reads uint8 {shape}"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
+        raise InputError(
+            f"{where} has {labels.dtype} labels of shape {labels.shape}; give {len(images)} whole numbers, one an image"
+        )
+    outside = (labels < 0) | (labels >= model.num_classes)
+    if outside.any():
+        first = int(np.argmax(outside))
+        raise InputError(
+            f"{where} has the label {labels[first]} (image {first}; {outside.sum()} such labels): the network's "
+            f"{model.num_classes} classes are 0 to {model.num_classes - 1}; renumber them"
+        )
+
+
+def _require_varying(config: ExperimentConfig, images: int) -> None:
+    """Refuses batch normalisation of a single value a channel, whose variance is 0: PyTorch refuses it as well."""
+    model, batch_size = config.model, config.train.batch_size
+    smallest = (images - 1) % batch_size + 1  # the last batch of an epoch
+    drifting = config.protocol == "original"  # there, frozen blocks use their batches' statistics too
+    frozen = 0 if drifting else frozen_stages(config.freeze, model, config.train.epochs - 1)
+    for block in range(frozen, model.num_blocks):
+        size = model.input_size >> sum(model.apply_pooling[:block])
+        if model.apply_bn[block] and size * size * smallest == 1:
+            raise InputError(
+                f"train.batch_size={batch_size} is not usable: of {images} training images it leaves a batch of one, "
+                f"and block_{block} normalises maps of 1x1, so that a channel's statistics would come from one value. "
+                "Give another train.batch_size, or a 0 for that block in model.apply_bn"
+            )

@@ -1,0 +1,184 @@
+"""The train state and the pure steps that are compiled: one for training, one for evaluation."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcnn.config.network import ModelConfig, stage_of
+from jaxcnn.config.training import Augment, OptimConfig, Precision
+from jaxcnn.data.augment import augment, standardise
+from jaxcnn.kernels.backend import fixed_settings
+from jaxcnn.kernels.primitives import image_by_image
+from jaxcnn.masks import partition
+from jaxcnn.model import PRNG, key_of, make_network
+from jaxcnn.training.optim import Schedule, make_optimizer
+from jaxcnn.training.records import Batch, Metrics, TrainState
+
+TrainStep = Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
+EvalStep = Callable[[Any, Batch, jax.Array], tuple[Metrics, jax.Array]]
+
+
+@fixed_settings()
+def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Cross-entropy in nats, one value an image: logits (B, K), labels (B,) -> (B,)."""
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if label_smoothing == 0:
+        return jnp.asarray(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing)
+    return jnp.asarray(optax.softmax_cross_entropy(logits, targets))
+
+
+@fixed_settings()
+def init_state(
+    variables: Any, model: ModelConfig, optim: OptimConfig, *, seed: int, frozen_stages: int = 0
+) -> TrainState:
+    """The state before the first step; optimiser state exists for trained modules only."""
+    optimizer = make_optimizer(optim)
+
+    def begin(variables: Any) -> TrainState:
+        variables = jax.tree.map(jnp.array, variables)  # copies: steps may reuse the buffers
+        _, trained = partition(variables["params"], model, frozen_stages)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables["batch_stats"],
+            opt_state={name: optimizer.init(params) for name, params in trained.items()},
+            key=jax.random.key_data(key_of(seed)),
+        )
+
+    state: TrainState = jax.jit(begin)(variables)
+    return state
+
+
+@fixed_settings()
+def unfreeze(state: TrainState, model: ModelConfig, optim: OptimConfig, frozen_stages: int) -> TrainState:
+    """The state with this many stages frozen: what begins to train begins its own optimiser state and count."""
+    optimizer = make_optimizer(optim)
+    _, trained = partition(state.params, model, frozen_stages)
+    opt_state = {n: state.opt_state[n] if n in state.opt_state else optimizer.init(p) for n, p in trained.items()}
+    return state._replace(opt_state=opt_state)
+
+
+def make_train_step(
+    *,
+    model: ModelConfig,
+    optim: OptimConfig,
+    schedule: Schedule,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augmentation: Augment,
+    frozen_stages: int = 0,
+    layer_decay: float = 1.0,
+    drifting_stats: bool = False,
+    first_stage: int = 0,
+    vectorized: bool = False,
+    precision: Precision = "float32",
+) -> TrainStep:
+    """A pure step `(state, batch, scale) -> (state, metrics)`; `scale` multiplies the scheduled learning rate.
+
+    Only the trained part is differentiated, so the backward pass of frozen stages is never built. Frozen stages run
+    as in evaluation and keep their running statistics.
+
+    Args:
+        model: the network.
+        optim: the optimiser.
+        schedule: learning rate by step.
+        mean: of each channel of images / 255, as is `std`.
+        std: see `mean`.
+        augmentation: of the images.
+        frozen_stages: how many stages are frozen, from the input up.
+        layer_decay: what each stage's rate is of the next one's; the head's is the schedule's.
+        drifting_stats: frozen stages run as in training all the same, and their statistics drift: what the original
+            PyTorch program does.
+        first_stage: the batches hold what this stage reads instead of images.
+        vectorized: the form of augmentation that suits accelerators.
+        precision: what the network computes in; float32 stands for the parameters' own type.
+    """
+    eval_stages = 0 if drifting_stats else frozen_stages
+    network = make_network(model, precision)
+    optimizer = make_optimizer(optim)
+    clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
+
+    @fixed_settings()
+    def step(state: TrainState, batch: Batch, scale: jax.Array) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl=PRNG), state.step)
+        augment_key, dropout_key = jax.random.split(key)
+        inputs = batch.images
+        if first_stage == 0:
+            inputs = augment(augment_key, inputs, augmentation, vectorized=vectorized)
+            inputs = standardise(inputs, mean, std, dtype=jax.tree.leaves(state.params)[0].dtype)
+        count = jnp.sum(batch.mask)
+        frozen, trained = partition(state.params, model, frozen_stages)
+
+        def objective(trained: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+            logits, updated = network.apply(
+                {"params": frozen | trained, "batch_stats": state.batch_stats},
+                inputs,
+                True,
+                mask=batch.mask,
+                eval_stages=eval_stages,
+                first_stage=first_stage,
+                columns=batch.columns,
+                rngs={"dropout": dropout_key},
+                mutable=["batch_stats"],
+            )
+            losses = cross_entropy(logits, batch.labels, optim.label_smoothing)
+            loss = jnp.sum(jnp.where(batch.mask, losses, 0))
+            correct = jnp.sum((jnp.argmax(logits, -1) == batch.labels) & batch.mask)
+            return loss / count, (Metrics(loss, correct, count), updated.get("batch_stats", {}))
+
+        gradient, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(trained)
+        gradient, _ = clip.update(gradient, clip.init(trained))
+        rate = schedule(state.step) * scale
+        params, opt_state = dict(frozen), {}
+        for name, module in trained.items():
+            direction, opt_state[name] = optimizer.update(gradient[name], state.opt_state[name], module)
+            depth = model.num_stages - stage_of(name, model)
+            params[name] = _descend(module, direction, rate * layer_decay**depth)
+        return TrainState(state.step + 1, params, batch_stats, opt_state, state.key), metrics
+
+    return step
+
+
+def _descend(params: Any, direction: Any, rate: Any) -> Any:
+    return jax.tree.map(lambda p, d: p - (rate * d).astype(p.dtype), params, direction)
+
+
+def make_eval_step(
+    *,
+    model: ModelConfig,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augmentation: Augment = "none",
+    first_stage: int = 0,
+    vectorized: bool = False,
+    precision: Precision = "float32",
+) -> EvalStep:
+    """A pure `(variables, batch, key) -> (metrics, predictions int32 (B,))` in evaluation mode.
+
+    The arguments are those of `make_train_step`; only the original's protocol augments what it evaluates on.
+    """
+    network = make_network(model, precision)
+
+    @fixed_settings()
+    def step(variables: Any, batch: Batch, key: jax.Array) -> tuple[Metrics, jax.Array]:
+        inputs = batch.images
+        if first_stage == 0:
+            inputs = augment(jax.random.wrap_key_data(key, impl=PRNG), inputs, augmentation, vectorized=vectorized)
+            inputs = standardise(inputs, mean, std, dtype=jax.tree.leaves(variables["params"])[0].dtype)
+
+        def forward(x: jax.Array) -> jax.Array:
+            logits: Any = network.apply(variables, x, first_stage=first_stage, columns=batch.columns)
+            return jnp.asarray(logits)
+
+        head_only = first_stage >= model.num_blocks  # its activations are small, and its weights best read once
+        logits = forward(inputs) if head_only else image_by_image(forward, inputs)
+        losses = jnp.where(batch.mask, cross_entropy(logits, batch.labels), 0)
+        predictions = jnp.argmax(logits, -1).astype(jnp.int32)
+        correct = jnp.sum((predictions == batch.labels) & batch.mask)
+        return Metrics(jnp.sum(losses), correct, jnp.sum(batch.mask)), predictions
+
+    return step

@@ -1,0 +1,1 @@
+"""Weights in files and checkpoints, and as the start of a transfer."""

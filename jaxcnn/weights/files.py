@@ -1,0 +1,276 @@
+"""What a weight file is, told by its content and not by its name, and what lies in it. Runs no code from a file."""
+
+import io
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.config.network import ModelConfig
+from jaxcnn.errors import InputError, is_out_of_memory, reason, unreadable
+from jaxcnn.files import is_there, write_whole
+from jaxcnn.weights.convert import to_torch
+from jaxcnn.weights.state_dicts import find_network
+
+_SAVE = "give what torch.save(model.state_dict(), path) writes, or safetensors"
+_FROM_ELSEWHERE = f"load it with the library that wrote it, copy its arrays into the PyTorch network, and {_SAVE}"
+_FROM_PYTORCH = f"from the PyTorch network that it was made of, {_SAVE}"
+_UNPACK = "unpack it and give the weight file in it"
+
+# What a file of another kind begins with, what it is, and the remedy.
+_BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
+    (rb"version https://git-lfs", "is a Git LFS pointer, not the file itself", "fetch the file with git lfs pull"),
+    (
+        rb"(?is)(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)",
+        "is an HTML page, as a download leaves that needs a login or a confirmation",
+        "download the file itself",
+    ),
+    (rb"(?i)(\xef\xbb\xbf)?\s*<(\?xml|error)", "is an XML document, as a refused download leaves", "download it again"),
+    (rb"\x89HDF\r\n\x1a\n", "is an HDF5 file, as Keras writes", _FROM_ELSEWHERE),
+    (rb"\x93NUMPY", "is a NumPy array", _SAVE),
+    (rb"\x1f\x8b|BZh[1-9]|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf\x27\x1c|Rar!", "is compressed", _UNPACK),
+    (rb"(?s).{257}ustar", "is a tar archive", _UNPACK),
+    (rb"GGUF", "is a GGUF file of a language model", _SAVE),
+    (rb"(?s).{4}TFL3", "is a TensorFlow Lite model", _FROM_ELSEWHERE),
+    (rb"\x08\x01\x12", "is a TensorFlow SavedModel", _FROM_ELSEWHERE),
+    (rb"\x08[\x02-\x1f][\x12\x1a\x22\x3a\x42]", "is an ONNX model", _FROM_PYTORCH),
+    (rb"model_checkpoint_path:", "is TensorFlow's list of checkpoints", _FROM_ELSEWHERE),
+    (rb"[\x81-\x8f][\xa1-\xbf][ -~]", "is a msgpack file, as flax.serialization writes", _FROM_ELSEWHERE),
+)
+_TENSORFLOW_INDEX = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # what the index of a TensorFlow checkpoint ends with
+
+# The same for zip archives, by a member's name.
+_MEMBERS: tuple[tuple[str, str, str], ...] = (
+    (r"(.*/)?constants\.pkl", "is a TorchScript archive, of torch.jit.save", "torch.jit.load"),
+    (r"(.*/)?(archive_format|serialized_exported_program\.json)", "is a torch.export program", "torch.export.load"),
+)
+_OTHER_MEMBERS: tuple[tuple[str, str, str], ...] = (
+    (r".*\.npy", "is a NumPy .npz archive", _SAVE),
+    (r"model\.weights\.h5", "is a Keras archive", _FROM_ELSEWHERE),
+)
+
+# And for folders, by a file in it.
+_FOLDERS: tuple[tuple[str, str, str], ...] = (
+    (
+        "*.distcp",
+        "is a checkpoint of torch.distributed",
+        "make one file of it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE",
+    ),
+    ("data.pkl", "is an unpacked PyTorch file", "give the file as it was before it was unpacked"),
+    ("saved_model.pb", "is a TensorFlow SavedModel", _FROM_ELSEWHERE),
+    ("adapter_config.json", "holds an adapter (LoRA, PEFT)", "merge it (merge_and_unload) and save the network"),
+    ("*.index.json", "holds weights in several files", "load them all and save them as one file"),
+    ("model.safetensors", "is a folder of Hugging Face's", "give the model.safetensors in it"),
+    ("pytorch_model.bin", "is a folder of Hugging Face's", "give the pytorch_model.bin in it"),
+)
+
+
+def load_file(path: Path) -> Any:
+    """What lies in a file that `torch.save` (of any version) or safetensors wrote: tensors, in dictionaries or not.
+
+    Raises:
+        InputError: naming the file, when it is missing, damaged, of another kind, or holds what only code could read.
+    """
+    if not (is_there(path) and path.is_file()):
+        beside = path.with_name(path.name + ".index")
+        if is_there(beside):
+            raise InputError(f"{path} is a TensorFlow checkpoint; {_FROM_ELSEWHERE}")
+        raise InputError(f"{path} does not exist; give the path of a model.pth or .safetensors file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+            file.seek(max(0, path.stat().st_size - 8))
+            tail = file.read()
+    except OSError as error:
+        raise unreadable(path, error) or InputError(f"{path} cannot be read: {reason(error)}") from error
+    if not head:
+        raise InputError(f"{path} is empty; copy or download it again")
+    for beginning, what, remedy in _BEGINNINGS:
+        if re.match(beginning, head):
+            raise InputError(f"{path} {what}; {remedy}")
+    if tail == _TENSORFLOW_INDEX:
+        raise InputError(f"{path} is the index of a TensorFlow checkpoint; {_FROM_ELSEWHERE}")
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**48:  # the length of a header, then the header
+        return _load_safetensors(path)
+    if head.startswith(b"PK\x03\x04"):
+        _check_archive(path)
+    elif _is_text(head):
+        raise InputError(f"{path} {_text(path)}")
+    return _load_torch(path)
+
+
+def refuse_folder(path: Path) -> None:
+    """Refuses a folder of another program's weights, and says what it is."""
+    for pattern, what, remedy in _FOLDERS:
+        if any(path.glob(pattern)):
+            raise InputError(f"{path} {what}; {remedy}")
+
+
+def _load_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file as load_safetensors
+
+    try:
+        return load_safetensors(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise _unusable(path, "a safetensors", error) from error
+
+
+def _load_torch(path: Path) -> Any:
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how PyTorch reads its own files
+            with path.open("rb") as file:  # of a path, PyTorch looks at the suffix
+                return torch.load(file, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} {_refused(path)}") from error
+    except Exception as error:  # the legacy format fails in as many ways as there are bytes
+        raise _unusable(path, "a PyTorch", error) from error
+
+
+def _unusable(path: Path, kind: str, error: Exception) -> Exception:
+    """What to raise for an error of a library's that reads a file of a kind: it may be the machine's."""
+    if is_out_of_memory(error):
+        return MemoryError(f"{path}: {reason(error)}")
+    return unreadable(path, error) or InputError(f"{path} is damaged or not {kind} file: {reason(error)}")
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses a zip archive that `torch.save` did not write, or that is damaged; PyTorch looks at no checksum."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise InputError(f"{path} is damaged: its end is missing; copy or download it again")
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            names = [member.filename for member in members]
+            pickled = any(re.fullmatch(r"[^/]*/data\.pkl", name) for name in names)
+            for member, what, load in _MEMBERS:
+                if any(re.fullmatch(member, name) for name in names):
+                    raise InputError(f"{path} {what}; give what torch.save({load}(path).state_dict(), other) writes")
+            for member, what, remedy in () if pickled else _OTHER_MEMBERS:
+                if any(re.fullmatch(member, name) for name in names):
+                    raise InputError(f"{path} {what}; {remedy}")
+            if not pickled:
+                shown = ", ".join(map(repr, names[:3])) or "nothing"
+                raise InputError(f"{path} is a zip archive that torch.save did not write (of {shown}); {_UNPACK}")
+            declared = sum(member.file_size for member in members)
+            if declared > path.stat().st_size:  # torch.save compresses nothing
+                raise InputError(
+                    f"{path} would unpack to {declared:,} bytes, more than it holds; it was not read. "
+                    "Give a file that torch.save wrote"
+                )
+            for info in members:
+                if info.CRC:  # 0 is what PyTorch writes where it was told to compute none
+                    archive.read(info)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # zipfile raises what its decoders raise
+        raise _unusable(path, "a PyTorch", error) from error
+
+
+def _refused(path: Path) -> str:
+    """Why PyTorch does not read a pickle as one of weights alone, and the remedy."""
+    try:
+        protocol, names = _disassembled(path)
+    except (OSError, zipfile.BadZipFile, StopIteration):
+        protocol, names = 0, []
+    if protocol > 3:
+        return (
+            f"is saved with pickle protocol {protocol}, of which only those up to 3 can be read without running code; "
+            "save it with torch.save(model.state_dict(), path), without pickle_protocol"
+        )
+    more = [name for name in names if not _OF_TENSORS.fullmatch(name)]
+    if not more:
+        return "is damaged or not a PyTorch file; copy or download it again"
+    what = f"holds more than tensors ({', '.join(more[:4])})"
+    if any(name.startswith("torch.nn.modules.") for name in more):
+        own = [name for name in more if not name.startswith(("torch.", "__builtin__.", "builtins."))]
+        what = f"holds a whole network ({', '.join(own[:2]) or 'of torch.nn'}) in place of its state_dict"
+    return (
+        f"{what}; reading that could run code, so it was not read. Where it was made, or where you trust it, save its "
+        "state_dict alone: torch.save(model.state_dict(), path)"
+    )
+
+
+# What the pickle of tensors names.
+_OF_TENSORS = re.compile(
+    r"torch\.(_utils\..*|_tensor\..*|\w*Storage|storage\..*|Size|[a-z]+\d+)|collections\.OrderedDict"
+)
+
+
+def _disassembled(path: Path) -> tuple[int, list[str]]:
+    """The protocol of the pickle in a PyTorch file, and the classes and functions that it names; nothing is run."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            data = archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+    else:
+        data = path.read_bytes()
+    file = io.BytesIO(data)
+    names: dict[str, None] = {}
+    try:
+        for _ in range(4):  # the legacy format is a magic number, a version, the system's properties, and the tensors
+            for op, argument, _ in pickletools.genops(file):
+                if op.name == "GLOBAL":
+                    names[str(argument).replace(" ", ".")] = None
+    except (ValueError, UnicodeDecodeError):  # not a pickle from there on
+        pass
+    protocol = data[1] if data[:1] == pickle.PROTO and data[1:2] else 0
+    return protocol if protocol <= pickle.HIGHEST_PROTOCOL else 0, [name for name in names if name.isprintable()]
+
+
+def _is_text(head: bytes) -> bool:
+    text = head.decode("utf-8", "ignore")
+    return len(text.encode()) > len(head) - 4 and all(each.isprintable() or each.isspace() for each in text)
+
+
+def _text(path: Path) -> str:
+    """What a text file in the place of weights is, and the remedy."""
+    with path.open("rb") as file:
+        text = file.read(2**24)
+    if b'"weight_map"' in text:
+        return "lists weights that lie in several files; load them all and save them as one file"
+    if b'"peft_type"' in text:
+        return "describes an adapter (LoRA, PEFT); merge it (merge_and_unload) and save the network"
+    return f"is a text file; {_SAVE}"
+
+
+def read_state_dict(path: Path) -> dict[str, Any]:
+    """The network's tensors in a weight file, by the rule of `jaxcnn.weights.state_dicts`.
+
+    Raises:
+        InputError: naming the file, when it is missing or damaged, or holds no such network or several.
+    """
+    return find_network(load_file(path), path).tensors
+
+
+def write_state_dict(path: Path, variables: Mapping[str, Any], config: ModelConfig) -> None:
+    """Writes variables as `.pth` or `.safetensors` (by the suffix), whole or not at all."""
+    state_dict = to_torch(variables, config)
+
+    def save(temporary: Path) -> None:
+        if path.suffix == ".safetensors":
+            from safetensors import SafetensorError
+            from safetensors.torch import save_file
+
+            try:
+                save_file(state_dict, temporary)
+            except SafetensorError as error:
+                raise OSError(reason(error)) from error
+        else:
+            import torch
+
+            # By way of memory: given a path, torch.save writes the temporary's name into the file, and hides what
+            # the system said when the disk is full.
+            whole = io.BytesIO()
+            torch.save(state_dict, whole)
+            temporary.write_bytes(whole.getvalue())
+
+    write_whole(path, save)

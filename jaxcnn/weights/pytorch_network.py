@@ -1,0 +1,61 @@
+"""The network of the original in PyTorch: what the Flax one is compared with, in results and in speed."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from jaxcnn.config.network import ModelConfig
+
+ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+}
+
+
+class TorchCNN(nn.Module):
+    """The CNN that `config` describes, on images (B, C, H, W); its `state_dict` has the names of a `model.pth`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        act = ACTIVATIONS[config.activation_function]
+        self.blocks = nn.ModuleList()
+        size, width = config.input_size, config.in_channels
+        for i in range(config.num_blocks):
+            layers: list[nn.Module] = []
+            for _ in range(config.layers_per_block[i]):
+                layers.append(nn.Conv2d(width, config.hidden_dims[i], 3, padding=1))
+                width = config.hidden_dims[i]
+                if config.apply_bn[i]:
+                    layers.append(nn.BatchNorm2d(width))
+                layers.append(act())
+            if config.apply_pooling[i]:
+                layers.append(nn.MaxPool2d(2))
+                size //= 2
+            self.blocks.append(nn.Sequential(*layers))
+        self.dropout = nn.Dropout(config.dropout_rate)
+        self.act = act()
+        self.fc1 = nn.Linear(width * size * size, config.hidden_dims[-2])
+        self.fc2 = nn.Linear(config.hidden_dims[-2], config.hidden_dims[-1])
+        self.fc3 = nn.Linear(config.hidden_dims[-1], config.num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, num_classes)."""
+        for block in self.blocks:
+            x = block(x)
+        x = self.act(self.fc1(self.dropout(x.flatten(1))))
+        x = self.act(self.fc2(self.dropout(x)))
+        logits: torch.Tensor = self.fc3(x)
+        return logits
+
+
+def torch_network(state_dict: Mapping[str, Any], config: ModelConfig) -> TorchCNN:
+    """The network with these weights; their names and shapes must be its own."""
+    network = TorchCNN(config)
+    network.load_state_dict(state_dict, strict=True)
+    return network

@@ -1,0 +1,110 @@
+"""Orbax checkpoints of weights on their own, with the network that they belong to."""
+
+import json
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxcnn.config.experiment import from_dict
+from jaxcnn.config.network import ModelConfig
+from jaxcnn.errors import InputError, reason, unreadable
+from jaxcnn.files import TEMPORARY, is_there
+from jaxcnn.kernels.backend import fixed_settings
+from jaxcnn.model import init_variables, key_of
+from jaxcnn.weights.checkpoint import open_checkpoints, quiet_orbax, require_alike
+
+
+def save_weights(directory: Path, variables: Any, config: ModelConfig, *, overwrite: bool = False) -> None:
+    """Writes variables and their configuration as one Orbax checkpoint; `overwrite` replaces one that is there.
+
+    It is written beside its place, and takes that when it is whole.
+
+    Raises:
+        InputError: when the folder exists or cannot be written.
+    """
+    if is_there(directory) and not (overwrite and (directory / "_CHECKPOINT_METADATA").exists()):
+        raise InputError(f"cannot write the checkpoint {directory}: it exists; give another destination")
+    aside = None
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=directory.parent.absolute(), prefix=f"{TEMPORARY}{directory.name}-"))
+        with quiet_orbax(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(
+                aside / "new",
+                args=ocp.args.Composite(
+                    variables=ocp.args.StandardSave(variables),
+                    model=ocp.args.JsonSave(asdict(config)),
+                ),
+            )
+        if directory.exists():
+            os.replace(directory, aside / "old")
+        os.replace(aside / "new", directory)
+    except Exception as error:  # Orbax raises whatever the layer below raised
+        raise InputError(
+            f"cannot write the checkpoint {directory}: {reason(error)}; free space or give another destination"
+        ) from error
+    finally:
+        if aside is not None:
+            if not directory.exists():  # the last step failed: what was there goes back
+                with suppress(OSError):
+                    os.replace(aside / "old", directory)
+            if directory.exists() or not (aside / "old").exists():
+                shutil.rmtree(aside, ignore_errors=True)
+
+
+@fixed_settings()
+def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:
+    """Variables (NumPy arrays) and configuration of a checkpoint that `save_weights` or a run wrote.
+
+    Of a run, `directory` is `checkpoints`, which stands for the last one, or one of those inside.
+
+    Raises:
+        InputError: when the folder holds no such checkpoint, or a damaged one.
+    """
+    for home, step in ((directory, None), (directory.parent, directory.name)):
+        if home.name == "checkpoints" and (home.parent / "config.json").exists():
+            return _load_trained(home, step)
+    try:
+        with quiet_orbax(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            restored = checkpointer.restore(
+                directory.absolute(),
+                args=ocp.args.Composite(
+                    variables=ocp.args.StandardRestore(),
+                    model=ocp.args.JsonRestore(),
+                ),
+            )
+        variables = jax.device_get(restored["variables"])
+        return {"batch_stats": {}, **variables}, from_dict(ModelConfig, restored["model"], "model.")
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # Orbax raises whatever the layer that noticed the damage raised
+        why, later = reason(error), unreadable(directory, error)
+    # Outside of the handler, so that nothing keeps what Orbax left behind.
+    raise later or InputError(
+        f"{directory} holds no readable checkpoint of weights: {why}; "
+        "make one with python -m experiments.convert model.pth CHECKPOINT"
+    )
+
+
+def _load_trained(home: Path, step: str | None) -> tuple[dict[str, Any], ModelConfig]:
+    """What `load_weights` returns, of a run's checkpoint: the one after a step, or the last."""
+    try:
+        config = json.loads((home.parent / "config.json").read_bytes())
+        model: ModelConfig = from_dict(ModelConfig, config["model"], "model.")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{home.parent / 'config.json'} does not describe these checkpoints: {reason(error)}"
+        ) from error
+    with open_checkpoints(home, read_only=True) as checkpoints:
+        variables = checkpoints.read_weights(step)
+    wanted = jax.eval_shape(partial(init_variables, model), key_of(0))
+    require_alike(home, variables, {name: wanted[name] for name in variables})
+    return variables, model
