@@ -76,7 +76,7 @@ def test_a_signal_after_each_call(finished: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(run, "load_dataset"), (run, "first_variables"), (results, "evaluate"), (results, "write_npy"), (run, "present")],
+    [(run, "load_dataset"), (run, "first_variables"), (run, "evaluate"), (results, "write_npy"), (run, "present")],
 )
 def test_a_signal_outside_of_training_ends_at_once_and_the_run_resumes(
     module: Any, name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
