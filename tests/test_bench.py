@@ -123,6 +123,7 @@ def test_the_clock_leaves_out_the_first_step() -> None:
     assert clock.rate() == 10
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_answers_with_time_and_memory(tmp_path: Path) -> None:
     answer = processes.run_child("first_step", TINY, tmp_path, "pytorch")
     assert answer["images_per_second"] is None  # one step

@@ -12,9 +12,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import message
 
 from jaxcnn.cli import train as train_program
 from jaxcnn.cli.config_file import read_config
@@ -33,6 +35,7 @@ from jaxcnn.config import (
 )
 from jaxcnn.config.experiment import RESOLVED, to_json
 from jaxcnn.errors import InputError
+from jaxcnn.runs.device import select_device
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = ("train", "cifar10", "cifar100", "svhn", "baselines", "transfer", "convert", "quickstart", "bench")
@@ -102,6 +105,7 @@ def test_a_reader_that_has_seen_enough_ends_the_program(tmp_path: Path) -> None:
     assert done.stderr == b""
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_of_what_is_shown_ends_the_program(tmp_path: Path) -> None:
     source = ROOT / "tests/reference/small/model.pth"
     words = [sys.executable, "-m", "experiments.convert", str(source), "weights.safetensors"]
@@ -336,6 +340,7 @@ def test_nesting_of_any_depth_is_refused(depth: int, tmp_path: Path) -> None:
 # Refusals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["gpu", "tpu"])
 def test_a_device_that_the_machine_lacks_is_refused(device: str, tmp_path: Path) -> None:
     argv = ("-m", "experiments.train", "--data.name", "digits", "--device", device)
@@ -351,14 +356,30 @@ def test_a_device_that_the_machine_lacks_is_refused(device: str, tmp_path: Path)
     assert "runs" not in contents(tmp_path)
 
 
+@pytest.mark.parametrize("device", ["gpu", "tpu"])
+def test_a_device_that_jax_does_not_find_is_refused(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("Unknown backend: none of the platforms is here\nand more")
+
+    monkeypatch.setattr(jax, "devices", fail)
+    told = message(lambda: select_device(device))
+    assert told.startswith(f"device={device!r} cannot be had: Unknown backend")
+    assert ("cuda12" in told) == (device == "gpu")
+
+
 @pytest.mark.parametrize(
     ("program", "flags", "named"),
     [
         ("svhn", "--train.epochs 0", "train.epochs=0"),
-        ("cifar100", "--config missing.json", "missing.json"),
-        ("baselines", "--train.epochs x", "--train.epochs"),
-        ("convert", "missing.pth out.pth", "missing.pth"),
-        ("convert", "only_one", "A .pth or .safetensors file"),
+        *(
+            pytest.param(*words, marks=pytest.mark.slow)
+            for words in (
+                ("cifar100", "--config missing.json", "missing.json"),
+                ("baselines", "--train.epochs x", "--train.epochs"),
+                ("convert", "missing.pth out.pth", "missing.pth"),
+                ("convert", "only_one", "A .pth or .safetensors file"),
+            )
+        ),
     ],
 )
 def test_every_program_refuses_bad_input_the_same_way(program: str, flags: str, named: str, tmp_path: Path) -> None:

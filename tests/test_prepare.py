@@ -355,6 +355,7 @@ def test_download_that_breaks_off(
     assert_nothing_left(tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_works_without_tensorflow_and_says_nothing(tmp_path: Path) -> None:
     archives.write_official(tmp_path / "archives", "cifar10", archives.cifar10())
     code = """if True:

@@ -26,7 +26,12 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 # Four steps are one call, and an epoch's last call is one step.
 @pytest.mark.parametrize(
     ("number", "status", "step"),
-    [(signal.SIGINT, 130, 4), (signal.SIGTERM, 143, 8), (signal.SIGUSR1, 138, 20), (signal.SIGHUP, 129, STEPS)],
+    [
+        (signal.SIGTERM, 143, 8),
+        pytest.param(signal.SIGINT, 130, 4, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 138, 20, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, STEPS, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_within_an_epoch_loses_no_step(
     number: int, status: int, step: int, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -54,6 +59,7 @@ def test_a_signal_within_an_epoch_loses_no_step(
     assert_same_run(tmp_path / "tiny", finished)
 
 
+@pytest.mark.slow
 def test_a_signal_after_each_call(finished: Path, tmp_path: Path) -> None:
     config = replace(TINY, runs_dir=tmp_path)
     told = []
@@ -76,7 +82,18 @@ def test_a_signal_after_each_call(finished: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(run, "load_dataset"), (run, "first_variables"), (run, "evaluate"), (results, "write_npy"), (run, "present")],
+    [
+        (run, "evaluate"),
+        *(
+            pytest.param(*place, marks=pytest.mark.slow)
+            for place in (
+                (run, "load_dataset"),
+                (run, "first_variables"),
+                (results, "write_npy"),
+                (run, "present"),
+            )
+        ),
+    ],
 )
 def test_a_signal_outside_of_training_ends_at_once_and_the_run_resumes(
     module: Any, name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,13 @@ def recorded_rounding(
     return {name: np.abs(exact[name] - trace[f"{mask}/after/{name}"]) for name in exact}
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [
+        pytest.param(name, mask, marks=() if (name, mask) == ("small", "partial") else pytest.mark.slow)
+        for name, mask in product(NETWORKS, MASKS)
+    ],
+)
 def test_five_steps_under_the_originals_protocol_equal_the_originals(name: str, mask: str) -> None:
     config, weights, trace = recorded_start(name, mask)
     frozen = frozen_stages(FreezeConfig(mask=mask), config, 0)
@@ -115,7 +120,7 @@ def test_trainable_names_are_the_originals(name: str, mask: str) -> None:
 
 
 @pytest.mark.parametrize("mask", ["frozen", "partial"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["small", pytest.param("deep", marks=pytest.mark.slow)])
 def test_frozen_means_bit_identical_and_without_optimiser_state(name: str, mask: str) -> None:
     config, weights, trace = recorded_start(name, mask)
     before = from_torch(weights, config)
@@ -133,6 +138,7 @@ def test_frozen_means_bit_identical_and_without_optimiser_state(name: str, mask:
             assert np.any(np.asarray(a) != b)
 
 
+@pytest.mark.slow
 def test_the_compiled_step_does_less_the_more_is_frozen() -> None:
     config, weights, trace = recorded_start("small", "full")
     flops = {}
@@ -195,7 +201,7 @@ def moved(before: Any, after: Any) -> set[str]:
     return {name for name, leaves in same.items() if not any(leaves)}
 
 
-@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("cache", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_linear_probing_then_fine_tuning_moves_the_head_then_what_the_mask_says(cache: bool) -> None:
     freeze = FreezeConfig(mask="partial", freeze_until_block=0, probe_epochs=2, cache_features=cache)
     *params, state = tiny_run(freeze, 4)
@@ -210,6 +216,7 @@ def test_linear_probing_then_fine_tuning_moves_the_head_then_what_the_mask_says(
     assert counts == {"block_1": 6, "fc1": 6, "fc2": 6, "fc3": 12}
 
 
+@pytest.mark.slow
 def test_gradual_unfreezing_adds_a_stage_at_a_time_from_the_top() -> None:
     *params, state = tiny_run(FreezeConfig(mask="full", unfreeze_every=1), 6)
     modules = ["fc3", "fc2", "fc1", "block_1", "block_0"]
@@ -237,8 +244,15 @@ def test_discriminative_rates_are_powers_of_the_decay() -> None:
             np.testing.assert_allclose(decayed, plain * 0.5 ** (4 - stage), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("mask", ["frozen", "partial"])
+@pytest.mark.parametrize(
+    ("mask", "precision"),
+    [
+        ("frozen", "float32"),
+        ("partial", "bfloat16"),
+        pytest.param("frozen", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("partial", "float32", marks=pytest.mark.slow),
+    ],
+)
 def test_cached_features_train_the_same_weights(mask: Mask, precision: Precision) -> None:
     runs = [
         tiny_run(FreezeConfig(mask=mask, freeze_until_block=0, cache_features=cache), 5, precision, learning_rate=1e-2)
@@ -280,6 +294,7 @@ def test_features_leave_out_what_is_zero_for_every_image() -> None:
         np.testing.assert_allclose(restored, features, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_features_without_zeros_train_the_same_weights() -> None:
     model, variables = half_dead()
     runs = [
