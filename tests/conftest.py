@@ -39,8 +39,8 @@ def new_cache(folder: Path) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest begin first, so that no process waits for another in the end."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Slow ones begin first, so that no process waits for another at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @contextmanager

@@ -189,9 +189,9 @@ def test_a_checkpoint_is_not_begun_where_too_little_is_free(tmp_path: Path, monk
     with open_checkpoints(tmp_path / "run") as checkpoints:
         checkpoints.save(draw_state(1), draw_records(1))
     monkeypatch.setattr("jaxcnn.weights.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(InputError, match=rf"cannot write the checkpoints in {tmp_path}/run: No space left on device: "):  # noqa: SIM117
-        with open_checkpoints(tmp_path / "run") as checkpoints:
-            checkpoints.save(draw_state(2), draw_records(2))
+    told = rf"cannot write the checkpoints in {tmp_path}/run: No space left on device: "
+    with pytest.raises(InputError, match=told), open_checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(draw_state(2), draw_records(2))
     with open_checkpoints(tmp_path / "run") as checkpoints:
         restored = checkpoints.restore(lambda epoch: draw_state(0))
     assert restored is not None
