@@ -134,21 +134,13 @@ def test_weights_that_are_gone_come_back_from_the_checkpoint_or_are_missed(finis
 
 
 @pytest.mark.slow
-def test_an_interruption_before_the_first_checkpoint_costs_nothing_but_time(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("place", "name"), [(Bar, "step"), (results, "write_npy")])
+def test_an_interruption_before_the_first_checkpoint_or_after_training_costs_nothing_but_time(
+    place: Any, name: str, finished: Path, tmp_path: Path
+) -> None:
     config = replace(TINY, runs_dir=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Bar, "step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run_experiment(config)
-    run_experiment(config)
-    assert_same_run(tmp_path / "tiny", finished)
-
-
-@pytest.mark.slow
-def test_an_interruption_after_training_only_reads_the_test_set_again(finished: Path, tmp_path: Path) -> None:
-    config = replace(TINY, runs_dir=tmp_path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "write_npy", stop)
+        patch.setattr(place, name, stop)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(config)
     run_experiment(config)

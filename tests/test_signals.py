@@ -6,7 +6,7 @@ import importlib
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,23 +165,33 @@ def test_what_schedulers_and_terminals_send_is_noted_and_ends_the_program(
     )
 
 
+@contextlib.contextmanager
+def handled(number: int, handler: Any) -> Iterator[None]:
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def send_unnoted(number: int) -> None:
+    with noted() as signals:
+        send(number)
+        assert not signals.came()
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_is_ignored_stays_ignored(number: int) -> None:
     """As `nohup` has it of SIGHUP, and a shell's script of SIGINT for what it starts in the background."""
-    before = signal.signal(number, signal.SIG_IGN)
     reached = []
-    try:
 
-        def work() -> None:
-            with noted() as signals:
-                send(number)
-                assert not signals.came()
-            send(number)
-            reached.append(signal.getsignal(number))
+    def work() -> None:
+        send_unnoted(number)
+        send(number)
+        reached.append(signal.getsignal(number))
 
+    with handled(number, signal.SIG_IGN):
         main(work)
-    finally:
-        signal.signal(number, before)
     assert reached == [signal.SIG_IGN]
 
 
@@ -189,17 +199,8 @@ def test_a_signal_that_is_ignored_stays_ignored(number: int) -> None:
 def test_a_handler_of_a_users_own_is_called(number: int) -> None:
     """Libraries of schedulers put a job back into the queue by one."""
     came: list[int] = []
-    before = signal.signal(number, lambda number, frame: came.append(number))
-    try:
-
-        def work() -> None:
-            with noted() as signals:
-                send(number)
-                assert not signals.came()
-
-        main(work)
-    finally:
-        signal.signal(number, before)
+    with handled(number, lambda number, frame: came.append(number)):
+        main(lambda: send_unnoted(number))
     assert came == [number]
 
 
@@ -277,6 +278,3 @@ def test_a_signal_that_a_library_takes_for_an_error_of_its_own_is_not_lost() -> 
     with pytest.raises(SystemExit) as end:
         main(load)
     assert end.value.code == 143
-
-
-# Other processes
