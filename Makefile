@@ -8,11 +8,12 @@ CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints" + "-py312" 
 # Where it is set, every start would compile its libraries' modules anew: two seconds, and so minutes of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help quickstart test check clean
+.PHONY: help quickstart test test-all check clean
 
 help:
 	@echo 'make quickstart  install, then train on a small data set that needs no download'
 	@echo 'make test        install what the tests need, then run the default suite'
+	@echo 'make test-all    the same, and all longer tests'
 	@echo 'make check       lint, formatting and types'
 	@echo 'make clean       remove .venv and what tools leave behind'
 	@echo 'PYTHON=python3.12 on any of them chooses the interpreter that .venv is made from'
@@ -22,6 +23,9 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m ''
 
 check: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check

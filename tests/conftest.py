@@ -21,6 +21,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XDG_CACHE_HOME"] = _cache
+    os.environ["MPLCONFIGDIR"] = os.path.join(_cache, "matplotlib")  # its table of fonts takes seconds to make
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_cache, "jaxcnn", "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**33)  # with a limit, JAX locks what another may be writing
@@ -39,8 +40,8 @@ def new_cache(folder: Path) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest begin first, so that no process waits for another in the end."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Slow ones begin first, so that no process waits for another at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @contextmanager
@@ -63,14 +64,22 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
-def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No network, caches of the test's own, and JAX's settings as they were."""
-    import jax
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No name can be looked up."""
 
     def refuse(*_: object, **__: object) -> None:
         raise socket.gaierror("no network")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def isolated(
+    no_network: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """No network, caches of the test's own, and JAX's settings as they were."""
+    import jax
+
     monkeypatch.setenv("XDG_CACHE_HOME", new_cache(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("COLUMNS", "80")
     before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_platforms")}

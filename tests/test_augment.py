@@ -72,7 +72,10 @@ def test_each_operation_at_every_magnitude_equals_pillow(name):
 
 @pytest.mark.parametrize(
     ("height", "width", "channels"),
-    [(28, 28, 1), (64, 48, 3), (9, 331, 1), (2, 5, 3), (1, 1, 1)],
+    [
+        (28, 28, 1),
+        *(pytest.param(*shape, marks=pytest.mark.slow) for shape in ((64, 48, 3), (9, 331, 1), (2, 5, 3), (1, 1, 1))),
+    ],
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_operations_on_other_shapes_equal_pillow(name, height, width, channels):
@@ -119,7 +122,12 @@ def keys_of(key: jax.Array, count: int) -> jax.Array:
 
 
 @pytest.mark.parametrize(
-    ("count", "height", "width", "channels"), [(2500, 32, 32, 3), (400, 28, 28, 1), (400, 64, 48, 3)]
+    ("count", "height", "width", "channels"),
+    [
+        (400, 28, 28, 1),
+        pytest.param(2500, 32, 32, 3, marks=pytest.mark.slow),
+        pytest.param(400, 64, 48, 3, marks=pytest.mark.slow),
+    ],
 )
 def test_the_policy_equals_pillow_in_both_forms(count, height, width, channels):
     images, key = pictures(count, height, width, channels, seed=1), jax.random.key(count)
@@ -144,15 +152,17 @@ def test_every_sub_policy_equals_pillow_with_both_operations_applied():
     assert_same(got, want)
 
 
-def test_one_image_alone_equals_the_same_image_in_a_batch():
+@pytest.mark.parametrize(
+    ("kind", "single"), [("flipcrop", flipcrop), pytest.param("autoaugment", autoaugment, marks=pytest.mark.slow)]
+)
+def test_one_image_alone_equals_the_same_image_in_a_batch(kind, single):
     images, key = pictures(14), jax.random.key(3)
-    for kind, single in (("autoaugment", autoaugment), ("flipcrop", flipcrop)):
-        whole = batched(key, images, kind, vectorized=False)
-        single = jax.jit(single)
-        for i in range(14):
-            np.testing.assert_array_equal(single(jax.random.fold_in(key, i), images[i]), whole[i])
-        short = batched(key, images[:6], kind, vectorized=False)
-        np.testing.assert_array_equal(short, whole[:6])
+    whole = batched(key, images, kind, vectorized=False)
+    single = jax.jit(single)
+    for i in range(14):
+        np.testing.assert_array_equal(single(jax.random.fold_in(key, i), images[i]), whole[i])
+    short = batched(key, images[:6], kind, vectorized=False)
+    np.testing.assert_array_equal(short, whole[:6])
 
 
 def assert_frequency(hits, trials, probability):

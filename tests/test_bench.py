@@ -21,7 +21,7 @@ from experiments.bench.pytorch_program import evaluate, in_memory, make_loader, 
 from experiments.bench.setting import Setting, load_images
 from experiments.bench.stock import StockCNN, stock_variables
 from jaxcnn import CNN, DEEP, SHALLOW, InputError, ModelConfig, init_variables
-from jaxcnn.cli import flags as cli
+from jaxcnn.cli.main import main
 from jaxcnn.data.augment import standardise
 from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
 from jaxcnn.weights.convert import to_torch
@@ -123,6 +123,7 @@ def test_the_clock_leaves_out_the_first_step() -> None:
     assert clock.rate() == 10
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_answers_with_time_and_memory(tmp_path: Path) -> None:
     answer = processes.run_child("first_step", TINY, tmp_path, "pytorch")
     assert answer["images_per_second"] is None  # one step
@@ -179,7 +180,7 @@ def test_every_promised_row_is_there() -> None:
 )
 def test_bad_flags_end_in_one_message(flags: program.Flags, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(lambda: program.bench(flags))
+        main(lambda: program.bench(flags))
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
 

@@ -6,7 +6,9 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -30,10 +32,19 @@ MODEL = ModelConfig(
 NO_NORM = ModelConfig(**{**vars(MODEL), "apply_bn": (0, 0)})
 
 
+@cache
+def state_shapes(model: ModelConfig, optimizer: Any, frozen_stages: int) -> TrainState:
+    variables = from_torch(TorchCNN(model).state_dict(), model)
+    options: dict[str, Any] = {"seed": 0, "frozen_stages": frozen_stages}
+    state: TrainState = jax.eval_shape(
+        lambda: init_state(variables, model, OptimConfig(optimizer=optimizer), **options)
+    )
+    return state
+
+
 def draw_state(seed: int, model: ModelConfig = MODEL, optimizer: Any = "adam", frozen_stages: int = 1) -> TrainState:
     """A state with no two numbers alike, some of them extreme."""
-    variables = from_torch(TorchCNN(model).state_dict(), model)
-    state = init_state(variables, model, OptimConfig(optimizer=optimizer), seed=seed, frozen_stages=frozen_stages)
+    state = state_shapes(model, optimizer, frozen_stages)
     rng = np.random.default_rng(seed)
 
     def draw(leaf: Any) -> Any:
@@ -138,8 +149,10 @@ def test_a_damaged_checkpoint_of_a_run_is_refused(damage: Callable[[Path], None]
         checkpoints.restore(lambda epoch: draw_state(0))
 
 
+# Two files an array: a third of the files, or a ninth, has some of each kind.
+@pytest.mark.parametrize(("every", "flips"), [(9, 2), pytest.param(3, 8, marks=pytest.mark.slow)])
 def test_a_flipped_bit_is_noticed_wherever_it_is_and_the_checkpoint_before_is_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    every: int, flips: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wide = ModelConfig(**{**vars(MODEL), "hidden_dims": (2, 16, 64, 5)})  # large enough for files of their own
     states = [draw_state(epoch, wide) for epoch in (1, 2)]
@@ -150,7 +163,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is_and_the_checkpoint_before_is_us
     rng, outcomes = np.random.default_rng(0), []
     largest = max((path for path in whole.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     files = sorted(path for path in whole.rglob("*") if path.is_file() and path.stat().st_size)
-    for path in (*files[::3], *[largest] * 8):  # two files an array: a third has some of each kind
+    for path in (*files[::every], *[largest] * flips):
         shutil.copytree(tmp_path / "run", tmp_path / "changed")
         changed = tmp_path / "changed" / path.relative_to(tmp_path / "run")
         data = bytearray(changed.read_bytes())
@@ -165,11 +178,24 @@ def test_a_flipped_bit_is_noticed_wherever_it_is_and_the_checkpoint_before_is_us
         assert ("the checkpoint after step 2 is damaged" in capsys.readouterr().err) == (epoch == 1)
         outcomes.append(epoch)
         shutil.rmtree(tmp_path / "changed")
-    assert outcomes[-8:] == [1] * 8  # the weights themselves
+    assert outcomes[-flips:] == [1] * flips  # the weights themselves
     with open_checkpoints(tmp_path / "run") as checkpoints:
         restored = checkpoints.restore(lambda epoch: draw_state(0, wide))
     assert restored is not None
     assert_same_bits(restored.state, states[1])
+
+
+def test_a_checkpoint_is_not_begun_where_too_little_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(draw_state(1), draw_records(1))
+    monkeypatch.setattr("jaxcnn.weights.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    told = rf"cannot write the checkpoints in {tmp_path}/run: No space left on device: "
+    with pytest.raises(InputError, match=told), open_checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(draw_state(2), draw_records(2))
+    with open_checkpoints(tmp_path / "run") as checkpoints:
+        restored = checkpoints.restore(lambda epoch: draw_state(0))
+    assert restored is not None
+    assert_same_bits(restored.state, draw_state(1))
 
 
 def test_the_steps_of_an_epoch_in_hand_come_back_too(tmp_path: Path) -> None:

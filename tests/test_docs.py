@@ -132,6 +132,7 @@ def test_the_commands_on_embedded_data_run_one_after_the_other(tmp_path: Path, m
     assert ran >= 7
 
 
+@pytest.mark.slow
 def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_state_dict(Path("runs/cifar10/model.pth"), init_variables(SHALLOW, jax.random.key(0)), SHALLOW)

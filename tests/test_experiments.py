@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import sys
 import time
 from dataclasses import asdict, replace
@@ -162,6 +163,7 @@ def test_the_table_of_all_runs_has_a_row_for_the_run(finished: Path) -> None:
     assert row == {name: str(value) for name, value in summary.items()}
 
 
+@pytest.mark.slow
 def test_augmented_images_are_trained_on_too(tmp_path: Path) -> None:
     data = DataConfig("digits", fraction=0.1)
     model = replace(MODEL, in_channels=3, hidden_dims=(2, 2, 4, 4))
@@ -170,37 +172,35 @@ def test_augmented_images_are_trained_on_too(tmp_path: Path) -> None:
     assert math.isfinite(run_experiment(config)["test_loss"])
 
 
-def test_without_validation_the_last_weights_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = replace(TINY, runs_dir=tmp_path, data=replace(TINY.data, validation=0.0), train=TrainConfig(2, 64))
-    summary = run_experiment(config)
+def test_without_validation_the_last_weights_count_and_chosen_classes_decide_the_width(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = replace(TINY.data, validation=0.0, classes=(7, 1, 4))
+    summary = run_experiment(replace(TINY, runs_dir=tmp_path, data=data, train=TrainConfig(2, 64)))
     assert (summary["best_epoch"], summary["val_loss"], summary["val_accuracy"]) == (2, None, None)
     assert not re.search(r"^epoch.* best$", capsys.readouterr().out, re.MULTILINE)
-    assert weights(tmp_path / "tiny")["blocks.0.1.num_batches_tracked"] == 2 * math.ceil(1438 / 64)
+    images = json.loads((tmp_path / "tiny/config.json").read_text())["resolved"]["images"]
+    assert images == {"train": 434, "validation": 0, "test": 108}
+    trained = weights(tmp_path / "tiny")
+    assert trained["blocks.0.1.num_batches_tracked"] == 2 * math.ceil(images["train"] / 64)
     assert [row["val_loss"] for row in rows(tmp_path / "tiny" / "metrics.csv")] == ["", ""]
     assert not {"Loss/val", "Accuracy/val"} & scalars(tmp_path / "tiny" / "logs").keys()
     assert len(np.load(tmp_path / "tiny" / "results" / "val_loss.npy")) == 0
-
-
-def test_chosen_classes_decide_the_width_of_the_network(tmp_path: Path) -> None:
-    data = replace(TINY.data, classes=(7, 1, 4))
-    run_experiment(replace(TINY, runs_dir=tmp_path, data=data, train=TrainConfig(1, 64)))
-    assert weights(tmp_path / "tiny")["fc3.weight"].shape == (3, 8)
+    assert trained["fc3.weight"].shape == (3, 8)
     assert read_config(tmp_path / "tiny" / "config.json", ExperimentConfig).model.num_classes == 3
 
 
 # Again, beside, instead
 
 
-def test_the_same_command_under_two_names_gives_the_same_bits(
+def test_the_saved_configuration_under_another_name_gives_the_same_bits(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("one", "two"):
-        flags = f"--config {finished}/config.json --runs-dir {tmp_path} --name {name}"
-        monkeypatch.setattr(sys, "argv", ["train", *flags.split()])
-        run_program("train")
-    assert_same_run(tmp_path / "one", tmp_path / "two")
-    assert_same_run(tmp_path / "one", finished)
-    assert [row["name"] for row in rows(tmp_path / "experiment_logs.csv")] == ["one", "two"]
+    flags = f"--config {finished}/config.json --runs-dir {tmp_path} --name again"
+    monkeypatch.setattr(sys, "argv", ["train", *flags.split()])
+    run_program("train")
+    assert_same_run(tmp_path / "again", finished)
+    assert [row["name"] for row in rows(tmp_path / "experiment_logs.csv")] == ["again"]
 
 
 def test_another_seed_gives_another_run(finished: Path, tmp_path: Path) -> None:
@@ -227,9 +227,9 @@ def test_another_configuration_under_the_same_name_is_refused_by_its_fields(fini
     assert "batch_size" not in str(error.value)
 
 
-def test_overwriting_begins_anew_and_leaves_nothing_of_the_old_run(tmp_path: Path) -> None:
-    config = replace(TINY, runs_dir=tmp_path, train=TrainConfig(2, 64))
-    run_experiment(config)
+def test_overwriting_begins_anew_and_leaves_nothing_of_the_old_run(finished: Path, tmp_path: Path) -> None:
+    config = replace(TINY, runs_dir=tmp_path)
+    shutil.copytree(finished, tmp_path / "tiny")
     (tmp_path / "tiny" / "note.txt").write_text("of the old run")
     changed = replace(config, seed=4, train=TrainConfig(1, 64))
     assert run_experiment(changed, Existing(overwrite=True))["seed"] == 4
@@ -239,6 +239,7 @@ def test_overwriting_begins_anew_and_leaves_nothing_of_the_old_run(tmp_path: Pat
     assert [row["seed"] for row in rows(tmp_path / "experiment_logs.csv")] == ["4"]
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_says_at_which_step(tmp_path: Path) -> None:
     config = replace(TINY, runs_dir=tmp_path, optim=OptimConfig("sgd", 1e20), train=TrainConfig(2, 64))
     with pytest.raises(InputError, match=r"at step \d+ .*diverged"):

@@ -37,6 +37,19 @@ def make_run(runs: Path, name: str, config: ExperimentConfig = TINY, **changes: 
     return runs / name
 
 
+def logged(runs: Path, *names: str) -> Path:
+    """The log of finished runs of these names."""
+    for name in names:
+        make_run(runs, name)
+    update_log(runs, transfers=False)
+    return log_path(runs, transfers=False)
+
+
+def add_column(log: Path, *cells: str) -> None:
+    lines = log.read_text().splitlines()
+    log.write_text("".join(f"{line},{cell}\n" for line, cell in zip(lines, cells, strict=True)))
+
+
 def log_rows(runs: Path, *, transfers: bool = False) -> list[dict[str, str]]:
     update_log(runs, transfers=transfers)
     return rows(log_path(runs, transfers=transfers))
@@ -133,10 +146,7 @@ def test_a_folders_name_that_is_no_text_is_escaped(tmp_path: Path) -> None:
     ids=["plain", "CRLF", "CR", "BOM", "semicolons", "UTF-16", "empty columns", "empty rows"],
 )
 def test_a_users_column_survives_however_a_spreadsheet_saved_it(saved: Any, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        make_run(tmp_path, name)
-    update_log(tmp_path, transfers=False)
-    log = log_path(tmp_path, transfers=False)
+    log = logged(tmp_path, "a", "b")
     first, one, other = log.read_text().splitlines()
     # Inserted in front, and the rows sorted the other way.
     log.write_bytes(saved(f"my note,{first}\nschön,{other}\n,{one}\n"))
@@ -152,9 +162,7 @@ def test_a_users_column_survives_however_a_spreadsheet_saved_it(saved: Any, tmp_
 
 
 def test_two_columns_of_a_user_may_have_one_name_and_that_of_another_logs_setting(tmp_path: Path) -> None:
-    make_run(tmp_path, "a")
-    update_log(tmp_path, transfers=False)
-    log = log_path(tmp_path, transfers=False)
+    log = logged(tmp_path, "a")
     names, cells = log.read_text().splitlines()
     log.write_text(f"{names},note,note,source,device\n{cells},1,2,me,mine\n")
     update_log(tmp_path, transfers=False)
@@ -162,10 +170,7 @@ def test_two_columns_of_a_user_may_have_one_name_and_that_of_another_logs_settin
 
 
 def test_the_index_that_pandas_adds_is_a_column_of_the_users(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        make_run(tmp_path, name)
-    update_log(tmp_path, transfers=False)
-    log = log_path(tmp_path, transfers=False)
+    log = logged(tmp_path, "a", "b")
     lines = log.read_text().splitlines()
     log.write_text("".join(f"{index},{line}\n" for index, line in zip(["", "0", "1"], lines, strict=True)))
     update_log(tmp_path, transfers=False)
@@ -173,12 +178,8 @@ def test_the_index_that_pandas_adds_is_a_column_of_the_users(tmp_path: Path) -> 
 
 
 def test_rows_whose_run_is_gone_go_and_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("a", "b", "c"):
-        make_run(tmp_path, name)
-    update_log(tmp_path, transfers=False)
-    log = log_path(tmp_path, transfers=False)
-    lines = log.read_text().splitlines()
-    log.write_text("".join(f"{line},{note}\n" for line, note in zip(lines, ["note", "", "good one", ""], strict=True)))
+    log = logged(tmp_path, "a", "b", "c")
+    add_column(log, "note", "", "good one", "")
     (tmp_path / "b").rename(tmp_path.parent / f"{tmp_path.name}-elsewhere")
     shutil.rmtree(tmp_path / "c")
     table = [(row["name"], row["test_accuracy"], row["note"]) for row in log_rows(tmp_path)]
@@ -187,9 +188,7 @@ def test_rows_whose_run_is_gone_go_and_are_told(tmp_path: Path, capsys: pytest.C
 
 
 def test_a_name_that_a_spreadsheet_took_for_a_number_costs_no_note(tmp_path: Path) -> None:
-    make_run(tmp_path, "0012")
-    update_log(tmp_path, transfers=False)
-    log = log_path(tmp_path, transfers=False)
+    log = logged(tmp_path, "0012")
     header, row = log.read_text().splitlines()
     log.write_text(f"{header},note\n{row.removeprefix('00')},mine\n")
     assert [(row["name"], row["note"]) for row in log_rows(tmp_path)] == [("12", "mine"), ("0012", "")]
@@ -198,12 +197,8 @@ def test_a_name_that_a_spreadsheet_took_for_a_number_costs_no_note(tmp_path: Pat
 def test_what_a_user_noted_of_a_run_outlives_its_training_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("a", "b", "c"):
-        make_run(tmp_path, name)
-    update_log(tmp_path, transfers=False)
-    log = log_path(tmp_path, transfers=False)
-    lines = log.read_text().splitlines()
-    log.write_text("".join(f"{line},{note}\n" for line, note in zip(lines, ["note", "mine", "", ""], strict=True)))
+    log = logged(tmp_path, "a", "b", "c")
+    add_column(log, "note", "mine", "", "")
     for name in ("a", "b"):
         (tmp_path / name / "summary.json").rename(tmp_path / name / "away")  # --overwrite and --extend remove it
     table = log_rows(tmp_path)  # as another run does that finishes meanwhile
@@ -255,9 +250,7 @@ def test_a_log_that_cannot_be_understood_is_left_alone(data: bytes, why: str, tm
 
 
 def test_a_log_that_cannot_be_written_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_run(tmp_path, "a")
-    update_log(tmp_path, transfers=False)
-    before = log_path(tmp_path, transfers=False).read_bytes()
+    before = logged(tmp_path, "a").read_bytes()
     make_run(tmp_path, "b")
 
     def full(_: int) -> None:

@@ -1,6 +1,7 @@
 """The Flax network against the PyTorch one, for configurations nobody picked."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,11 +47,8 @@ def torch_gradients(network: TorchCNN) -> dict[str, np.ndarray]:
     return zeros | {name: p.grad.numpy() for name, p in network.named_parameters()}
 
 
-@pytest.mark.long
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(config=configs(), seed=st.integers(0, 2**31 - 1), padding=st.integers(0, 3))
-def test_logits_gradients_and_statistics_equal_pytorch_in_float64(config: ModelConfig, seed: int, padding: int) -> None:
-    """Padding is added to the Flax batch alone: it must change nothing."""
+def assert_equal_to_pytorch(config: ModelConfig, seed: int, padding: int) -> None:
+    """Logits, gradients and statistics in float64. Padding, which the Flax batch alone has, must change nothing."""
     torch.manual_seed(seed)
     network = TorchCNN(config).double()
     rng = np.random.default_rng(seed)
@@ -90,6 +88,23 @@ def test_logits_gradients_and_statistics_equal_pytorch_in_float64(config: ModelC
             updated.get("batch_stats", {}),
             wanted_stats,
         )
+
+
+CASES = given(config=configs(), seed=st.integers(0, 2**31 - 1), padding=st.integers(0, 3))
+EXAMPLES = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+@settings(EXAMPLES, max_examples=4)
+@CASES
+def test_a_few_networks_equal_pytorchs(config: ModelConfig, seed: int, padding: int) -> None:
+    assert_equal_to_pytorch(config, seed, padding)
+
+
+@pytest.mark.slow
+@settings(EXAMPLES, max_examples=30)
+@CASES
+def test_many_networks_equal_pytorchs(config: ModelConfig, seed: int, padding: int) -> None:
+    assert_equal_to_pytorch(config, seed, padding)
 
 
 @pytest.mark.parametrize("config", [SHALLOW, DEEP], ids=["shallow", "deep"])
@@ -159,9 +174,8 @@ def test_a_dense_stage_needs_no_columns_that_are_zero(first_stage: int) -> None:
         )
         return jnp.square(logits).sum(), logits
 
-    whole, some = (
-        jax.grad(loss, (0, 1), has_aux=True)(params, *given) for given in ((x, None), (x[:, columns], columns))
-    )
+    gradient = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+    whole, some = (gradient(params, *given) for given in ((x, None), (x[:, columns], columns)))
     (to_params, to_x), logits = whole
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), some, ((to_params, to_x[:, columns]), logits)
@@ -171,14 +185,18 @@ def test_a_dense_stage_needs_no_columns_that_are_zero(first_stage: int) -> None:
 @pytest.mark.parametrize("weight_init", ["default", "kaiming"])
 def test_variables_and_logits_are_of_the_type_that_is_asked_for(weight_init: str) -> None:
     config = replace(SHALLOW, hidden_dims=(4, 4, 4, 4, 6, 5), weight_init=weight_init)
+
+    def logits_type(model: CNN, variables: Any) -> Any:
+        features = jax.ShapeDtypeStruct((2, 64), jnp.float32)
+        return jax.eval_shape(partial(model.apply, first_stage=4), variables, features).dtype
+
     single = init_variables(config, jax.random.key(0))
     with jax.enable_x64(True):
         double = init_variables(config, jax.random.key(0))
         assert {a.dtype for a in jax.tree.leaves(double["params"])} == {jnp.dtype("float64")}
-        features = jnp.ones((2, 64), jnp.float32)
-        assert CNN(config).apply(double, features, first_stage=4).dtype == jnp.float64
+        assert logits_type(CNN(config), double) == jnp.float64
     assert {a.dtype for a in jax.tree.leaves(single["params"])} == {jnp.dtype("float32")}
-    assert CNN(config, dtype=jnp.bfloat16).apply(single, features, first_stage=4).dtype == jnp.bfloat16
+    assert logits_type(CNN(config, dtype=jnp.bfloat16), single) == jnp.bfloat16
 
 
 def test_threefry_gives_the_words_that_jax_gives() -> None:

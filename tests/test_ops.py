@@ -86,7 +86,9 @@ def test_convolution_by_tiles_is_the_plain_one_and_pytorchs(shape: tuple[int, ..
     test_convolution_is_the_plain_one_and_pytorchs(shape)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    "shape", [*SHAPES[2:5], *(pytest.param(s, marks=pytest.mark.slow) for s in SHAPES[:2] + SHAPES[5:])], ids=str
+)
 def test_convolution_is_the_plain_one_and_pytorchs(shape: tuple[int, ...]) -> None:
     x, kernel, g = arrays(shape)
     with jax.enable_x64(True):

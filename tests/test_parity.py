@@ -63,7 +63,7 @@ def test_logits_equal_the_originals(name: str) -> None:
     np.testing.assert_allclose(logits, trace["logits"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["small", pytest.param("deep", marks=pytest.mark.slow)])
 def test_five_steps_of_the_baseline_equal_the_originals(name: str) -> None:
     config, weights, trace = load(name)
     optim = OptimConfig(schedule="constant")

@@ -18,7 +18,7 @@ from tiny_run import TINY, assert_same_run, ended, rows
 from jaxcnn.errors import InputError
 from jaxcnn.files import write_json, write_npy
 from jaxcnn.runs import present as present_module
-from jaxcnn.runs import results, run
+from jaxcnn.runs import run
 from jaxcnn.runs.comparison import write_comparison
 from jaxcnn.runs.folder import read_summary
 from jaxcnn.runs.metrics import write_metrics
@@ -192,11 +192,11 @@ def test_a_run_whose_pictures_and_log_fail_is_finished_and_the_same_command_make
         seen.append({str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()})
         raise RuntimeError("no font")
 
-    evaluate = results.evaluate
+    evaluate = run.evaluate
     log.write_bytes(b"PK\3\4\xff")  # a workbook
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(present_module, "plot_curves", fail)
-        patch.setattr(results, "evaluate", lambda *given: (math.inf, *evaluate(*given)[1:]))
+        patch.setattr(run, "evaluate", lambda *given: (math.inf, *evaluate(*given)[1:]))
         summary = run_experiment(config)
     out, err = capsys.readouterr()
     assert {"model.pth", "summary.json", "config.json", "metrics.csv", "results/predictions.npy"} <= seen[0]

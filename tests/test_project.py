@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxcnn import __version__
+
 ROOT = Path(__file__).parent.parent
 CONSTRAINTS = {(3, 11): "constraints.txt", (3, 12): "constraints-py312.txt", (3, 13): "constraints-py312.txt"}
 FILES = pytest.mark.parametrize("file", sorted(set(CONSTRAINTS.values())))
@@ -61,10 +63,9 @@ def test_continuous_integration_runs_what_the_makefile_offers() -> None:
     assert os.access(script, os.X_OK)
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     used = re.findall(r"^make (\S+)", script.read_text(), re.MULTILINE)
-    assert used == ["check", "quickstart", "test"]
+    assert used == ["check", "quickstart", "test-all"]
     assert set(used) <= set(targets)
 
 
 def test_the_version_is_in_the_changelog() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert version in (ROOT / "CHANGELOG.md").read_text()
+    assert __version__ in (ROOT / "CHANGELOG.md").read_text()

@@ -115,7 +115,9 @@ print(os.environ["MPLBACKEND"], sys.modules["matplotlib"].rcParams.get("backend"
 """
 
 
-@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "svg"])
+@pytest.mark.parametrize(
+    "backend", ["module://matplotlib_inline.backend_inline", pytest.param("svg", marks=pytest.mark.slow)]
+)
 def test_a_notebooks_backend_and_a_users_rc_file_are_no_obstacle(backend: str, tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.family: No Such Font\nsavefig.bbox: tight\n")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": backend, "LC_ALL": "C"}

@@ -69,7 +69,11 @@ def stop(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize(
     "interrupt",
-    [interrupt_between_epochs, interrupt_within_the_second_epoch, interrupt_before_the_second_checkpoint],
+    [
+        interrupt_within_the_second_epoch,
+        pytest.param(interrupt_between_epochs, marks=pytest.mark.slow),
+        pytest.param(interrupt_before_the_second_checkpoint, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_resumes_to_the_same_bits(
     interrupt: Any, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -93,6 +97,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     assert len(rows(tmp_path / "experiment_logs.csv")) == 1
 
 
+@pytest.mark.slow
 def test_an_interruption_between_checkpoint_and_weights_leaves_those_of_the_best_epoch(tmp_path: Path) -> None:
     two = replace(TINY, runs_dir=tmp_path, train=TrainConfig(2, 64))
     assert run_experiment(replace(two, name="whole"))["best_epoch"] == 2
@@ -112,6 +117,7 @@ def test_an_interruption_between_checkpoint_and_weights_leaves_those_of_the_best
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_weights_that_are_gone_come_back_from_the_checkpoint_or_are_missed(finished: Path, tmp_path: Path) -> None:
     for interrupt in (interrupt_between_epochs, signal_within_the_second_epoch):
         config = replace(TINY, runs_dir=tmp_path, name=interrupt.__name__)
@@ -127,20 +133,14 @@ def test_weights_that_are_gone_come_back_from_the_checkpoint_or_are_missed(finis
         run_experiment(config)
 
 
-def test_an_interruption_before_the_first_checkpoint_costs_nothing_but_time(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "name"), [(Bar, "step"), (results, "write_npy")])
+def test_an_interruption_before_the_first_checkpoint_or_after_training_costs_nothing_but_time(
+    place: Any, name: str, finished: Path, tmp_path: Path
+) -> None:
     config = replace(TINY, runs_dir=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Bar, "step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run_experiment(config)
-    run_experiment(config)
-    assert_same_run(tmp_path / "tiny", finished)
-
-
-def test_an_interruption_after_training_only_reads_the_test_set_again(finished: Path, tmp_path: Path) -> None:
-    config = replace(TINY, runs_dir=tmp_path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "write_npy", stop)
+        patch.setattr(place, name, stop)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(config)
     run_experiment(config)

@@ -6,7 +6,7 @@ import importlib
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,12 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 # Four steps are one call, and an epoch's last call is one step.
 @pytest.mark.parametrize(
     ("number", "status", "step"),
-    [(signal.SIGINT, 130, 4), (signal.SIGTERM, 143, 8), (signal.SIGUSR1, 138, 20), (signal.SIGHUP, 129, STEPS)],
+    [
+        (signal.SIGTERM, 143, 8),
+        pytest.param(signal.SIGINT, 130, 4, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 138, 20, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, STEPS, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_within_an_epoch_loses_no_step(
     number: int, status: int, step: int, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -54,6 +59,7 @@ def test_a_signal_within_an_epoch_loses_no_step(
     assert_same_run(tmp_path / "tiny", finished)
 
 
+@pytest.mark.slow
 def test_a_signal_after_each_call(finished: Path, tmp_path: Path) -> None:
     config = replace(TINY, runs_dir=tmp_path)
     told = []
@@ -76,7 +82,18 @@ def test_a_signal_after_each_call(finished: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(run, "load_dataset"), (run, "first_variables"), (results, "evaluate"), (results, "write_npy"), (run, "present")],
+    [
+        (run, "evaluate"),
+        *(
+            pytest.param(*place, marks=pytest.mark.slow)
+            for place in (
+                (run, "load_dataset"),
+                (run, "first_variables"),
+                (results, "write_npy"),
+                (run, "present"),
+            )
+        ),
+    ],
 )
 def test_a_signal_outside_of_training_ends_at_once_and_the_run_resumes(
     module: Any, name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -148,23 +165,33 @@ def test_what_schedulers_and_terminals_send_is_noted_and_ends_the_program(
     )
 
 
+@contextlib.contextmanager
+def handled(number: int, handler: Any) -> Iterator[None]:
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def send_unnoted(number: int) -> None:
+    with noted() as signals:
+        send(number)
+        assert not signals.came()
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_is_ignored_stays_ignored(number: int) -> None:
     """As `nohup` has it of SIGHUP, and a shell's script of SIGINT for what it starts in the background."""
-    before = signal.signal(number, signal.SIG_IGN)
     reached = []
-    try:
 
-        def work() -> None:
-            with noted() as signals:
-                send(number)
-                assert not signals.came()
-            send(number)
-            reached.append(signal.getsignal(number))
+    def work() -> None:
+        send_unnoted(number)
+        send(number)
+        reached.append(signal.getsignal(number))
 
+    with handled(number, signal.SIG_IGN):
         main(work)
-    finally:
-        signal.signal(number, before)
     assert reached == [signal.SIG_IGN]
 
 
@@ -172,17 +199,8 @@ def test_a_signal_that_is_ignored_stays_ignored(number: int) -> None:
 def test_a_handler_of_a_users_own_is_called(number: int) -> None:
     """Libraries of schedulers put a job back into the queue by one."""
     came: list[int] = []
-    before = signal.signal(number, lambda number, frame: came.append(number))
-    try:
-
-        def work() -> None:
-            with noted() as signals:
-                send(number)
-                assert not signals.came()
-
-        main(work)
-    finally:
-        signal.signal(number, before)
+    with handled(number, lambda number, frame: came.append(number)):
+        main(lambda: send_unnoted(number))
     assert came == [number]
 
 
@@ -260,6 +278,3 @@ def test_a_signal_that_a_library_takes_for_an_error_of_its_own_is_not_lost() -> 
     with pytest.raises(SystemExit) as end:
         main(load)
     assert end.value.code == 143
-
-
-# Other processes

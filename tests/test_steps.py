@@ -50,10 +50,10 @@ OPTIMIZERS = {
 @pytest.mark.parametrize(
     ("optimizer", "frozen_stages", "clip_norm", "smoothing"),
     [
-        ("adam", 0, None, 0.0),
+        pytest.param("adam", 0, None, 0.0, marks=pytest.mark.slow),
         ("sgd", 1, 0.03, 0.1),
-        ("adamw", 2, 0.03, 0.0),
-        ("sgd", 3, None, 0.0),
+        pytest.param("adamw", 2, 0.03, 0.0, marks=pytest.mark.slow),
+        pytest.param("sgd", 3, None, 0.0, marks=pytest.mark.slow),
         ("adam", 4, 0.03, 0.1),
     ],
 )
@@ -133,7 +133,10 @@ def test_what_the_padding_shows_changes_nothing() -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
 
 
-def test_steps_in_one_call_are_steps_one_by_one() -> None:
+@pytest.mark.parametrize(
+    "steps_per_call", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(None, marks=pytest.mark.slow)]
+)
+def test_steps_in_one_call_are_steps_one_by_one(steps_per_call: int | None) -> None:
     """Augmented and with dropout, so that the keys have to be the same, too."""
     config = experiment(model=replace(MODEL, dropout_rate=0.3), optimizer="sgd", learning_rate=0.05)
     step = make_train_step(
@@ -145,22 +148,20 @@ def test_steps_in_one_call_are_steps_one_by_one() -> None:
         by_hand, metrics = jitted(by_hand, batch, np.float32(0.5))
         losses.append(float(metrics.loss))
     calls: list[tuple[int, Metrics]] = []
-    for steps_per_call in (1, 2, None):
-        calls.clear()
-        train_epoch = make_train_epoch(step, split, 16, steps_per_call=steps_per_call)
-        state, metrics = train_epoch(begin(config), order, 0.5, lambda seen, total: calls.append((seen, total)))
-        assert jax.tree.structure(state) == jax.tree.structure(by_hand)
-        for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(by_hand), strict=True):
-            assert a.shape == b.shape
-            assert a.dtype == b.dtype
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
-        np.testing.assert_allclose(metrics.loss, losses, rtol=1e-6)
-        assert metrics.count.tolist() == [16, 16, 5]
-        # Progress within the epoch: the images seen, and sums over them.
-        seen = {1: [16, 32, 37], 2: [32, 37], None: [37]}[steps_per_call]
-        assert [s for s, _ in calls] == [float(total.count) for _, total in calls] == seen
-        ends = np.asarray({1: [0, 1, 2], 2: [1, 2], None: [2]}[steps_per_call])
-        np.testing.assert_allclose([t.loss for _, t in calls], np.cumsum(metrics.loss.astype(float))[ends], rtol=1e-12)
+    train_epoch = make_train_epoch(step, split, 16, steps_per_call=steps_per_call)
+    state, metrics = train_epoch(begin(config), order, 0.5, lambda seen, total: calls.append((seen, total)))
+    assert jax.tree.structure(state) == jax.tree.structure(by_hand)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(by_hand), strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(metrics.loss, losses, rtol=1e-6)
+    assert metrics.count.tolist() == [16, 16, 5]
+    # Progress within the epoch: the images seen, and sums over them.
+    seen = {1: [16, 32, 37], 2: [32, 37], None: [37]}[steps_per_call]
+    assert [s for s, _ in calls] == [float(total.count) for _, total in calls] == seen
+    ends = np.asarray({1: [0, 1, 2], 2: [1, 2], None: [2]}[steps_per_call])
+    np.testing.assert_allclose([t.loss for _, t in calls], np.cumsum(metrics.loss.astype(float))[ends], rtol=1e-12)
 
 
 @pytest.mark.parametrize("batch_size", [16, 37, 50])

@@ -51,6 +51,7 @@ with _locked(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_on_a_run_is_refused_until_the_first_is_gone(finished: Path, tmp_path: Path) -> None:
     config = replace(TINY, runs_dir=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
@@ -72,6 +73,18 @@ def test_a_second_process_on_a_run_is_refused_until_the_first_is_gone(finished: 
     assert_same_run(tmp_path / "tiny", finished)
 
 
+def test_a_run_that_is_in_use_is_refused(finished: Path, tmp_path: Path) -> None:
+    """The lock belongs to an opened file: within one process too, it keeps a second one out."""
+    shutil.copytree(finished, tmp_path / "tiny")
+    (tmp_path / "tiny/summary.json").unlink()  # trained, and not evaluated
+    with folder_module._locked(tmp_path / "tiny"):
+        before = contents(tmp_path)
+        for existing in (Existing(), OVERWRITE):
+            with pytest.raises(InputError, match=r"tiny is in use by another process; wait"):
+                run_experiment(replace(TINY, runs_dir=tmp_path), existing)
+        assert contents(tmp_path) == before
+
+
 def test_what_a_killed_start_left_is_no_obstacle(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny" / "results").mkdir(parents=True)
     for name in (".lock", ".note", ".jaxcnn-config.json-abc.json", "results/.jaxcnn-labels.npy-abc.npy"):
@@ -82,9 +95,9 @@ def test_what_a_killed_start_left_is_no_obstacle(finished: Path, tmp_path: Path)
     assert [path.name for path in (tmp_path / "tiny").rglob(".*") if path.name != ".zarray"] == [".lock"]
 
 
-def test_a_removal_that_is_cut_short_leaves_a_run_that_can_be_removed(tmp_path: Path) -> None:
+def test_a_removal_that_is_cut_short_leaves_a_run_that_can_be_removed(finished: Path, tmp_path: Path) -> None:
     config = replace(TINY, runs_dir=tmp_path, train=TrainConfig(1, 64))
-    run_experiment(config)
+    shutil.copytree(finished, tmp_path / "tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folder_module.shutil, "rmtree", lambda path: send(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt), folder_module._locked(tmp_path / "tiny"):
@@ -111,6 +124,7 @@ def test_a_run_that_diverges_keeps_the_last_good_weights(finished: Path, tmp_pat
     assert_same_run(tmp_path / "tiny", finished)
 
 
+@pytest.mark.slow
 def test_weights_that_the_last_step_spoils_are_not_kept_without_validation(tmp_path: Path) -> None:
     """The loss of a step is of the weights before it: nothing but a look at them shows what it did."""
     data = DataConfig("digits", augment="none", validation=0.0)
@@ -129,10 +143,10 @@ def full(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("place", "named"),
     [
-        ("torch.save", "model.pth"),
         ("orbax.checkpoint.CheckpointManager.save", "checkpoints"),
-        ("numpy.save", "train_loss.npy"),
-        ("jaxcnn.files.os.fsync", "config.json"),
+        pytest.param("torch.save", "model.pth", marks=pytest.mark.slow),
+        pytest.param("numpy.save", "train_loss.npy", marks=pytest.mark.slow),
+        pytest.param("jaxcnn.files.os.fsync", "config.json", marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_once_there_is_space(
@@ -171,6 +185,7 @@ def small_files(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CheckpointManager, "save", limited)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fill", "told"),
     [(small_disk, "No space left on device: 6,"), (small_files, "File too large")],
@@ -216,6 +231,7 @@ def test_an_extended_run_is_the_run_that_was_begun_with_more_epochs(finished: Pa
     assert contents(tmp_path) == before  # not trained again
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_can_be_extended_too(finished: Path, tmp_path: Path) -> None:
     config = replace(TINY, runs_dir=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
@@ -243,6 +259,7 @@ def test_where_the_images_lie_is_no_part_of_a_run(finished: Path, capsys: pytest
     assert "is finished" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_transfer_whose_source_has_changed_is_refused(finished: Path, tmp_path: Path) -> None:
     source = tmp_path / "source.pth"
     source.write_bytes((finished / "model.pth").read_bytes())

@@ -58,10 +58,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
     variables = draw_variables(config.model)
     for key_seed, order_seed in ((1, 0), (0, 1)):
         state = init_state(variables, config.model, config.optim, seed=key_seed)
-        _, different = run(replace(config, seed=order_seed), dataset, state=state)
+        _, different = run(
+            replace(config, seed=order_seed, train=replace(config.train, epochs=1)), dataset, state=state
+        )
         assert different[0].train_loss != records[0].train_loss
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_from_a_checkpoint_equals_one_that_was_not_interrupted(tmp_path: Path) -> None:
     """With plateaus and a warm-up, which depend on the history; checkpoints are written while training goes on."""
     dataset = contradicting()
@@ -254,7 +257,7 @@ def test_a_run_compiles_each_step_once(caplog: pytest.LogCaptureFixture) -> None
     assert per_epoch[1:] == [[], [], []]
 
 
-@pytest.mark.parametrize("cut", [1, 2, 5, 7])
+@pytest.mark.parametrize("cut", [5, *(pytest.param(cut, marks=pytest.mark.slow) for cut in (1, 2, 7))])
 def test_an_epoch_that_is_cut_short_goes_on_to_the_same_bits(cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three epochs of three steps; augmentation, dropout and momentum make every step depend on all before."""
     monkeypatch.setattr(train_module, "backend_form", lambda: Form(steps_per_call=1, vectorized=False))
@@ -287,6 +290,7 @@ def test_early_stopping_waits_until_the_mask_is_reached() -> None:
     assert len(run(probed, contradicting())[1]) == 5
 
 
+@pytest.mark.slow
 def test_plateaus_wait_until_the_mask_is_reached() -> None:
     config = experiment(epochs=5, learning_rate=0.3, plateau_patience=0)
     probed = replace(config, freeze=FreezeConfig(mask="full", probe_epochs=3))
@@ -307,7 +311,7 @@ def test_a_network_of_another_number_of_classes_is_refused() -> None:
         next(fit(begin(config), config, draw_dataset()))
 
 
-@pytest.mark.parametrize("mask", ["full", "frozen"])
+@pytest.mark.parametrize("mask", ["frozen", pytest.param("full", marks=pytest.mark.slow)])
 def test_the_form_for_accelerators_trains_the_same(mask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole run with AutoAugment, in float64: an epoch in one call, whole batches augmented, XLA's convolutions."""
     config = replace(experiment(augment="autoaugment", epochs=2), freeze=FreezeConfig(mask=mask))

@@ -1,32 +1,27 @@
 """Transfers: against the original's recorded steps, and what frozen, thawed and new mean leaf by leaf."""
 
-import json
-from dataclasses import asdict, replace
-from itertools import pairwise
-from pathlib import Path
+from dataclasses import replace
+from itertools import pairwise, product
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 import torch
-from test_parity import NETWORKS, REFERENCE, compare_weights, load
+from test_parity import NETWORKS, compare_weights, load
 
-from jaxcnn import CNN, DataConfig, ExperimentConfig, InputError, ModelConfig, OptimConfig, TrainConfig
+from jaxcnn import CNN, DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxcnn.config import FreezeConfig, Mask, Precision
 from jaxcnn.data.augment import standardise
 from jaxcnn.data.splits import Dataset, Split
-from jaxcnn.files import write_json
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables
 from jaxcnn.training.features import compute_features
 from jaxcnn.training.loop import fit
 from jaxcnn.training.records import Batch
 from jaxcnn.training.step import init_state, make_train_step
-from jaxcnn.weights.convert import entries, from_torch
+from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.pytorch_network import TorchCNN
-from jaxcnn.weights.source import create_transfer_model, read_source
-from jaxcnn.weights.transfer import Source, transplant
 
 MASKS = ("frozen", "partial", "full")
 
@@ -77,8 +72,13 @@ def recorded_rounding(
     return {name: np.abs(exact[name] - trace[f"{mask}/after/{name}"]) for name in exact}
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [
+        pytest.param(name, mask, marks=() if (name, mask) == ("small", "partial") else pytest.mark.slow)
+        for name, mask in product(NETWORKS, MASKS)
+    ],
+)
 def test_five_steps_under_the_originals_protocol_equal_the_originals(name: str, mask: str) -> None:
     config, weights, trace = recorded_start(name, mask)
     frozen = frozen_stages(FreezeConfig(mask=mask), config, 0)
@@ -90,32 +90,8 @@ def test_five_steps_under_the_originals_protocol_equal_the_originals(name: str, 
     np.testing.assert_allclose(logits, trace[f"{mask}/logits"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_trainable_names_are_the_originals(name: str, mask: str) -> None:
-    wanted = json.loads((REFERENCE / name / "meta.json").read_text())["trainable"][mask]
-    config = replace(load(name)[0], num_classes=100)
-    _, variables, trains = create_transfer_model(
-        REFERENCE / name / "model.pth",
-        100,
-        mask=mask,
-        input_size=config.input_size,
-        apply_pooling=config.apply_pooling,
-        activation_function=config.activation_function,
-    )
-    names = []
-    for entry in entries(config):
-        if entry.path[0] == "params":
-            leaf = trains
-            for part in entry.path[1:]:
-                leaf = leaf[part]
-            names += [entry.torch_name] if leaf else []
-    assert names == wanted
-    assert jax.tree.structure(trains) == jax.tree.structure(variables["params"])
-
-
 @pytest.mark.parametrize("mask", ["frozen", "partial"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["small", pytest.param("deep", marks=pytest.mark.slow)])
 def test_frozen_means_bit_identical_and_without_optimiser_state(name: str, mask: str) -> None:
     config, weights, trace = recorded_start(name, mask)
     before = from_torch(weights, config)
@@ -133,6 +109,7 @@ def test_frozen_means_bit_identical_and_without_optimiser_state(name: str, mask:
             assert np.any(np.asarray(a) != b)
 
 
+@pytest.mark.slow
 def test_the_compiled_step_does_less_the_more_is_frozen() -> None:
     config, weights, trace = recorded_start("small", "full")
     flops = {}
@@ -195,7 +172,7 @@ def moved(before: Any, after: Any) -> set[str]:
     return {name for name, leaves in same.items() if not any(leaves)}
 
 
-@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("cache", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_linear_probing_then_fine_tuning_moves_the_head_then_what_the_mask_says(cache: bool) -> None:
     freeze = FreezeConfig(mask="partial", freeze_until_block=0, probe_epochs=2, cache_features=cache)
     *params, state = tiny_run(freeze, 4)
@@ -210,6 +187,7 @@ def test_linear_probing_then_fine_tuning_moves_the_head_then_what_the_mask_says(
     assert counts == {"block_1": 6, "fc1": 6, "fc2": 6, "fc3": 12}
 
 
+@pytest.mark.slow
 def test_gradual_unfreezing_adds_a_stage_at_a_time_from_the_top() -> None:
     *params, state = tiny_run(FreezeConfig(mask="full", unfreeze_every=1), 6)
     modules = ["fc3", "fc2", "fc1", "block_1", "block_0"]
@@ -237,8 +215,15 @@ def test_discriminative_rates_are_powers_of_the_decay() -> None:
             np.testing.assert_allclose(decayed, plain * 0.5 ** (4 - stage), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("mask", ["frozen", "partial"])
+@pytest.mark.parametrize(
+    ("mask", "precision"),
+    [
+        ("frozen", "float32"),
+        ("partial", "bfloat16"),
+        pytest.param("frozen", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("partial", "float32", marks=pytest.mark.slow),
+    ],
+)
 def test_cached_features_train_the_same_weights(mask: Mask, precision: Precision) -> None:
     runs = [
         tiny_run(FreezeConfig(mask=mask, freeze_until_block=0, cache_features=cache), 5, precision, learning_rate=1e-2)
@@ -280,6 +265,7 @@ def test_features_leave_out_what_is_zero_for_every_image() -> None:
         np.testing.assert_allclose(restored, features, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_features_without_zeros_train_the_same_weights() -> None:
     model, variables = half_dead()
     runs = [
@@ -289,101 +275,3 @@ def test_features_without_zeros_train_the_same_weights() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), runs[0][-1], runs[1][-1])
     before, after = (run["fc1"]["kernel"] for run in (runs[0][0], runs[0][-2]))
     assert np.mean(before != after) > 0.99  # L2 moves the weights of zeros, too
-
-
-def test_a_transplant_takes_all_but_the_head() -> None:
-    source = read_source(REFERENCE / "small" / "model.pth")
-    fc3 = transplant(source, num_classes=7, key=jax.random.key(0))
-    assert (fc3.taken, fc3.new) == (["block_0", "block_1", "block_2", "block_3", "fc1", "fc2"], ["fc3"])
-    assert fc3.variables["params"]["fc3"]["kernel"].shape == (32, 7)
-    for name in fc3.taken:
-        jax.tree.map(np.testing.assert_array_equal, fc3.variables["params"][name], source.variables["params"][name])
-    classifier = transplant(source, num_classes=10, head="all", key=jax.random.key(0))
-    assert classifier.new == ["fc1", "fc2", "fc3"]
-    for name in classifier.new:
-        assert np.any(classifier.variables["params"][name]["kernel"] != source.variables["params"][name]["kernel"])
-
-
-def test_the_head_is_new_even_where_it_would_fit_save_under_the_originals_protocol() -> None:
-    source = read_source(REFERENCE / "small" / "model.pth")
-    old = source.variables["params"]["fc3"]["kernel"]
-    assert np.all(transplant(source, num_classes=10, key=jax.random.key(0)).variables["params"]["fc3"]["kernel"] != old)
-    kept = transplant(source, num_classes=10, key=jax.random.key(0), keep_fitting_head=True)
-    np.testing.assert_array_equal(kept.variables["params"]["fc3"]["kernel"], old)
-    assert transplant(source, num_classes=9, key=jax.random.key(0), keep_fitting_head=True).new == ["fc3"]
-
-
-def test_weights_of_another_shape_are_an_error_that_names_them() -> None:
-    source = read_source(REFERENCE / "small" / "model.pth")
-    other = Source(source.variables, replace(source.config, hidden_dims=(8, 16, 20, 32, 64, 32)), [])
-    with pytest.raises(InputError, match="block_2 is"):
-        transplant(other, num_classes=10, key=jax.random.key(0))
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> tuple[Path, ModelConfig]:
-    """Weights without their configuration, of a network with tanh and its pools behind."""
-    config = replace(TINY, activation_function="tanh", apply_pooling=(0, 1), dropout_rate=0.2)
-    torch.save(TorchCNN(config).state_dict(), tmp_path / "other.pth")
-    return tmp_path / "other.pth", config
-
-
-def test_what_is_assumed_of_a_source_is_a_warning_and_kept(other: tuple[Path, ModelConfig]) -> None:
-    path, config = other
-    with pytest.warns(UserWarning, match="does not tell all of its network") as caught:
-        made = create_transfer_model(path, 7, input_size=8, mask="frozen")
-    (warning,) = caught
-    assert str(warning.message) == (
-        f"{path} does not tell all of its network; assumed: activation_function=relu; "
-        "apply_pooling=[1, 0] (the first blocks pool). Where it is otherwise, "
-        "give the argument of that name, or a file of the right weights alone"
-    )
-    assert warning.filename == __file__
-    assert made.assumed == ("activation_function=relu", "apply_pooling=[1, 0] (the first blocks pool)")
-    assert made.notes == ()
-    model, variables, mask = made
-    assert (model, variables, mask) == (made.model, made.variables, made.mask)
-    assert model.config == replace(config, num_classes=7, activation_function="relu", apply_pooling=(1, 0))
-    assert mask["block_1"]["conv_0"] == {"kernel": False, "bias": False}
-    assert mask["fc3"] == {"kernel": True, "bias": True}
-
-    with pytest.warns(UserWarning, match=r"assumed: activation_function=relu\. Where"):
-        assert create_transfer_model(path, 7, input_size=8, apply_pooling=(0, 1)).assumed == made.assumed[:1]
-
-
-def test_a_source_that_tells_all_or_is_told_all_warns_of_nothing(other: tuple[Path, ModelConfig]) -> None:
-    """A warning is an error here."""
-    path, config = other
-    told = {"input_size": 8, "apply_pooling": (0, 1), "activation_function": "tanh"}
-    made = create_transfer_model(path, 7, **told)
-    assert (made.model.config, made.assumed) == (replace(config, num_classes=7), ())
-    write_json(path.parent / "config.json", {"model": asdict(config)})
-    made = create_transfer_model(str(path), 7)
-    assert (made.model.config, made.assumed) == (replace(config, num_classes=7), ())
-
-
-def test_a_choice_between_two_networks_is_a_warning_too(other: tuple[Path, ModelConfig]) -> None:
-    path, config = other
-    write_json(path.parent / "config.json", {"model": asdict(config)})
-    weights = torch.load(path, weights_only=True)
-    averaged = {name: value + 1 for name, value in weights.items()}
-    torch.save({"model": weights, "model_ema": averaged, "epoch": 3}, path)
-    with pytest.warns(UserWarning, match=r"assumed: the weights in model_ema \(an average\), not those in model\."):
-        made = create_transfer_model(path, 7)
-    assert made.notes == ("ignored: model, epoch",)
-    np.testing.assert_array_equal(made.variables["params"]["fc1"]["bias"], averaged["fc1.bias"])
-
-
-def test_a_mask_beyond_the_network_is_refused() -> None:
-    with pytest.raises(InputError, match=r"freeze_until_block=9 .* blocks 0 to 3"):
-        create_transfer_model(REFERENCE / "small" / "model.pth", 10, freeze_until_block=9)
-
-
-def test_a_missing_source_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist"):
-        create_transfer_model(tmp_path / "model.pth", 10)
-
-
-def test_a_head_that_is_none_is_refused() -> None:
-    with pytest.raises(InputError, match=r"head='fc2' is not usable: choose one of fc3, all"):
-        create_transfer_model(REFERENCE / "small" / "model.pth", 10, head="fc2")

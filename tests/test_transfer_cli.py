@@ -85,7 +85,7 @@ def test_the_originals_settings_are_the_defaults(
     assert config.name == f"transfer_cifar10_to_{target}_{mask}"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_all_masks_are_compared_under_one_budget(source: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     transfer(flags(source, runs, "--mask", "all", "--seeds", "0", "1"))
@@ -124,6 +124,7 @@ def test_the_comparison_pairs_runs_of_the_same_seed() -> None:
     assert made[1][4:] == ("2.5", "1.0", "1,234")
 
 
+@pytest.mark.slow
 def test_a_model_of_the_original_is_a_source_with_no_other_flag(tmp_path: Path) -> None:
     words = ["--source", str(REFERENCE), "--target", "digits", "--mask", "frozen", "--train.epochs", "1"]
     transfer([*words, "--data.augment", "none", "--data.fraction", "0.2", "--runs-dir", str(tmp_path)])
@@ -147,6 +148,7 @@ def test_the_originals_protocol_steers_by_the_test_split_and_keeps_the_last_weig
     assert torch.equal(tuned["blocks.0.0.weight"], given["blocks.0.0.weight"])
 
 
+@pytest.mark.slow
 def test_under_the_originals_protocol_the_test_images_are_augmented_too(source: Path, tmp_path: Path) -> None:
     transfer(flags(source, tmp_path, "--protocol", "original", "--name", "original", "--data.augment", "flipcrop"))
     config = read_config(tmp_path / "original" / "config.json", TransferConfig)
