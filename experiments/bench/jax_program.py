@@ -12,7 +12,7 @@ from experiments.bench.measure import Program
 from experiments.bench.setting import OPTIM, Setting, as_dataset, freeze, load_images
 from jaxcnn.augment import augment, standardise
 from jaxcnn.backend import backend_form, jit
-from jaxcnn.config import Augment, DataConfig, ExperimentConfig, Mask, TrainConfig
+from jaxcnn.config import Augment, DataConfig, ExperimentConfig, Mask, Precision, TrainConfig
 from jaxcnn.convert import from_torch
 from jaxcnn.data import CIFAR10_MEAN, CIFAR10_STD
 from jaxcnn.masks import frozen_stages
@@ -58,11 +58,11 @@ def train_steps(setting: Setting, mask: Mask, **options: Any) -> Program:
     return run
 
 
-def evaluation(setting: Setting) -> Program:
+def evaluation(setting: Setting, precision: Precision = "float32") -> Program:
     """Evaluation of `setting.steps` batches of stored images."""
     split = load_images(setting, setting.steps * setting.batch_size)
     variables = init_variables(setting.model, key_of(0))
-    step = jax.jit(make_eval_step(model=setting.model, **STANDARDISED))
+    step = jax.jit(make_eval_step(model=setting.model, precision=precision, **STANDARDISED))
     return lambda: evaluate(step, variables, split, setting.batch_size)
 
 
