@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from experiments.bench.measure import Row
     from experiments.bench.setting import Setting
 
+TABLE_WIDTH = 130
+"""Columns for the table, also in a pipe, which counts as 80: a table that is cut off is worse than lines that wrap."""
+
 
 @dataclass(frozen=True)
 class DataFlags:
@@ -144,7 +147,8 @@ def compare(flags: Flags, other: Path) -> None:
             records.append({**row.to_dict(), **setting.work()})
             console.print(f"{row.name}: {records[-1]['ratio']:.3f}", markup=False)
             write_records(flags.json, records, facts)
-    console.print(against.table(measured), width=max(console.width, 110), crop=False)  # pipes count as 80 columns
+    console.width = max(console.width, TABLE_WIDTH)
+    console.print(against.table(measured), crop=False)
 
 
 def bench(flags: Flags) -> None:
@@ -177,7 +181,8 @@ def bench(flags: Flags) -> None:
             write_records(flags.json, records, facts)
             if flags.history is not None:
                 history.append(flags.history, [{**records[-1], **facts}])
-    console.print(show.rich_table(measured), width=max(console.width, 130), crop=False)  # pipes count as 80 columns
+    console.width = max(console.width, TABLE_WIDTH)
+    console.print(show.rich_table(measured), crop=False)
     for remark in show.remarks(measured):
         console.print(remark, markup=False)
     if flags.markdown is not None:

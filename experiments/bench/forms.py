@@ -18,8 +18,13 @@ FORMS = {
 }
 """By the column of a row."""
 
-HEAD_FORMS = {"pytorch": EAGER, "pytorch_compiled": Form(compiled=True), "pytorch_bf16": Form(bfloat16=True)}
-"""Those of a network without convolutions, which have no channels."""
+HEAD_FORMS = {
+    "pytorch": EAGER,
+    "pytorch_fused_adam": Form(fused=True),
+    "pytorch_compiled": Form(compiled=True),
+    "pytorch_bf16": Form(bfloat16=True),
+}
+"""Those of a head alone: it has no channels, and Adam is a large part of its step."""
 
 PROBE = 32
 """Images on which a form is tried first."""

@@ -60,6 +60,8 @@ class Form(NamedTuple):
     """By torch.compile."""
     bfloat16: bool = False
     """Under autocast."""
+    fused: bool = False
+    """Adam in one kernel."""
 
 
 EAGER = Form()
@@ -92,7 +94,9 @@ def make_trainer(
         block.eval().requires_grad_(False)
     if form.channels_last:
         torch.nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
-    optimizer = torch.optim.Adam(network.parameters(), lr=OPTIM.learning_rate, weight_decay=OPTIM.weight_decay)
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=OPTIM.learning_rate, weight_decay=OPTIM.weight_decay, fused=form.fused
+    )
     forward: Callable[[Tensor], Tensor] = network.head if head_only else network
     return Trainer(network, torch.compile(forward) if form.compiled else forward, optimizer, form)
 
