@@ -41,12 +41,13 @@ def torch_forms(
     bfloat16 is tried on a few of the first batch's images; torch.compile, which must not see another batch size, on the
     whole first batch.
     """
-    torch.compiler.reset()  # it compiles one function a few times only, and every row's network counts
     images, labels = first = next(iter(batches))
     probe = [(images[:PROBE], labels[:PROBE])]
     found: dict[str, Work] = {}
     remarks = []
     for column, form in forms.items():
+        if form.compiled:
+            torch.compiler.reset()  # it compiles one function a few times only, and every row's network counts
         work = make(form)
         if form.bfloat16 and (slow := _too_slow(work, found["pytorch"], probe)):
             remarks.append(f"pytorch bf16 {slow}")
