@@ -15,7 +15,7 @@ from jaxcnn.config.experiment import CONTINUE, RESOLVED, Existing, ExperimentCon
 from jaxcnn.config.training import FreezeConfig
 from jaxcnn.data.sets import as_original, load_dataset
 from jaxcnn.data.splits import Dataset
-from jaxcnn.errors import InputError, UnreadableError, is_out_of_memory, reason
+from jaxcnn.errors import InputError, MachineError, is_out_of_memory, reason
 from jaxcnn.files import digest, is_there, made_by_older_version, older_digest
 from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.masks import count_parameters, frozen_stages
@@ -88,7 +88,7 @@ def _enough_memory() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise InputError(
+        raise MachineError(
             f"there is not enough memory for this run ({reason(error)}); lower model.input_size, train.batch_size or "
             "model.hidden_dims"
         ) from error
@@ -275,8 +275,6 @@ def _test(folder: Path, config: ExperimentConfig, dataset: Dataset) -> Evaluatio
 def _require_weights(folder: Path) -> None:
     try:
         read_state_dict(folder / "model.pth")
-    except UnreadableError:
-        raise
     except InputError as error:
         raise InputError(f"{folder} has lost its best epoch: {error}; --overwrite begins the run again") from error
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.data.splits import Dataset, Split, epoch_order
-from jaxcnn.errors import InputError
+from jaxcnn.errors import DivergedError
 from jaxcnn.kernels.backend import Jit, backend_form, fixed_settings, jit
 from jaxcnn.kernels.primitives import take_images
 from jaxcnn.masks import frozen_stages, settled_epoch
@@ -174,7 +174,8 @@ def fit(
 
     Raises:
         InputError: when the data set does not fit the network, or an epoch's last batch is too small for batch
-            normalisation (`training.soundness.require_trainable`), or the loss stops being finite, naming the step.
+            normalisation (`training.soundness.require_trainable`).
+        DivergedError: when the loss or a weight stops being finite, naming the step.
         Paused: when `should_stop` cut an epoch short.
     """
     require_trainable(config, dataset)
@@ -203,7 +204,7 @@ def fit(
             metrics, part = jax.tree.map(lambda *parts: np.concatenate(parts), part, metrics), None
         if not np.all(np.isfinite(metrics.loss)):
             bad = int(np.argmin(np.isfinite(metrics.loss)))
-            raise InputError(
+            raise DivergedError(
                 f"the loss is {metrics.loss[bad]} at step {epoch * steps + bad} (epoch {epoch + 1}): "
                 "training diverged; lower optim.learning_rate or set optim.clip_norm"
             )
@@ -216,12 +217,12 @@ def fit(
                 phase.eval_step, variables, phase.validation, batch_size, seed=(config.seed, epoch)
             )
             if not math.isfinite(val_loss):
-                raise InputError(
+                raise DivergedError(
                     f"the validation loss is {val_loss} after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
                     "training diverged; lower optim.learning_rate or set optim.clip_norm"
                 )
         elif not _all_finite(state.params):
-            raise InputError(
+            raise DivergedError(
                 f"a weight is no longer finite after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
                 "training diverged; lower optim.learning_rate or set optim.clip_norm"
             )
