@@ -1,6 +1,8 @@
 """The benchmark measures what it says: the same work on both sides, counted and compared. No time is asserted."""
 
 import json
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.bench import __main__ as program
-from experiments.bench import processes, rows, show
+from experiments.bench import forms, jax_program, processes, rows, show
 from experiments.bench.child import Clock
 from experiments.bench.flops import forward_flops, layers, step_flops
 from experiments.bench.measure import Row, take_turns
 from experiments.bench.pillow import Transform
-from experiments.bench.pytorch_program import evaluate, in_memory, make_loader, make_trainer, train
+from experiments.bench.pytorch_program import CachedFeatures, evaluate, in_memory, make_loader, make_trainer, train
 from experiments.bench.setting import Setting, load_images
 from experiments.bench.stock import StockCNN, stock_variables
 from jaxcnn import CNN, DEEP, SHALLOW, InputError, ModelConfig, init_variables
@@ -82,7 +84,7 @@ def test_frozen_blocks_of_the_pytorch_program_do_not_move_and_the_rest_does() ->
     assert losses[-1] < losses[0]
     for name, value in trainer.network.state_dict().items():
         assert torch.equal(value, before[name]) == name.startswith("blocks.0."), name
-    total, hits = evaluate(trainer.network.eval(), batches)
+    total, hits = evaluate(make_trainer(SMALL, frozen_blocks=0, evaluating=True), batches)
     assert total > 0
     assert 0 <= hits <= 8
 
@@ -107,7 +109,7 @@ def test_a_ratio_above_one_means_that_jaxcnn_is_better() -> None:
     faster = Row("a", "", "images/s", {"jaxcnn": [30, 10, 20], "pytorch": [10, 10, 10]})
     assert (faster.ratio, faster.ratio_spread) == (2, (1, 3))
     quicker = Row("b", "", "s", {"jaxcnn": [1.0], "pytorch": [4.0], "other": []}, more_is_better=False)
-    assert (quicker.ratio, quicker.ratio_spread, quicker.versus("other")) == (4, (4, 4), None)
+    assert (quicker.ratio, quicker.ratio_spread, quicker.versus("jaxcnn", "other")) == (4, (4, 4), None)
     alone = Row("c", "", "s", {"jaxcnn": [1.0]}, more_is_better=False)
     assert (alone.ratio, alone.ratio_spread, alone.to_dict()["pytorch"]) == (None, None, None)
     order: list[str] = []
@@ -136,26 +138,35 @@ def test_a_process_of_its_own_answers_with_time_and_memory(tmp_path: Path) -> No
 ROWS = {"evaluate", "convert_model"}
 
 
-def test_a_run_keeps_its_rows_a_table_and_a_chart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paths = {kind: tmp_path / f"out.{kind}" for kind in ("json", "chart.png", "markdown")}
+def test_a_run_keeps_its_rows_a_table_and_a_chart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(forms.FORMS, "pytorch_compiled")  # compilation takes long,
+    evaluation = jax_program.evaluation
+    monkeypatch.setattr(jax_program, "evaluation", lambda setting, *_: evaluation(setting))  # and so does bfloat16's
+    paths = {kind: tmp_path / f"out.{kind}" for kind in ("json", "chart.png", "markdown", "history")}
     small: dict[str, Any] = {"rounds": 2, "batch_size": 4, "steps": 1, "images": 8}
     flags = program.Flags(
         rows=("eval*", "convert_model"),
         json=paths["json"],
         chart=paths["chart.png"],
         markdown=paths["markdown"],
+        history=paths["history"],
         **small,
     )
     program.bench(flags)
     kept = json.loads(paths["json"].read_text())
     assert {row["name"] for row in kept} == ROWS
     for row in kept:
-        assert {"jaxcnn", "pytorch", "ratio", "unit", "spread", "n", "preset", "hardware", "versions"} <= set(row)
-        assert row["n"] == 2
+        assert {"jaxcnn", "pytorch", "ratio", "unit", "preset", "processor", "features", "versions"} <= set(row)
+        assert row["forms"]["jaxcnn"]["n"] == 2
         assert row["jaxcnn"] > 0
+    past = [json.loads(line) for line in paths["history"].read_text().splitlines()]
+    assert past == [{name: value for name, value in row.items() if name != "command"} for row in kept]
     ratios = {row["name"]: row["ratio"] for row in kept}
     assert ratios["evaluate"] > 0
     assert ratios["convert_model"] is None
+    assert {"jaxcnn", "jaxcnn_bf16", "pytorch", "pytorch_channels_last"} <= set(kept[0]["forms"])
     assert paths["chart.png"].read_bytes().startswith(b"\x89PNG")
     text = paths["markdown"].read_text()
     assert "| `evaluate` |" in text
@@ -206,11 +217,62 @@ def test_numbers_are_short() -> None:
     assert [show.number(value) for value in (None, 0.123, 12.34, 1234.5)] == ["", "0.12", "12.3", "1,234"]
 
 
-def test_what_this_processor_does_not_know_gets_one_turn_and_a_remark(monkeypatch: pytest.MonkeyPatch) -> None:
-    program, remark = rows.half_steps(TINY, frozen_blocks=4)
-    assert program is not None
-    assert remark == ""
-    monkeypatch.setattr(rows, "PATIENCE", 0.0)
-    program, remark = rows.half_steps(TINY, frozen_blocks=4)
-    assert program is None
-    assert remark.startswith("pytorch bf16 ")
+def test_the_table_names_the_best_form_of_each_program() -> None:
+    values = {
+        "jaxcnn": [20.0],
+        "jaxcnn_bf16": [10.0],
+        "pytorch": [10.0],
+        "pytorch_bf16_2_workers": [40.0],
+        "stock": [99.0],
+    }
+    row = Row("step_full", "", "images/s", values)
+    cells = dict(zip(show.HEADER, show.cells(row), strict=True))
+    assert (cells["ratio"], cells["best ratio"]) == ("2.00", "0.50")
+    assert (cells["best jaxcnn"], cells["best PyTorch"]) == ("20.0 float32", "40.0 bf16 2 workers")
+    quickest = Row("b", "", "s", {"jaxcnn": [2.0], "pytorch": [4.0], "pytorch_lean": [1.0]}, more_is_better=False)
+    assert (quickest.best("pytorch"), quickest.best_ratio) == ("pytorch_lean", 0.5)
+    plain = show.cells(Row("c", "", "s", {"jaxcnn": [2.0], "pytorch": [4.0]}))
+    assert plain[show.HEADER.index("best ratio")] == ""
+
+
+def test_a_form_that_is_slow_here_or_fails_is_left_out_with_a_remark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)  # it imports the compiler
+    seen: list[tuple[forms.Form, int]] = []
+
+    def make(form: forms.Form) -> forms.Work:
+        def work(batches: forms.Batches) -> None:
+            seen.extend((form, len(labels)) for _, labels in batches)
+            if form.compiled:
+                raise RuntimeError("no compiler")
+            if form.bfloat16:
+                time.sleep(0.01)
+
+        return work
+
+    batches = in_memory(load_images(TINY, 80), 40)
+    works, note = forms.torch_forms(make, batches)
+    assert set(works) == {"pytorch", "pytorch_channels_last"}
+    slow, failed = sorted(note.split("; "))
+    assert failed == "torch.compile failed: RuntimeError"
+    assert re.fullmatch(r"pytorch bf16 not timed: [\d,]+ images/s in one batch of 32, float32 [\d,]+", slow)
+    assert {count for form, count in seen if form.bfloat16} == {forms.PROBE}
+    assert {count for form, count in seen if form.compiled} == {40}
+
+
+def test_other_forms_compute_what_eager_float32_does() -> None:
+    batches = in_memory(load_images(TINY, 4), 4)
+    half, fused = forms.FORMS["pytorch_bf16"], forms.HEAD_FORMS["pytorch_fused_adam"]
+    losses = [evaluate(make_trainer(SMALL, frozen_blocks=0, form=f), batches)[0] for f in (forms.EAGER, half)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    losses = [train(make_trainer(SMALL, frozen_blocks=0, form=f), batches * 3)[0] for f in (forms.EAGER, fused)]
+    assert losses[1] == pytest.approx(losses[0], rel=5e-2)
+
+
+def test_a_head_on_cached_features_trains_as_behind_frozen_blocks() -> None:
+    split = load_images(TINY, 8)
+    whole = make_trainer(SMALL, frozen_blocks=2)
+    head = make_trainer(SMALL, frozen_blocks=2, head_only=True)
+    features = CachedFeatures(head.network, split, 8)
+    assert [len(labels) for _, labels in CachedFeatures(head.network, split, 5)] == [5, 3]
+    for _ in range(3):  # one batch an epoch, so that its order does not matter
+        assert train(head, features)[0] == pytest.approx(train(whole, in_memory(split, 8))[0], rel=1e-5)

@@ -19,14 +19,7 @@ from refusals import message
 from jaxcnn.cli import train as train_program
 from jaxcnn.cli.flags import baseline, parse, prog
 from jaxcnn.cli.main import main
-from jaxcnn.config import (
-    DEEP,
-    SHALLOW,
-    DataConfig,
-    ExperimentConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from jaxcnn.config import DEEP, SHALLOW, DataConfig, ExperimentConfig, OptimConfig, TrainConfig
 from jaxcnn.config.experiment import RESOLVED
 from jaxcnn.runs.device import select_device
 

@@ -14,6 +14,7 @@ from refusals import message
 from safetensors.torch import load_file, save_file
 
 from jaxcnn import InputError, ModelConfig
+from jaxcnn.config.network import Untold
 from jaxcnn.weights.convert import flags_to_read, from_torch, infer_config, to_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict
 from jaxcnn.weights.pytorch_network import TorchCNN
@@ -23,7 +24,7 @@ SMALL = ModelConfig(
     input_size=8, in_channels=1, hidden_dims=(2, 3, 4, 5), layers_per_block=(2, 1), apply_pooling=(1, 0),
     apply_bn=(1, 0), num_blocks=2, num_classes=3,
 )  # fmt: skip
-POOLS = {"input_size": 8}  # what tells SMALL's pooling
+POOLS = Untold(input_size=8)  # what tells SMALL's pooling
 MANY = settings(
     max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -90,14 +91,12 @@ def test_weights_come_back_from_flax_and_from_files_bit_by_bit(config: ModelConf
 def test_the_configuration_is_inferred_from_the_weights(config: ModelConfig) -> None:
     """All of it, given what no shape tells: dropout, the activation, the input size and which blocks pool."""
     told = replace(config, dropout_rate=0.2)
-    inferred, assumed = infer_config(
-        draw_weights(config), input_size=config.input_size, apply_pooling=config.apply_pooling,
-        activation_function="relu",
-    )  # fmt: skip
+    given = Untold(input_size=config.input_size, apply_pooling=config.apply_pooling, activation_function="relu")
+    inferred, assumed = infer_config(draw_weights(config), given)
     assert inferred == told
     assert assumed == []
     # Without the pools: as many, or as many as make the same fc1, and always the first ones.
-    inferred, assumed = infer_config(draw_weights(config), input_size=config.input_size)
+    inferred, assumed = infer_config(draw_weights(config), Untold(input_size=config.input_size))
     assert inferred.final_size == config.final_size
     assert list(inferred.apply_pooling) == sorted(inferred.apply_pooling, reverse=True)
     assert replace(inferred, apply_pooling=config.apply_pooling) == told
@@ -125,7 +124,7 @@ def test_the_order_of_a_file_changes_nothing(order: str, tmp_path: Path) -> None
         names = np.random.default_rng(0).permutation(names).tolist()
     assert names != list(weights)
     torch.save({name: weights[name] for name in names}, tmp_path / "model.pth")
-    read = read_source(tmp_path / "model.pth", **POOLS)
+    read = read_source(tmp_path / "model.pth", POOLS)
     assert read.config == config
     assert_same_variables(read.variables, from_torch(weights, config))
     assert_same_tensors(to_torch(read.variables, read.config), weights)
@@ -137,7 +136,7 @@ def test_widths_that_a_block_cannot_have_are_refused_in_any_order() -> None:
     weights = draw_weights(replace(SMALL, apply_bn=(0, 0)))
     weights["blocks.0.0.weight"] = torch.zeros(9, 1, 3, 3)
     for names in (list(weights), sorted(weights, reverse=True)):
-        config, _ = infer_config({name: weights[name] for name in names}, **POOLS)
+        config, _ = infer_config({name: weights[name] for name in names}, POOLS)
         assert config.channels == (2, 3)
         with pytest.raises(InputError, match=r"blocks\.0\.0\.weight has shape \(9, 1, 3, 3\), not \(2, 1, 3, 3\)"):
             from_torch(weights, config)
@@ -146,13 +145,15 @@ def test_widths_that_a_block_cannot_have_are_refused_in_any_order() -> None:
 def test_weights_that_contradict_what_is_given_are_refused(tmp_path: Path) -> None:
     weights = draw_weights(SMALL)
     assert "fc1.weight reads 48 values" in message(lambda: infer_config(weights))  # 32 pixels are assumed
-    assert "fc1.weight reads 48 values" in message(lambda: infer_config(weights, input_size=9 * 8))
-    assert "apply_pooling" in message(lambda: infer_config(weights, input_size=8, apply_pooling=(1, 0, 1)))
-    assert "of 0x0 images" in message(lambda: infer_config(weights, input_size=0))
-    assert "fc1.weight reads 48 values" in message(lambda: infer_config(weights, input_size=np.int64(72)))
-    assert "activation_function" in message(lambda: infer_config(weights, **POOLS, activation_function="step"))
+    assert "fc1.weight reads 48 values" in message(lambda: infer_config(weights, Untold(input_size=9 * 8)))
+    assert "apply_pooling" in message(lambda: infer_config(weights, Untold(input_size=8, apply_pooling=(1, 0, 1))))
+    assert "input_size=0 is not usable" in message(lambda: infer_config(weights, Untold(input_size=0)))
+    assert "fc1.weight reads 48 values" in message(lambda: infer_config(weights, Untold(input_size=np.int64(72))))
+    assert "activation_function" in message(
+        lambda: infer_config(weights, Untold(input_size=8, activation_function="step"))
+    )
     torch.save(weights, tmp_path / "model.pth")
-    problem = message(lambda: read_source(tmp_path / "model.pth", input_size=8, apply_pooling=(1, 1)))
+    problem = message(lambda: read_source(tmp_path / "model.pth", Untold(input_size=8, apply_pooling=(1, 1))))
     assert "fc1.weight has shape (4, 48), not (4, 12)" in problem
 
 
@@ -161,7 +162,7 @@ def test_weights_that_contradict_what_is_given_are_refused(tmp_path: Path) -> No
 def test_half_precision_is_read_exactly(dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
     weights = {n: v.to(dtype) if v.is_floating_point() else v for n, v in draw_weights(SMALL).items()}
     (save_file if suffix == ".safetensors" else torch.save)(weights, tmp_path / f"model{suffix}")
-    variables = read_source(tmp_path / f"model{suffix}", **POOLS).variables
+    variables = read_source(tmp_path / f"model{suffix}", POOLS).variables
     wanted = {n: v.float() if v.is_floating_point() else v for n, v in weights.items()}
     assert_same_tensors(to_torch(variables, SMALL), wanted)
 
@@ -214,7 +215,7 @@ def test_every_tensor_that_does_not_fit_is_listed() -> None:
 )
 def test_tensors_that_are_no_plain_numbers_are_refused_by_name(tensor: torch.Tensor, tmp_path: Path) -> None:
     torch.save({**draw_weights(SMALL), "fc3.bias": tensor}, tmp_path / "model.pth")
-    assert "fc3.bias" in message(lambda: read_source(tmp_path / "model.pth", **POOLS))
+    assert "fc3.bias" in message(lambda: read_source(tmp_path / "model.pth", POOLS))
 
 
 INDEX = st.integers(0, 4).map(str) | st.sampled_from(["00", "01", "²", "٣", "-1", "", "9" * 30, "1" * 5000])
@@ -247,7 +248,7 @@ def test_nothing_that_names_and_shapes_can_be_ends_in_another_error(
         name: np.broadcast_to(np.float32(0), shape) for name, shape in (shapes | heads).items() if 2**31 not in shape
     }
     try:
-        config, _ = infer_config(arrays, **given_)
+        config, _ = infer_config(arrays, Untold(**given_))
     except InputError:
         return
     assert config.num_classes == arrays["fc3.weight"].shape[0]

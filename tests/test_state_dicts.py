@@ -162,7 +162,7 @@ def test_logits_equal_those_of_the_network_that_was_saved(
 ) -> None:
     content, net = SAVED[saved]
     torch.save(content, tmp_path / "other.pth")
-    variables = read_source(tmp_path / "other.pth", **POOLS).variables
+    variables = read_source(tmp_path / "other.pth", POOLS).variables
     np.testing.assert_allclose(apply(variables), logits(net), rtol=0, atol=1e-5)
 
 
@@ -269,7 +269,7 @@ def test_a_network_in_parts_is_refused() -> None:
 def test_what_lies_under_the_networks_prefix_must_belong_to_it(tmp_path: Path) -> None:
     for prefix in ("", "model."):
         torch.save(under(prefix, {**WEIGHTS, "fc4.weight": torch.zeros(3, 3)}), tmp_path / "model.pth")
-        assert "'fc4.weight' is not part of" in message(lambda: read_source(tmp_path / "model.pth", **POOLS))
+        assert "'fc4.weight' is not part of" in message(lambda: read_source(tmp_path / "model.pth", POOLS))
 
 
 def without(name: str, **more: Any) -> dict[str, Any]:

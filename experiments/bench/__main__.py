@@ -7,13 +7,21 @@ Without --rows everything runs but the scale_* rows (epochs of 5,000, 20,000 and
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxcnn.cli.flags import parse_flags
 from jaxcnn.cli.main import main
 from jaxcnn.errors import InputError, reason, require, set_path
+
+if TYPE_CHECKING:
+    from experiments.bench.measure import Row
+    from experiments.bench.setting import Setting
+
+TABLE_WIDTH = 130
+"""Columns for the table, also in a pipe, which counts as 80: a table that is cut off is worse than lines that wrap."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +67,20 @@ class Flags:
     """Draw the ratios as PNG."""
     markdown: Path | None = None
     """Write the table and the floors of an accelerator in Markdown: between the markers of a page that has them."""
+    against: Path | None = None
+    """Another checkout of this project: time it in turn with this one, instead of PyTorch; --json keeps the figures."""
+    history: Path | None = None
+    """Add the rows to this file, a line of JSON each; the checkout's own is benchmarks/history/speed.jsonl."""
     data: DataFlags = field(default_factory=DataFlags)
     """Images."""
 
     def __post_init__(self) -> None:
-        for name in ("json", "chart", "markdown"):
+        for name in ("json", "chart", "markdown", "history", "against"):
             if getattr(self, name) is not None:
                 set_path(self, name)
+        if self.against is not None:
+            for name in ("chart", "markdown", "history"):
+                require(getattr(self, name) is None, name, str(getattr(self, name)), "leave it out with --against")
 
     model: ModelFlags = field(default_factory=ModelFlags)
     """Network."""
@@ -83,52 +98,108 @@ def read_page(path: Path | None) -> str:
         raise InputError(f"--markdown {path} cannot be read: {reason(error)}") from error
 
 
-def bench(flags: Flags) -> None:
-    """Measures, and shows and keeps what came of it.
+def make_settings(flags: Flags) -> "list[Setting]":
+    """What to measure each network with.
 
     Raises:
-        InputError: when a flag cannot be used, or a file cannot be written.
+        InputError: when a number is too small, or the folder does not hold the images.
     """
-    from experiments.bench import rows, show
     from experiments.bench.setting import Setting, load_images
-    from jaxcnn.files import write_text
-    from jaxcnn.runs.console import Terminal
-    from jaxcnn.runs.device import select_device
 
-    select_device("cpu")  # where the PyTorch program computes
-    console = Terminal(soft_wrap=True, highlight=False)
     data_dir = None if flags.data.dir is None else str(flags.data.dir)
     settings = [
         Setting(preset, flags.batch_size, flags.rounds, flags.steps, flags.images, data_dir)
         for preset in flags.model.preset
     ]
     load_images(settings[0], 1)  # refuses a folder without the set before anything is measured
+    return settings
+
+
+def write_records(path: Path | None, records: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Keeps the rows so far as JSON, each with what it was measured by and on: a run may be cut short."""
+    from jaxcnn.files import write_text
+
+    if path is not None:
+        command = shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
+        kept = [{**record, "command": command, **facts} for record in records]
+        write_text(path, json.dumps(kept, indent=2) + "\n")
+
+
+def compare(flags: Flags, other: Path) -> None:
+    """Measures this checkout against another one, and shows and keeps what came of it.
+
+    Raises:
+        InputError: when a flag cannot be used, a file cannot be written, or a checkout's process fails.
+    """
+    from experiments.bench import against, machine
+    from jaxcnn.runs.console import Terminal
+
+    console = Terminal(soft_wrap=True, highlight=False)
+    settings = make_settings(flags)
+    against.check(other)
+    facts = machine.facts() | {"against": str(other), "against_commit": machine.commit(other)}
+    console.print(f"{machine.where(facts)}; against {other} ({facts['against_commit']})", markup=False)
+    measured: list[against.Comparison] = []
+    records: list[dict[str, Any]] = []
+    for setting in settings:
+        for row in against.measure(setting, other, flags.rows):
+            measured.append(row)
+            records.append({**row.to_dict(), **setting.work()})
+            console.print(f"{row.name}: {records[-1]['ratio']:.3f}", markup=False)
+            write_records(flags.json, records, facts)
+    console.width = max(console.width, TABLE_WIDTH)
+    console.print(against.table(measured), crop=False)
+
+
+def bench(flags: Flags) -> None:
+    """Measures, and shows and keeps what came of it.
+
+    Raises:
+        InputError: when a flag cannot be used, or a file cannot be written.
+    """
+    from experiments.bench import history, machine, rows, show
+    from jaxcnn.files import write_text
+    from jaxcnn.runs.console import Terminal
+    from jaxcnn.runs.device import select_device
+
+    select_device("cpu")  # where the PyTorch program computes
+    console = Terminal(soft_wrap=True, highlight=False)
+    settings = make_settings(flags)
     show.put("", read_page(flags.markdown))  # refuses a page without a place for the table
-    machine, command = show.machine_facts(), shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
-    console.print(show.where(machine), markup=False)
-    measured = []
+    if flags.history is not None:
+        history.append(flags.history, [])  # refuses a path that cannot be written
+    facts, command = machine.facts(), shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
+    console.print(machine.where(facts), markup=False)
+    measured: list[Row] = []
+    records: list[dict[str, Any]] = []
     for setting in settings:
         for row in rows.measure(setting, flags.rows):
             measured.append(row)
+            records.append({**row.to_dict(), **setting.work()})
             name, unit, ours, theirs, ratio, *_ = show.cells(row)
             console.print(f"{name}: {ours} {unit}, PyTorch {theirs or 'none'}, ratio {ratio or 'none'}", markup=False)
-            if flags.json is not None:  # after each row: a run that is cut short keeps what it has
-                kept = [
-                    {**row.to_dict(), "preset": "deep" if row.name.startswith("deep/") else "shallow"}
-                    | {"command": command, **machine}
-                    for row in measured
-                ]
-                write_text(flags.json, json.dumps(kept, indent=2) + "\n")
-    console.print(show.rich_table(measured), width=max(console.width, 110), crop=False)  # pipes count as 80 columns
+            write_records(flags.json, records, facts)
+            if flags.history is not None:
+                history.append(flags.history, [{**records[-1], **facts}])
+    console.width = max(console.width, TABLE_WIDTH)
+    console.print(show.rich_table(measured), crop=False)
     for remark in show.remarks(measured):
         console.print(remark, markup=False)
     if flags.markdown is not None:
         floors = "\n".join(show.paper(setting) for setting in settings)
-        text = show.put(f"{show.markdown(measured, machine, command)}\n{floors}", read_page(flags.markdown))
+        text = show.put(f"{show.markdown(measured, facts, command)}\n{floors}", read_page(flags.markdown))
         write_text(flags.markdown, text)
     if flags.chart is not None:
         show.chart(flags.chart, measured)
 
 
+def run(flags: Flags) -> None:
+    """Measures against PyTorch, or against another checkout."""
+    if flags.against is None:
+        bench(flags)
+    else:
+        compare(flags, flags.against)
+
+
 if __name__ == "__main__":
-    main(lambda: bench(parse_flags(Flags(), __doc__, sys.argv[1:])))
+    main(lambda: run(parse_flags(Flags(), __doc__, sys.argv[1:])))

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.bench.measure import Program
 from experiments.bench.setting import OPTIM, Setting, as_dataset, freeze, load_images
-from jaxcnn.config import Augment, DataConfig, ExperimentConfig, Mask, TrainConfig
+from jaxcnn.config import Augment, DataConfig, ExperimentConfig, Mask, Precision, TrainConfig
 from jaxcnn.data.augment import augment, standardise
 from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
 from jaxcnn.kernels.backend import backend_form, jit
@@ -58,11 +58,11 @@ def train_steps(setting: Setting, mask: Mask, **options: Any) -> Program:
     return run
 
 
-def evaluation(setting: Setting) -> Program:
+def evaluation(setting: Setting, precision: Precision = "float32") -> Program:
     """Evaluation of `setting.steps` batches of stored images."""
     split = load_images(setting, setting.steps * setting.batch_size)
     variables = init_variables(setting.model, key_of(0))
-    step = jax.jit(make_eval_step(model=setting.model, **STANDARDISED))
+    step = jax.jit(make_eval_step(model=setting.model, precision=precision, **STANDARDISED))
     return lambda: evaluate(step, variables, split, setting.batch_size)
 
 

@@ -16,7 +16,8 @@ class Row:
     """One line of the table: what was measured, round by round, in one unit.
 
     `values` holds a list for each column; "jaxcnn" and "pytorch" make the ratio, which is above 1 where jaxcnn is
-    better. A column that could not be measured is an empty list, and `note` says why.
+    better. Further forms of a program begin with its name, as "pytorch_compiled" does. `note` says what was not
+    measured, and why.
     """
 
     name: str
@@ -33,17 +34,35 @@ class Row:
         values = self.values.get(column)
         return statistics.median(values) if values else None
 
-    def versus(self, column: str) -> float | None:
-        """How many times better the median of jaxcnn is than that of `column`."""
-        ours, theirs = self.median("jaxcnn"), self.median(column)
-        if ours is None or theirs is None:
+    def versus(self, ours: str, theirs: str) -> float | None:
+        """How many times better the median of one column is than that of another."""
+        a, b = self.median(ours), self.median(theirs)
+        if a is None or b is None:
             return None
-        return ours / theirs if self.more_is_better else theirs / ours
+        return a / b if self.more_is_better else b / a
 
     @property
     def ratio(self) -> float | None:
         """Of jaxcnn to PyTorch, from the medians."""
-        return self.versus("pytorch")
+        return self.versus("jaxcnn", "pytorch")
+
+    def best(self, program: str) -> str | None:
+        """The column of the best median among the forms of "jaxcnn" or of "pytorch"; None if there is none."""
+        medians = {column: self.median(column) for column in self.values if column.startswith(program)}
+        found = {column: value for column, value in medians.items() if value is not None}
+        return (max if self.more_is_better else min)(found, key=found.__getitem__, default=None)
+
+    @property
+    def has_forms(self) -> bool:
+        """Whether a program was measured in several forms, so that one of them is the best."""
+        columns = [column for column in self.values if column.startswith(("jaxcnn", "pytorch"))]
+        return self.compares and len(columns) > 2
+
+    @property
+    def best_ratio(self) -> float | None:
+        """Of jaxcnn's best form to PyTorch's best."""
+        ours, theirs = self.best("jaxcnn"), self.best("pytorch")
+        return None if ours is None or theirs is None else self.versus(ours, theirs)
 
     @property
     def ratio_spread(self) -> tuple[float, float] | None:
@@ -53,20 +72,25 @@ class Row:
         return (min(ratios), max(ratios)) if ratios else None
 
     def to_dict(self) -> dict[str, Any]:
-        """What is kept of the row: medians by column, the spread (smallest, largest) and the rounds (n)."""
-        medians = {column: self.median(column) for column in self.values}
+        """What is kept of the row: both medians and their ratio, the best forms, and every form's figures."""
+        forms = {
+            column: {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
+            for column, values in self.values.items()
+            if values
+        }
         return {
             "name": self.name,
             "what": self.what,
             "unit": self.unit,
             "better": "more" if self.more_is_better else "less",
-            "jaxcnn": None,
-            "pytorch": None,
-            **medians,
+            "jaxcnn": self.median("jaxcnn"),
+            "pytorch": self.median("pytorch"),
             "ratio": self.ratio,
             "ratio_spread": self.ratio_spread,
-            "spread": {column: [min(values), max(values)] for column, values in self.values.items() if values},
-            "n": max((len(values) for values in self.values.values()), default=0),
+            "best_jaxcnn": self.best("jaxcnn"),
+            "best_pytorch": self.best("pytorch"),
+            "best_ratio": self.best_ratio,
+            "forms": forms,
             "note": self.note,
         }
 
@@ -83,14 +107,17 @@ def take_turns(programs: Mapping[str, Program], rounds: int) -> dict[str, list[f
     for program in programs.values():
         program()
     seconds: dict[str, list[float]] = {name: [] for name in programs}
-    names = list(programs)
-    for i in range(rounds):
-        first = i % len(names)
-        for name in names[first:] + names[:first]:
+    for order in orders(list(programs), rounds):
+        for name in order:
             began = time.perf_counter()
             programs[name]()
             seconds[name].append(time.perf_counter() - began)
     return seconds
+
+
+def orders(names: Sequence[str], rounds: int) -> list[list[str]]:
+    """The names for each round, which begins with the next one each time."""
+    return [[names[(i + k) % len(names)] for k in range(len(names))] for i in range(rounds)]
 
 
 def repeated(program: Program, times: int) -> Program:

@@ -9,13 +9,15 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.measure import Row
+from experiments.bench.machine import ROOT
+from experiments.bench.measure import Row, orders
 from experiments.bench.setting import Setting, load_images
 from jaxcnn.errors import InputError
 
@@ -23,25 +25,38 @@ PROGRAMS = ("jaxcnn", "pytorch")
 IMAGE_COUNTS = (5_000, 20_000, 50_000)
 BATCH_SIZES = (64, 256, 1_024)
 
+Child = Callable[[Path], dict[str, Any]]
+"""Answers from a process of its own, whose caches are in a folder."""
 
-def run_child(do: str, setting: Setting, cache: Path, program: str = "jaxcnn") -> dict[str, Any]:
-    """What a process answers that does this; its caches are in the folder `cache`.
+
+def run_child(do: str, setting: Setting, cache: Path, program: str = "jaxcnn", checkout: Path = ROOT) -> dict[str, Any]:
+    """What a process answers that does this with the code of a checkout; its caches are in the folder `cache`.
 
     Raises:
         InputError: when it fails; the message ends with its last line.
     """
     task = {"do": do, "program": program, "setting": setting.to_dict(), "began": time.time()}
     command = [sys.executable, "-m", "experiments.bench.child", json.dumps(task)]
-    left_out = ("JAX_COMPILATION_CACHE_DIR", "PYTHONDONTWRITEBYTECODE")
-    environment = {name: value for name, value in os.environ.items() if name not in left_out}
-    done = subprocess.run(
-        command, env=environment | {"XDG_CACHE_HOME": str(cache)}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=environment(checkout, cache), capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise InputError(f"the process that measures {do} of {program} failed: {last}")
+        raise failure(f"{do} of {program}", checkout, done.stderr, done.returncode)
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return answer
+
+
+def environment(checkout: Path, cache: Path) -> dict[str, str]:
+    """The environment of a process that runs a checkout's code, and keeps its caches in a folder."""
+    left_out = ("JAX_COMPILATION_CACHE_DIR", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
+    path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
+    return kept | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "XDG_CACHE_HOME": str(cache)}
+
+
+def failure(what: str, checkout: Path, said: str, status: int) -> InputError:
+    """What to raise for a process that failed: the last line it said."""
+    last = (said.strip().splitlines() or [f"status {status}"])[-1]
+    of = "" if checkout == ROOT else f" in {checkout}"
+    return InputError(f"the process that measures {what}{of} failed: {last}")
 
 
 @contextmanager
@@ -53,7 +68,7 @@ def temporary() -> Iterator[Path]:
 
 def first_step(setting: Setting, *, warm: bool) -> Row:
     """From the start of the process to the first updated weights, with an empty or a filled compilation cache."""
-    seconds = _in_turn("first_step", "seconds", setting, warm)
+    seconds = in_turn(_programs("first_step", setting), "seconds", setting.processes, warm=warm)
     name, cache = ("first_step_warm", "filled") if warm else ("first_step_cold", "empty")
     what = f"start of the process to the first updated weights, compilation cache {cache}"
     return Row(name, what, "s", seconds, more_is_better=False)
@@ -61,23 +76,26 @@ def first_step(setting: Setting, *, warm: bool) -> Row:
 
 def peak_memory(setting: Setting, *, warm: bool) -> Row:
     """The most memory of each program over an epoch with AutoAugment, with an empty or a filled compilation cache."""
-    peaks = _in_turn("epoch", "peak_mib", setting, warm)
+    peaks = in_turn(_programs("epoch", setting), "peak_mib", setting.processes, warm=warm)
     name, cache = ("peak_memory_warm", "filled") if warm else ("peak_memory", "empty")
     what = f"peak memory of the process, an epoch of {setting.images:,} images, compilation cache {cache}"
     return Row(name, what, "MiB", peaks, more_is_better=False)
 
 
-def _in_turn(do: str, figure: str, setting: Setting, warm: bool) -> dict[str, list[float]]:
-    """One figure of both programs, each time in a process of its own, with an empty or a filled compilation cache."""
-    values: dict[str, list[float]] = {program: [] for program in PROGRAMS}
-    with temporary() as filled:
-        for program in PROGRAMS:  # does not count: Python's own compiled modules are there afterwards, warm or cold
-            run_child(do, setting, filled, program)
-        for _ in range(setting.processes):
-            for program in PROGRAMS:
+def _programs(do: str, setting: Setting) -> dict[str, Child]:
+    return {program: partial(run_child, do, setting, program=program) for program in PROGRAMS}
+
+
+def in_turn(children: Mapping[str, Child], figure: str, rounds: int, *, warm: bool) -> dict[str, list[float]]:
+    """One figure of each child's answers, round by round, with an empty or a filled compilation cache."""
+    values: dict[str, list[float]] = {name: [] for name in children}
+    with temporary() as folder:
+        for name, child in children.items():  # does not count: Python's own compiled modules are there afterwards
+            child(folder / name)
+        for order in orders(list(children), rounds):
+            for name in order:
                 with temporary() as empty:
-                    answer = run_child(do, setting, filled if warm else empty, program)
-                values[program].append(answer[figure])
+                    values[name].append(children[name](folder / name if warm else empty)[figure])
     return values
 
 

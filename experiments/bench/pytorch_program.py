@@ -53,38 +53,61 @@ def in_memory(split: Split, batch_size: int) -> list[tuple[Tensor, Tensor]]:
     return list(zip(torch.split(pixels, batch_size), torch.split(labels, batch_size), strict=True))
 
 
+class Form(NamedTuple):
+    """How PyTorch computes; by default eagerly in float32."""
+
+    channels_last: bool = False
+    compiled: bool = False
+    """By torch.compile."""
+    bfloat16: bool = False
+    """Under autocast."""
+    fused: bool = False
+    """Adam in one kernel."""
+
+
+EAGER = Form()
+
+
 class Trainer(NamedTuple):
     """A network with its optimiser, in one of PyTorch's forms."""
 
     network: TorchCNN
     forward: Callable[[Tensor], Tensor]
     optimizer: torch.optim.Optimizer
-    bfloat16: bool
+    form: Form
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss and logits (B, num_classes)."""
+        if self.form.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.form.bfloat16):
+            logits = self.forward(images)
+            return functional.cross_entropy(logits, labels), logits
 
 
-def make_trainer(model: ModelConfig, *, frozen_blocks: int, compiled: bool = False, bfloat16: bool = False) -> Trainer:
-    """A network in training mode. `bfloat16` is autocast with channels last, PyTorch's fastest on this kind of CPU."""
+def make_trainer(
+    model: ModelConfig, *, frozen_blocks: int, form: Form = EAGER, head_only: bool = False, evaluating: bool = False
+) -> Trainer:
+    """A network in training mode, or in evaluation mode if `evaluating`; `head_only` takes features for images."""
     torch.manual_seed(0)
-    network = TorchCNN(model).train()
+    network = TorchCNN(model).train(not evaluating)
     for block in network.blocks[:frozen_blocks]:
         block.eval().requires_grad_(False)
-    if bfloat16:
+    if form.channels_last:
         torch.nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
-    optimizer = torch.optim.Adam(network.parameters(), lr=OPTIM.learning_rate, weight_decay=OPTIM.weight_decay)
-    forward: Callable[[Tensor], Tensor] = torch.compile(network) if compiled else network
-    return Trainer(network, forward, optimizer, bfloat16)
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=OPTIM.learning_rate, weight_decay=OPTIM.weight_decay, fused=form.fused
+    )
+    forward: Callable[[Tensor], Tensor] = network.head if head_only else network
+    return Trainer(network, torch.compile(forward) if form.compiled else forward, optimizer, form)
 
 
 def train(trainer: Trainer, batches: Batches) -> tuple[float, int]:
     """Trains on each batch, and sums loss and hits as the original does."""
     total, hits = 0.0, 0
     for images, labels in batches:
-        if trainer.bfloat16:
-            images = images.contiguous(memory_format=torch.channels_last)
         trainer.optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=trainer.bfloat16):
-            logits = trainer.forward(images)
-            loss = functional.cross_entropy(logits, labels)
+        loss, logits = trainer.loss(images, labels)
         loss.backward()
         trainer.optimizer.step()
         total += loss.item() * len(labels)
@@ -93,14 +116,31 @@ def train(trainer: Trainer, batches: Batches) -> tuple[float, int]:
 
 
 @torch.inference_mode()
-def evaluate(network: TorchCNN, batches: Batches) -> tuple[float, int]:
-    """Summed loss and hits in evaluation mode."""
+def evaluate(trainer: Trainer, batches: Batches) -> tuple[float, int]:
+    """Summed loss and hits; the network should be in evaluation mode."""
     total, hits = 0.0, 0
     for images, labels in batches:
-        logits = network(images)
-        total += functional.cross_entropy(logits, labels).item() * len(labels)
+        loss, logits = trainer.loss(images, labels)
+        total += loss.item() * len(labels)
         hits += int((logits.argmax(1) == labels).sum())
     return total, hits
+
+
+class CachedFeatures:
+    """Batches of stored features in a new random order each time: what one who caches by hand trains a head on."""
+
+    def __init__(self, network: TorchCNN, split: Split, batch_size: int) -> None:
+        self.batch_size = batch_size
+        batches = in_memory(split, batch_size)
+        for block in network.blocks:
+            block.eval()
+        with torch.no_grad():  # tensors of inference_mode cannot be trained on
+            self.features = torch.cat([network.features(images) for images, _ in batches])
+        self.labels = torch.cat([labels for _, labels in batches])
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in torch.randperm(len(self.labels)).split(self.batch_size):
+            yield self.features[part], self.labels[part]
 
 
 def watched(batches: "DataLoader[Any]", after: Callable[[int], None]) -> Iterator[tuple[Tensor, Tensor]]:

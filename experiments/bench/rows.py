@@ -1,21 +1,32 @@
 """Every row of the benchmark, and what measures it."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from experiments.bench import jax_program, pytorch_program, stock
+from experiments.bench import jax_program, stock
 from experiments.bench import processes as own
 from experiments.bench.flops import step_flops
+from experiments.bench.forms import FORMS, HEAD_FORMS, Work, torch_forms
 from experiments.bench.measure import Program, Row, chosen, rates, repeated, take_turns
 from experiments.bench.pillow import Transform
+from experiments.bench.pytorch_program import (
+    EAGER,
+    Batches,
+    CachedFeatures,
+    Form,
+    evaluate,
+    in_memory,
+    make_loader,
+    make_trainer,
+    train,
+)
 from experiments.bench.setting import MASKS, Setting, freeze, load_images
-from jaxcnn.config import Augment, Mask
+from jaxcnn.config import Mask
 from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
 from jaxcnn.errors import InputError
 
@@ -35,55 +46,17 @@ class Group(NamedTuple):
     """Whether it runs when no rows are asked for by name."""
 
 
-def torch_steps(setting: Setting, frozen_blocks: int, **form: Any) -> Program:
-    """PyTorch's counterpart of `jax_program.train_steps`, on images that are standardised already."""
-    trainer = pytorch_program.make_trainer(setting.model, frozen_blocks=frozen_blocks, **form)
-    split = load_images(setting, setting.steps * setting.batch_size)
-    batches = pytorch_program.in_memory(split, setting.batch_size)
-    return lambda: pytorch_program.train(trainer, batches)
-
-
-def compiled_steps(setting: Setting, frozen_blocks: int) -> tuple[Program | None, str]:
-    """The same under torch.compile; None and the reason where that does not work, as without a C++ compiler."""
-    program = torch_steps(setting, frozen_blocks, compiled=True)
-    try:
-        program()
-    except Exception as error:  # dynamo, inductor and the compiler they call each raise their own kinds
-        return None, f"torch.compile failed: {type(error).__name__}"
-    return program, ""
-
-
-PATIENCE = 20.0  # seconds, for what takes PyTorch's other forms two
-
-
-def half_steps(setting: Setting, frozen_blocks: int) -> tuple[Program | None, str]:
-    """The same in bfloat16; None and what one turn showed where that takes long, as without instructions for it."""
-    program = torch_steps(setting, frozen_blocks, bfloat16=True)
-    began = time.perf_counter()
-    program()
-    seconds = time.perf_counter() - began
-    if seconds < PATIENCE:
-        return program, ""
-    rate = setting.steps * setting.batch_size / seconds
-    return None, f"pytorch bf16 {rate:.0f} in a single turn of {seconds:.0f} s"
-
-
 def step_rows(mask: Mask, setting: Setting, skipped: Skipped) -> list[Row]:
-    """A training step with this mask, in all of PyTorch's forms; with the full mask also what is derived from it."""
+    """A training step with this mask, in all forms; with the full mask also what is derived from it."""
     name, full = f"step_{mask}", mask == "full"
     frozen_blocks = {"full": 0, "partial": freeze(mask).freeze_until_block + 1}.get(mask, setting.model.num_blocks)
-    programs = {
-        "jaxcnn": jax_program.train_steps(setting, mask),
-        "pytorch": torch_steps(setting, frozen_blocks),
-    }
-    note, further = "", {}
+    # PyTorch's images are standardised already
+    batches = in_memory(load_images(setting, setting.steps * setting.batch_size), setting.batch_size)
+    forms = {"pytorch": EAGER} if skipped(name) else FORMS
+    works, note = torch_forms(partial(training, setting, frozen_blocks), batches, forms)
+    programs = {"jaxcnn": jax_program.train_steps(setting, mask), **on(batches, works)}
     if not skipped(name):
         programs["jaxcnn_bf16"] = jax_program.train_steps(setting, mask, precision="bfloat16")
-        half, slow = half_steps(setting, frozen_blocks)
-        compiled, failed = compiled_steps(setting, frozen_blocks)
-        further = {"pytorch_bf16": half, "pytorch_compiled": compiled}
-        programs |= {column: program for column, program in further.items() if program is not None}
-        note = "; ".join(filter(None, (slow, failed)))
     if full and not skipped("stock_step_full"):
         programs["stock"] = stock.train_steps(setting)
     if full and not all(map(skipped, MATMUL_ROWS)):
@@ -92,7 +65,6 @@ def step_rows(mask: Mask, setting: Setting, skipped: Skipped) -> list[Row]:
     seconds = take_turns(programs, setting.rounds)
     speed = rates(seconds, setting.steps * setting.batch_size)
     columns = {column: speed[column] for column in speed if column.startswith(("jaxcnn", "pytorch"))}
-    columns |= {column: [] for column, program in further.items() if program is None}
     rows = [Row(name, f"training step, {WHAT[mask]}, batch {setting.batch_size}", "images/s", columns, note=note)]
     if "stock" in speed:
         both = {"jaxcnn": speed["stock"], "pytorch": speed["pytorch"], "product": speed["jaxcnn"]}
@@ -101,6 +73,16 @@ def step_rows(mask: Mask, setting: Setting, skipped: Skipped) -> list[Row]:
     if "jax_matmul" in seconds:
         rows += matmul_rows(setting, seconds, columns)
     return rows
+
+
+def training(setting: Setting, frozen_blocks: int, form: Form) -> Work:
+    """PyTorch's training in a form."""
+    return partial(train, make_trainer(setting.model, frozen_blocks=frozen_blocks, form=form))
+
+
+def on(batches: Batches, works: Mapping[str, Work]) -> dict[str, Program]:
+    """Each work as a program that does it on these batches."""
+    return {column: partial(work, batches) for column, work in works.items()}
 
 
 WHAT = {"full": "all trained", "partial": "blocks 0 and 1 frozen", "frozen": "all blocks frozen"}
@@ -140,16 +122,20 @@ def torch_matmul(size: int, times: int) -> Program:
 
 
 def evaluate_rows(setting: Setting, _: Skipped) -> list[Row]:
-    """Evaluation."""
-    network = pytorch_program.make_trainer(setting.model, frozen_blocks=0).network.eval()
-    split = load_images(setting, setting.steps * setting.batch_size)
-    batches = pytorch_program.in_memory(split, setting.batch_size)
-    programs: dict[str, Program] = {
+    """Evaluation, in all forms."""
+    batches = in_memory(load_images(setting, setting.steps * setting.batch_size), setting.batch_size)
+
+    def evaluating(form: Form) -> Work:
+        return partial(evaluate, make_trainer(setting.model, frozen_blocks=0, form=form, evaluating=True))
+
+    works, note = torch_forms(evaluating, batches)
+    programs = {
         "jaxcnn": jax_program.evaluation(setting),
-        "pytorch": lambda: pytorch_program.evaluate(network, batches),
+        "jaxcnn_bf16": jax_program.evaluation(setting, "bfloat16"),
+        **on(batches, works),
     }
-    speed = rates(take_turns(programs, setting.rounds), len(split.labels))
-    return [Row("evaluate", f"evaluation, batch {setting.batch_size}", "images/s", speed)]
+    speed = rates(take_turns(programs, setting.rounds), setting.steps * setting.batch_size)
+    return [Row("evaluate", f"evaluation, batch {setting.batch_size}", "images/s", speed, note=note)]
 
 
 def augment_rows(setting: Setting, _: Skipped) -> list[Row]:
@@ -174,26 +160,51 @@ def augment_rows(setting: Setting, _: Skipped) -> list[Row]:
     return [Row("augment", what, "images/s", speed, note=note)]
 
 
-def epoch_rows(name: str, mask: Mask, kind: Augment, setting: Setting, _: Skipped) -> list[Row]:
-    """Epochs from stored images to updated weights; PyTorch's with the loader in its process, and with 2 workers."""
+def epoch_rows(mask: Mask, setting: Setting, _: Skipped) -> list[Row]:
+    """Epochs with AutoAugment, in all forms; PyTorch's with the loader in its process, and with 2 workers."""
     split = load_images(setting, setting.images)
     frozen_blocks = 0 if mask == "full" else setting.model.num_blocks
-
-    def torch_epoch(workers: int) -> Program:
-        trainer = pytorch_program.make_trainer(setting.model, frozen_blocks=frozen_blocks)
-        loader = pytorch_program.make_loader(split, setting.batch_size, augment=kind != "none", workers=workers)
-        return lambda: pytorch_program.train(trainer, loader)
-
-    passes = 4 if kind == "none" else 1  # one takes a sixth of a second, of which the turn before it makes a tenth
-    programs: dict[str, Program] = {
-        "jaxcnn": jax_program.epochs(setting, mask, kind),
-        "pytorch": torch_epoch(0),
-        "pytorch_2_workers": torch_epoch(2),
+    alone, two_workers = (make_loader(split, setting.batch_size, augment=True, workers=workers) for workers in (0, 2))
+    works, note = torch_forms(partial(training, setting, frozen_blocks), alone)
+    programs = {
+        "jaxcnn": jax_program.epochs(setting, mask, "autoaugment"),
+        "jaxcnn_bf16": jax_program.epochs(setting, mask, "autoaugment", precision="bfloat16"),
+        **on(alone, works),
+        **{f"{column}_2_workers": program for column, program in on(two_workers, works).items()},
     }
-    seconds = take_turns({column: repeated(program, passes) for column, program in programs.items()}, setting.rounds)
-    augmented = "AutoAugment" if kind == "autoaugment" else f"no augmentation, after the first epoch, {passes} a turn"
-    what = f"epoch of {setting.images:,} stored images, {augmented}, {WHAT[mask]}"
-    return [Row(name, what, "images/s", rates(seconds, passes * setting.images))]
+    speed = rates(take_turns(programs, setting.rounds), setting.images)
+    what = f"epoch of {setting.images:,} stored images, AutoAugment, {WHAT[mask]}"
+    return [Row(f"epoch_{mask}", what, "images/s", speed, note=note)]
+
+
+def cached_rows(setting: Setting, _: Skipped) -> list[Row]:
+    """Epochs of the head on features that are there already; PyTorch's are cached by hand."""
+    split = load_images(setting, setting.images)
+    plain = make_loader(split, setting.batch_size, augment=False)
+    recomputing = training(setting, setting.model.num_blocks, EAGER)
+    network = make_trainer(setting.model, frozen_blocks=setting.model.num_blocks).network
+    features = CachedFeatures(network, split, setting.batch_size)
+
+    def head(form: Form) -> Work:
+        trainer = make_trainer(setting.model, frozen_blocks=setting.model.num_blocks, form=form, head_only=True)
+        return partial(train, trainer)
+
+    works, note = torch_forms(head, features, HEAD_FORMS)
+    programs = {
+        "jaxcnn": jax_program.epochs(setting, "frozen", "none"),
+        "jaxcnn_bf16": jax_program.epochs(setting, "frozen", "none", precision="bfloat16"),
+        **on(features, works),
+    }
+    passes = 4  # one takes a sixth of a second, of which the turn before it makes a tenth
+    turns = {column: repeated(program, passes) for column, program in programs.items()}
+    seconds = take_turns({**turns, "pytorch_recomputed": partial(recomputing, plain)}, setting.rounds)
+    speed = rates(seconds, passes * setting.images)
+    speed["pytorch_recomputed"] = rates(seconds, setting.images)["pytorch_recomputed"]
+    what = (
+        f"epoch of {setting.images:,} images, no augmentation, all blocks frozen, features cached (PyTorch's by hand; "
+        f"recomputed: not cached), {passes} a turn"
+    )
+    return [Row("epoch_frozen_cached", what, "images/s", speed, note=note)]
 
 
 def convert_rows(setting: Setting, _: Skipped) -> list[Row]:
@@ -221,9 +232,9 @@ def groups() -> list[Group]:
         *(Group((f"step_{mask}", *derived.get(mask, ())), partial(step_rows, mask)) for mask in MASKS),
         Group(("evaluate",), evaluate_rows),
         Group(("augment",), augment_rows),
-        Group(("epoch_full",), partial(epoch_rows, "epoch_full", "full", "autoaugment")),
-        Group(("epoch_frozen",), partial(epoch_rows, "epoch_frozen", "frozen", "autoaugment")),
-        Group(("epoch_frozen_cached",), partial(epoch_rows, "epoch_frozen_cached", "frozen", "none")),
+        Group(("epoch_full",), partial(epoch_rows, "full")),
+        Group(("epoch_frozen",), partial(epoch_rows, "frozen")),
+        Group(("epoch_frozen_cached",), cached_rows),
         Group(("first_step_cold",), _alone(partial(own.first_step, warm=False))),
         Group(("first_step_warm",), _alone(partial(own.first_step, warm=True))),
         Group(("peak_memory",), _alone(partial(own.peak_memory, warm=False))),

@@ -1,9 +1,6 @@
 """Rows as a table on the terminal, in Markdown, as a chart and as JSON."""
 
-import os
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +8,14 @@ from rich import box
 from rich.table import Table
 
 from experiments.bench.flops import H100, floors, forward_flops, step_bytes, step_flops
+from experiments.bench.machine import where
 from experiments.bench.measure import Row
 from experiments.bench.setting import Setting
 from jaxcnn.errors import InputError
 
 MARKERS = ("<!-- experiments.bench writes from here -->", "<!-- to here -->")
-HEADER = ("row", "unit", "jaxcnn", "PyTorch", "ratio", "its range", "n", "also")
+BEST = ("best jaxcnn", "best PyTorch", "best ratio")
+HEADER = ("row", "unit", "jaxcnn", "PyTorch", "ratio", "its range", *BEST, "n", "also")
 
 
 def number(value: float | None) -> str:
@@ -28,9 +27,19 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def best_form(row: Row, program: str) -> str:
+    """The median of a program's best form, and which form that is."""
+    column = row.best(program)
+    if column is None:
+        return ""
+    form = column.removeprefix(program).strip("_").replace("_", " ") or "float32"
+    return f"{number(row.median(column))} {form}"
+
+
 def cells(row: Row) -> tuple[str, ...]:
     """A row of the table, under `HEADER`."""
     spread = row.ratio_spread
+    best = (best_form(row, "jaxcnn"), best_form(row, "pytorch"), number(row.best_ratio))
     others = [c for c in row.values if c not in ("jaxcnn", "pytorch") and row.values[c]]
     also = [f"{column.replace('_', ' ')} {number(row.median(column))}" for column in others]
     return (
@@ -40,6 +49,7 @@ def cells(row: Row) -> tuple[str, ...]:
         number(row.median("pytorch")),
         number(row.ratio),
         f"{number(spread[0])} to {number(spread[1])}" if spread else "",
+        *(best if row.has_forms else ("", "", "")),
         str(max((len(values) for values in row.values.values()), default=0)),
         "; ".join([*also, *([row.note] if row.note else [])]),
     )
@@ -47,15 +57,16 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def rich_table(rows: Sequence[Row]) -> Table:
     """The table for a terminal."""
-    table = Table(
-        title="medians over n rounds in turn; ratio above 1: jaxcnn is better", box=box.SIMPLE, pad_edge=False
-    )
-    for name in HEADER[:-1]:
+    title = "medians over n rounds in turn, jaxcnn and PyTorch in float32, and each in its best form; "
+    table = Table(title=f"{title}ratio above 1: jaxcnn is better", box=box.SIMPLE, pad_edge=False)
+    shown = [name for name in HEADER if name not in ("its range", "also")]
+    for name in shown:
         table.add_column(name, justify="left" if name in ("row", "unit") else "right", no_wrap=True)
     for row in rows:
-        *values, _ = cells(row)
-        values[4] = f"[bold]{values[4]}[/]" if row.ratio is not None and row.ratio >= 1 else values[4]
-        table.add_row(*values)
+        values = dict(zip(HEADER, cells(row), strict=True))
+        for name, ratio in (("ratio", row.ratio), ("best ratio", row.best_ratio)):
+            values[name] = f"[bold]{values[name]}[/]" if ratio is not None and ratio >= 1 else values[name]
+        table.add_row(*(values[name] for name in shown))
     return table
 
 
@@ -108,28 +119,6 @@ def paper(setting: Setting) -> str:
     return "\n".join(lines) + "\n"
 
 
-def machine_facts() -> dict[str, Any]:
-    """Where this runs and with what."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [
-            line.partition(":")[2].strip()
-            for line in cpuinfo.read_text(encoding="utf-8").splitlines()
-            if "model name" in line
-        ]
-        name = models[0] if models else name
-    packages = {name: version(name) for name in ("jax", "flax", "torch", "pillow", "numpy")}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"hardware": f"{cores} cores of {name}", "versions": {"python": platform.python_version(), **packages}}
-
-
-def where(machine: dict[str, Any]) -> str:
-    """The facts in a line."""
-    versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())
-    return f"{machine['hardware']}; {versions}"
-
-
 def chart(path: Path, rows: Sequence[Row]) -> None:
     """Writes the ratios as bars from a line at 1, on a logarithmic axis, as PNG.
 
@@ -138,17 +127,23 @@ def chart(path: Path, rows: Sequence[Row]) -> None:
     """
     from jaxcnn.runs.figures import new_figure
 
-    bars = [(row.name, row.ratio, row.ratio_spread) for row in reversed(rows) if row.compares and row.ratio is not None]
+    bars = [
+        (row.name, row.ratio, row.ratio_spread, row.best_ratio if row.has_forms else None)
+        for row in reversed(rows)
+        if row.compares and row.ratio is not None
+    ]
     with new_figure(path, 8, 1.2 + 0.32 * len(bars)) as figure:
         axes = figure.add_subplot()
         axes.set_xscale("log")
-        for i, (_, ratio, spread) in enumerate(bars):
+        for i, (_, ratio, spread, best) in enumerate(bars):
             axes.barh(i, ratio - 1, left=1, color="tab:blue" if ratio >= 1 else "tab:orange")
             ends = spread or (ratio, ratio)
             axes.plot(ends, (i, i), color="black", linewidth=1)
+            if best is not None:
+                axes.plot(best, i, "D", color="black", markersize=4)
             axes.annotate(f" {number(ratio)} ", (max(1, ratio, *ends), i), va="center")
-        axes.set_yticks(range(len(bars)), [name for name, _, _ in bars])
+        axes.set_yticks(range(len(bars)), [name for name, *_ in bars])
         axes.axvline(1, color="black", linestyle=":")
         axes.margins(x=0.12)
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set(xlabel="PyTorch = 1; to the right jaxcnn is better (black: range of the rounds)")
+        axes.set(xlabel="PyTorch = 1; to the right jaxcnn is better (line: range of rounds; diamond: best forms)")

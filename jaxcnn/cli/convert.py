@@ -3,30 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from jaxcnn.cli.flags import WEIGHT_FILES, prog
-from jaxcnn.config.network import Activation
+from jaxcnn.cli.flags import WEIGHT_FILES, parse_flags
+from jaxcnn.config.network import Untold
 from jaxcnn.errors import InputError, local_path
 from jaxcnn.files import is_there
 
 
 @dataclass(frozen=True)
-class Flags:
+class Flags(Untold):
     """What to convert into what: .pth and .safetensors are files; any other destination is a checkpoint folder."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A file that torch.save or safetensors wrote, a checkpoint, or a run's folder."""
     destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DESTINATION")]
     """A .pth or .safetensors file, or a folder for an Orbax checkpoint."""
-    input_size: int | None = None
-    """Height and width of the images, instead of what the source tells or, where it does not, 32."""
-    apply_pooling: tuple[Literal[0, 1], ...] | None = None
-    """Which blocks (1 or 0 for each) end in a pool, instead of what the source tells or the first ones."""
-    activation_function: Activation | None = None
-    """The activation, instead of what the source tells or ReLU."""
     verify: bool = False
     """Run both networks on random images and print the largest difference of their logits."""
     overwrite: bool = False
@@ -55,12 +49,7 @@ def convert(flags: Flags) -> None:
     if is_there(flags.destination) and not flags.overwrite:
         raise InputError(f"{flags.destination} exists; give another destination or --overwrite")
     console = Terminal(soft_wrap=True, highlight=False)
-    variables, config, assumed, notes = read_source(
-        flags.source,
-        input_size=flags.input_size,
-        apply_pooling=flags.apply_pooling,
-        activation_function=flags.activation_function,
-    )
+    variables, config, assumed, notes = read_source(flags.source, flags)
     console.print(
         f"{flags.source}: blocks of {list(config.channels)} channels, {list(config.layers_per_block)} layers each, "
         f"pooling {list(config.apply_pooling)}, batch norm {list(config.apply_bn)}, {config.activation_function}, "
@@ -92,4 +81,4 @@ def convert(flags: Flags) -> None:
 
 def program(argv: Sequence[str]) -> None:
     """Runs what the command line asks for."""
-    convert(tyro.cli(Flags, prog=prog(), description=__doc__, args=argv))
+    convert(parse_flags(Flags, __doc__, argv))

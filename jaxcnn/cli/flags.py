@@ -67,8 +67,10 @@ def parse(
     return narrow(ExperimentConfig, flags, model=narrow(ModelConfig, flags.model)), on_existing(flags)
 
 
-def parse_flags(default: Config, description: str | None, argv: Sequence[str], *, hidden: str = "") -> Config:
-    """Flags of the type of their defaults; those of the section `hidden` do without its name.
+def parse_flags(
+    default: Config | type[Config], description: str | None, argv: Sequence[str], *, hidden: str = ""
+) -> Config:
+    """Flags of the type of their defaults, or of a type; those of the section `hidden` do without its name.
 
     Raises:
         InputError: when a configuration refuses a value, naming its flag; tyro would name the configuration's type.
@@ -77,6 +79,8 @@ def parse_flags(default: Config, description: str | None, argv: Sequence[str], *
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
+            if isinstance(default, type):
+                return tyro.cli(default, prog=prog(), description=description, args=argv)
             return tyro.cli(type(default), prog=prog(), default=default, description=description, args=argv)
     except SystemExit as end:
         cause: BaseException | None = end

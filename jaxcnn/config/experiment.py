@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxcnn.config.network import Activation, ModelConfig
+from jaxcnn.config.network import ModelConfig, Untold
 from jaxcnn.config.training import Augment, FreezeConfig, OptimConfig, TrainConfig
 from jaxcnn.errors import (
     require,
@@ -101,32 +101,21 @@ class ExperimentConfig:
 
 
 @dataclass(frozen=True)
-class TransferConfig(ExperimentConfig):
+class TransferConfig(Untold, ExperimentConfig):
     """One transfer: a run that begins with weights from elsewhere. `data` is the target."""
 
     source: Path = Path("runs/cifar10")
     """The weights: a run's folder, an Orbax checkpoint, a model.pth or a .safetensors file."""
     head: Head = "fc3"
     """What is always new: the last layer, or the whole classifier (fc1, fc2 and fc3)."""
-    input_size: int | None = None
-    """Height and width that the source's network reads, instead of what its files tell or, where they do not, 32."""
-    apply_pooling: tuple[int, ...] | None = None
-    """Which blocks of the source (1 or 0 for each) pool, instead of what its files tell or the first ones."""
-    activation_function: Activation | None = None
-    """The source's activation, instead of what its files tell or ReLU."""
     dropout_rate: float | None = None
     """Dropout while fine-tuning; the source's if not given, which is 0.2 for bare weights."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        Untold.__post_init__(self)
+        ExperimentConfig.__post_init__(self)
         set_path(self, "source")
         require_choice("head", self.head, Head)
-        if self.input_size is not None:
-            require_int("input_size", self.input_size, least=1, most=4096)
-        if self.apply_pooling is not None:
-            set_sequence(self, "apply_pooling", flags=True)
-        if self.activation_function is not None:
-            require_choice("activation_function", self.activation_function, Activation)
         if self.dropout_rate is not None:
             require_number("dropout_rate", self.dropout_rate, least=0, most=1, open_ends=")")
         if self.head == "all" and self.freeze.mask != "scratch":

@@ -1,8 +1,8 @@
 """Typed, frozen configuration of the network, validated on construction, and the original's two networks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from jaxcnn.errors import require, require_choice, require_int, require_number, set_plain, set_sequence
 
@@ -106,6 +106,42 @@ class ModelConfig:
     def num_stages(self) -> int:
         """Stages that can be frozen from the input upwards: the blocks, fc1, fc2. fc3 is always trained."""
         return self.num_blocks + 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untold:
+    """What bare weights do not tell of their network.
+
+    None leaves it to the files that lie beside the weights or, where they do not tell it either, to what is assumed.
+
+    Raises:
+        InputError: when no network has such a value; the message names the field.
+    """
+
+    input_size: int | None = None
+    """Height and width of the images, instead of what the files tell or, where they do not, 32."""
+    apply_pooling: tuple[int, ...] | None = None
+    """Which blocks (1 or 0 for each) end in a pool, instead of what the files tell or the first ones."""
+    activation_function: Activation | None = None
+    """The activation, instead of what the files tell or ReLU."""
+
+    def __post_init__(self) -> None:
+        set_plain(self)
+        if self.input_size is not None:
+            require_int("input_size", self.input_size, least=1, most=4096)
+        if self.apply_pooling is not None:
+            set_sequence(self, "apply_pooling", flags=True)
+        if self.activation_function is not None:
+            require_choice("activation_function", self.activation_function, Activation)
+
+    def told(self) -> dict[str, Any]:
+        """The fields that have a value."""
+        values = {each.name: getattr(self, each.name) for each in fields(Untold)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def change(self, config: ModelConfig) -> ModelConfig:
+        """A network's configuration with these values in place of its own."""
+        return replace(config, **self.told())
 
 
 SHALLOW = ModelConfig()

@@ -172,12 +172,7 @@ def open_source(config: TransferConfig) -> Source:
             f"source={str(config.source)!r} does not exist; train one with python -m experiments.cifar10, "
             "or give --source a run's folder or a model.pth"
         )
-    source = read_source(
-        config.source,
-        input_size=config.input_size,
-        apply_pooling=config.apply_pooling,
-        activation_function=config.activation_function,
-    )
+    source = read_source(config.source, config)
     if config.dropout_rate is not None:
         source = source._replace(config=replace(source.config, dropout_rate=config.dropout_rate))
     return source

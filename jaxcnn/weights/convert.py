@@ -7,11 +7,12 @@ reorders its inputs, because PyTorch flattens feature maps as C, H, W and this n
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.config.network import Activation, ModelConfig
+from jaxcnn.config.network import ModelConfig, Untold
 from jaxcnn.errors import InputError
 from jaxcnn.weights.state_dicts import not_this_network
 
@@ -160,13 +161,7 @@ def _from_flax(array: np.ndarray[Any, Any], kind: str, config: ModelConfig) -> n
     return array.astype(np.int64) if kind == "count" else array
 
 
-def infer_config(
-    state_dict: StateDict,
-    *,
-    input_size: int | None = None,
-    apply_pooling: tuple[int, ...] | None = None,
-    activation_function: Activation | None = None,
-) -> tuple[ModelConfig, list[str]]:
+def infer_config(state_dict: StateDict, given: Untold | None = None) -> tuple[ModelConfig, list[str]]:
     """The configuration that weights were trained with, and what had to be assumed.
 
     Shapes and names tell everything but the input size, which blocks pool, and the activation. The number of poolings
@@ -191,12 +186,14 @@ def infer_config(
         raise InputError("these are not the weights of this network: every block needs a 3x3 convolution")
     channels = tuple(conv[-1][0] for conv in convs)
     assumed = []
-    if activation_function is None:
-        activation_function = "relu"
+    given = given or Untold()
+    activation_function = given.activation_function or "relu"
+    if given.activation_function is None:
         assumed.append("activation_function=relu")
-    if input_size is None:
-        input_size = 32
+    input_size = given.input_size or 32
+    if given.input_size is None:
         assumed.append("input_size=32")
+    apply_pooling = given.apply_pooling
     if apply_pooling is None:
         fits = [
             p
@@ -226,7 +223,7 @@ def infer_config(
 
 def flags_to_read(state_dict: StateDict, config: ModelConfig) -> list[str]:
     """The command line's words without which `infer_config` takes these weights for those of another network."""
-    told = {name: getattr(config, name) for name in ("input_size", "apply_pooling", "activation_function")}
+    told = {field.name: getattr(config, field.name) for field in fields(Untold)}
     try:
         guess: ModelConfig | None = infer_config(state_dict)[0]
     except InputError:

@@ -46,9 +46,17 @@ class TorchCNN(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (B, num_classes)."""
+        return self.head(self.features(x))
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """What the blocks make of images, flat: (B, C * H' * W')."""
         for block in self.blocks:
             x = block(x)
-        x = self.act(self.fc1(self.dropout(x.flatten(1))))
+        return x.flatten(1)
+
+    def head(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, num_classes) of flat features."""
+        x = self.act(self.fc1(self.dropout(x)))
         x = self.act(self.fc2(self.dropout(x)))
         logits: torch.Tensor = self.fc3(x)
         return logits

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxcnn.config.experiment import Head, from_dict
-from jaxcnn.config.network import Activation, ModelConfig, stage_of
+from jaxcnn.config.network import Activation, ModelConfig, Untold, stage_of
 from jaxcnn.config.training import FreezeConfig, Mask
 from jaxcnn.errors import InputError, local_path, reason
 from jaxcnn.files import is_there
@@ -22,37 +22,23 @@ from jaxcnn.weights.state_dicts import find_network
 from jaxcnn.weights.transfer import Source, transplant
 
 
-def read_source(
-    path: Path,
-    *,
-    input_size: int | None = None,
-    apply_pooling: tuple[int, ...] | None = None,
-    activation_function: Activation | None = None,
-) -> Source:
+def read_source(path: Path, given: Untold | None = None) -> Source:
     """Weights from a run's folder, an Orbax checkpoint, or a file that `torch.save` or safetensors wrote.
 
-    What a weight file cannot tell comes from the arguments, else from a `config.json` beside it, else is assumed.
+    What a weight file cannot tell comes from `given`, else from a `config.json` beside it, else is assumed.
 
     Raises:
         InputError: when nothing usable is there, or the weights and the configuration disagree.
     """
-    given: dict[str, Any] = {
-        name: value
-        for name, value in (
-            ("input_size", input_size),
-            ("apply_pooling", apply_pooling),
-            ("activation_function", activation_function),
-        )
-        if value is not None
-    }
+    given = given or Untold()
     if is_there(path) and path.is_dir():
         if not is_there(path / "model.pth"):
             from jaxcnn.weights.weights_only import load_weights
 
             refuse_folder(path)
             variables, config = load_weights(path)
-            if given:
-                changed = replace(config, **given)
+            if given.told():
+                changed = given.change(config)
                 variables, config = from_torch(to_torch(variables, config), changed), changed
             return Source(variables, config, [])
         path = path / "model.pth"
@@ -61,13 +47,13 @@ def read_source(
     if is_there(beside):
         saved = _saved_model(beside)
         if saved is not None:
-            config = replace(saved, **given)
+            config = given.change(saved)
             try:
                 return Source(from_torch(state_dict, config), config, assumed, notes)
             except InputError as error:
                 raise InputError(f"{path} and the network in {beside} disagree: {error}") from error
         notes = [*notes, f"{beside} describes no network of this program and is not used"]
-    config, more = infer_config(state_dict, **given)
+    config, more = infer_config(state_dict, given)
     return Source(from_torch(state_dict, config), config, [*assumed, *more], notes)
 
 
@@ -144,12 +130,8 @@ def create_transfer_model(
     Raises:
         InputError: when the source cannot be read or the mask does not fit its network.
     """
-    read = read_source(
-        local_path("source", source),
-        input_size=input_size,
-        apply_pooling=apply_pooling,
-        activation_function=activation_function,
-    )
+    given = Untold(input_size=input_size, apply_pooling=apply_pooling, activation_function=activation_function)
+    read = read_source(local_path("source", source), given)
     if dropout_rate is not None:
         read = read._replace(config=replace(read.config, dropout_rate=dropout_rate))
     made = transplant(read, num_classes=num_classes, head=head, key=key_of(seed))
