@@ -1,1 +1,1 @@
-"""Programs: build a configuration, consume `jaxcnn.train.fit`, write the run's folder."""
+"""The programs of `jaxcnn.cli` as `python -m experiments.NAME`, the benchmark, and long checks."""

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxcnn.errors import InputError, MachineError, local_path, reason
@@ -98,6 +97,8 @@ def made_by_older_version(found: str) -> bool:
 
 def older_digest(tree: Any, note: str = "") -> str:
     """What versions before 0.1 wrote: it hashes how JAX prints a tree's structure, which JAX may change."""
+    import jax  # loading data, and asking for help, do without
+
     leaves, structure = jax.tree.flatten(tree)
     found = hashlib.sha256(f"{structure} {note}".encode())
     for content in _in_threads(_array_digest, leaves):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Set before JAX starts, and so that child processes have it too. The tests compare programs on the CPU, whatever else
 # the machine has; caches live and die with the session; a program that several tests use, in whichever of the
@@ -90,15 +91,17 @@ def isolated(
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run; not to be changed."""
+    """The folder of a finished run, which all of the session's processes share; not to be changed."""
     from tiny_run import TINY
 
     from jaxcnn.runs.run import run_experiment
 
-    runs_dir = tmp_path_factory.mktemp("runs")
-    with another_cache(tmp_path_factory):
-        run_experiment(replace(TINY, runs_dir=runs_dir))
-    return runs_dir / "tiny"
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with FileLock(folder / "finished.lock"), another_cache(tmp_path_factory):
+        run_experiment(replace(TINY, runs_dir=folder / "finished"))  # which the first trains, and the others find
+    return folder / "finished" / "tiny"
 
 
 @pytest.fixture(scope="module")

@@ -314,6 +314,7 @@ def test_unprepared_without_network_or_archives(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.slow
 def test_what_plain_methods_reach_on_the_digits_is_what_the_accuracy_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # or joblib warns where it cannot count the cores
     from sklearn.linear_model import LogisticRegression

@@ -231,12 +231,12 @@ def test_overwriting_begins_anew_and_leaves_nothing_of_the_old_run(finished: Pat
     config = replace(TINY, runs_dir=tmp_path)
     shutil.copytree(finished, tmp_path / "tiny")
     (tmp_path / "tiny" / "note.txt").write_text("of the old run")
-    changed = replace(config, seed=4, train=TrainConfig(1, 64))
-    assert run_experiment(changed, Existing(overwrite=True))["seed"] == 4
+    changed = replace(config, train=TrainConfig(1, 64))
+    assert run_experiment(changed, Existing(overwrite=True))["epochs"] == 1
     assert not (tmp_path / "tiny" / "note.txt").exists()
     assert len(rows(tmp_path / "tiny" / "metrics.csv")) == 1
     assert read_config(tmp_path / "tiny" / "config.json", ExperimentConfig) == changed
-    assert [row["seed"] for row in rows(tmp_path / "experiment_logs.csv")] == ["4"]
+    assert [row["epochs"] for row in rows(tmp_path / "experiment_logs.csv")] == ["1"]
 
 
 @pytest.mark.slow

@@ -76,9 +76,8 @@ import os, shutil, signal, sys, time
 from pathlib import Path
 import tensorflow_datasets
 from experiments.checks import make_archives as archives
-import jaxcnn.data
 from jaxcnn.data import prepare
-from jaxcnn.data import reader
+from jaxcnn.data.sets import load_dataset
 from jaxcnn.config import DataConfig
 
 root, what = Path(sys.argv[1]), sys.argv[2]
@@ -88,7 +87,7 @@ os.environ["XDG_CACHE_HOME"] = str(root / "cache")
 
 def work():
     prepare.prepare("cifar10", root / "sets", root / "archives", checksums)
-    jaxcnn.data.load_dataset(DataConfig(dir=root / "sets"), input_size=32, in_channels=3, seed=0)
+    load_dataset(DataConfig(dir=root / "sets"), input_size=32, in_channels=3, seed=0)
 
 
 def folders():

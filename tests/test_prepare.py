@@ -262,7 +262,7 @@ def test_works_without_tensorflow_and_says_nothing(tmp_path: Path) -> None:
         find = PathFinder.find_spec
         hidden = lambda name, *rest: None if name.split(".")[0] == "tensorflow" else find(name, *rest)
         PathFinder.find_spec = staticmethod(hidden)
-        import jaxcnn.data
+        from jaxcnn.data.sets import load_dataset
         slow = {"tensorflow_datasets", "sklearn", "scipy", "jax", "torch"} & set(sys.modules)
         assert not slow, slow
         from experiments.checks import make_archives
@@ -270,7 +270,7 @@ def test_works_without_tensorflow_and_says_nothing(tmp_path: Path) -> None:
         from jaxcnn.data.prepare import prepare
         root = Path(sys.argv[1])
         prepare("cifar10", root, root / "archives", make_archives.sha256s(root / "archives"))
-        data = jaxcnn.data.load_dataset(DataConfig(dir=root), input_size=32, in_channels=3, seed=0)
+        data = load_dataset(DataConfig(dir=root), input_size=32, in_channels=3, seed=0)
         assert len(data.train.labels) == 90
         assert "tensorflow" not in sys.modules
     """
