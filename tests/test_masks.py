@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jaxcnn import DEEP, SHALLOW, ModelConfig, OptimConfig, init_variables
 from jaxcnn.config import FreezeConfig
-from jaxcnn.masks import count_parameters, frozen_stages, partition, settled_epoch
+from jaxcnn.masks import count_parameters, freeze_mask, frozen_stages, partition, settled_epoch
 from jaxcnn.training.step import init_state
 from jaxcnn.weights.pytorch_network import TorchCNN
 
@@ -52,6 +52,9 @@ def test_every_parameter_is_either_frozen_or_trained(config: ModelConfig) -> Non
         assert set(frozen) == set(order[:stages])
         assert set(trained) == set(order[stages:])
         assert frozen | trained == params
+        assert freeze_mask(params, config, stages) == {
+            name: jax.tree.map(lambda _, name=name: name in frozen, params[name]) for name in params
+        }
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
