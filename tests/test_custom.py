@@ -17,6 +17,7 @@ from jaxcnn import (
     ExperimentConfig,
     FreezeConfig,
     InputError,
+    ModelConfig,
     TrainConfig,
     cross_entropy,
     fit,
