@@ -119,7 +119,7 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
     select_device(config.device)
     folder = config.runs_dir / config.run_name
     if not isinstance(config, TransferConfig) and config.freeze != FreezeConfig():
-        raise InputError("freeze is for weights that are taken over: use python -m experiments.transfer")
+        raise InputError("freeze is for weights that are taken over: use jaxcnn transfer")
     if original := config.protocol == "original":  # all training images train; the test split steers
         config = replace(config, data=replace(config.data, validation=0.0))
     source = None
@@ -169,7 +169,7 @@ def open_source(config: TransferConfig) -> Source:
     """
     if not is_there(config.source):
         raise InputError(
-            f"source={str(config.source)!r} does not exist; train one with python -m experiments.cifar10, "
+            f"source={str(config.source)!r} does not exist; train one with jaxcnn cifar10, "
             "or give --source a run's folder or a model.pth"
         )
     source = read_source(config.source, config)

@@ -90,8 +90,7 @@ def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:
         why, later = reason(error), unreadable(directory, error)
     # Outside of the handler, so that nothing keeps what Orbax left behind.
     raise later or InputError(
-        f"{directory} holds no readable checkpoint of weights: {why}; "
-        "make one with python -m experiments.convert model.pth CHECKPOINT"
+        f"{directory} holds no readable checkpoint of weights: {why}; make one with jaxcnn convert model.pth CHECKPOINT"
     )
 
 
