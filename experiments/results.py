@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,11 +13,9 @@ from experiments.folder import Summary
 from experiments.metrics import Board, write_metrics
 from experiments.present import remove_pictures
 from jaxcnn.config import ExperimentConfig
-from jaxcnn.convert import from_torch
 from jaxcnn.data import Dataset
 from jaxcnn.files import write_json, write_npy
 from jaxcnn.optim import best_epoch
-from jaxcnn.source import read_state_dict
 from jaxcnn.train import EpochRecord, evaluate, evaluation_step, stopped
 
 
@@ -25,16 +24,18 @@ def write_results(
     config: ExperimentConfig,
     dataset: Dataset,
     records: Sequence[EpochRecord],
+    variables: Mapping[str, Any],
     counts: Sequence[tuple[str, int, bool]],
     began: float,
 ) -> Summary:
     """Evaluates the best weights on the test set; writes arrays, metrics and, last of all, `summary.json`.
 
     Args:
-        folder: of the run, with its best weights in `model.pth`.
+        folder: of the run.
         config: of the run.
         dataset: whose test split is read.
         records: of all epochs.
+        variables: the best weights.
         counts: parameters, as `masks.count_parameters` gives them.
         began: when this process began with the run, on `time.perf_counter`'s clock.
 
@@ -42,7 +43,6 @@ def write_results(
         What `summary.json` holds. A test loss that is not finite is None there: JSON has no such number.
     """
     best = kept_epoch(records, config)
-    variables = from_torch(read_state_dict(folder / "model.pth"), config.model)
     eval_step = evaluation_step(config, dataset)
     loss, accuracy, predictions = evaluate(eval_step, variables, dataset.test, config.train.batch_size)
     write_metrics(folder, records)  # a process killed between checkpoint and table left a line too few

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from experiments.config_file import CONTINUE, RESOLVED, Existing
@@ -32,6 +33,7 @@ from experiments.streams import only_warns
 from jaxcnn.backend import fixed_settings
 from jaxcnn.checkpoint import Progress, open_checkpoints
 from jaxcnn.config import Device, ExperimentConfig, FreezeConfig, TransferConfig
+from jaxcnn.convert import from_torch
 from jaxcnn.data import Dataset, as_original, load_dataset
 from jaxcnn.errors import InputError, UnreadableError, is_out_of_memory, reason
 from jaxcnn.files import cache_folder, is_there
@@ -72,8 +74,8 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
                 print_start(console, folder, config, dataset, counts)
                 with only_warns(f"row of {folder.name} in the table of all runs"):  # said while someone is there
                     check_log(folder.parent, transfers=isinstance(config, TransferConfig))
-                records = _train(folder, config, dataset, variables, console)
-                summary = write_results(folder, config, dataset, records, counts, began)
+                records, best = _train(folder, config, dataset, variables, console)
+                summary = write_results(folder, config, dataset, records, best, counts, began)
     present(folder)
     if was_finished:
         console.print(f"{folder} is finished; --overwrite trains again, --name trains beside it", markup=False)
@@ -259,8 +261,8 @@ def _count(variables: dict[str, Any], config: ExperimentConfig) -> list[tuple[st
 
 def _train(
     folder: Path, config: ExperimentConfig, dataset: Dataset, variables: dict[str, Any], console: Console
-) -> list[EpochRecord]:
-    """Trains to the end, from where an earlier start got to; leaves the best weights in `model.pth`."""
+) -> tuple[list[EpochRecord], dict[str, Any]]:
+    """Trains to the end, from where an earlier start got to; returns the best weights, which `model.pth` has too."""
 
     def state_in(epoch: int) -> TrainState:
         frozen = frozen_stages(config.freeze, config.model, epoch)
@@ -268,6 +270,7 @@ def _train(
 
     images = len(dataset.train.labels)
     steps = -(-images // config.train.batch_size)
+    best_variables = None
     with (
         noted() as signals,
         open_checkpoints(folder / "checkpoints") as checkpoints,
@@ -296,7 +299,8 @@ def _train(
                     best = kept_epoch(records, config)
                     checkpoints.save(trained, records)
                     if best == len(records) - 1:
-                        write_state_dict(folder / "model.pth", _variables(trained), config.model)
+                        best_variables = jax.tree.map(np.array, _variables(trained))  # the next epoch reuses buffers
+                        write_state_dict(folder / "model.pth", best_variables, config.model)
                     write_metrics(folder, records)
                     board.add_record(record)
                     bar.epoch(record, is_best=best == len(records) - 1 and validates(config, record))
@@ -310,7 +314,9 @@ def _train(
                 checkpoints.save(paused.state, records, part)
             if signals.came():
                 console.print(f"stopping after {_where(records, part, steps)}")
-    return records
+    if best_variables is None:  # an earlier start got to the best epoch
+        best_variables = from_torch(read_state_dict(folder / "model.pth"), config.model)
+    return records, best_variables
 
 
 def _require_weights(folder: Path) -> None:

@@ -1,17 +1,19 @@
 """Weights on disk, with the network that they belong to: a transfer's source, and the `model.pth` of a run."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxcnn.config import Activation, ModelConfig, from_dict
-from jaxcnn.convert import from_torch, infer_config, to_torch
+from jaxcnn.convert import from_torch, infer_config, to_arrays
 from jaxcnn.errors import InputError, reason
 from jaxcnn.files import is_there, write_whole
 from jaxcnn.state_dicts import find_network
+from jaxcnn.torch_file import save_torch_file
 from jaxcnn.weight_files import load_file, refuse_folder
 
 
@@ -57,7 +59,7 @@ def read_source(
             variables, config = load_weights(path)
             if given:
                 changed = replace(config, **given)
-                variables, config = from_torch(to_torch(variables, config), changed), changed
+                variables, config = from_torch(to_arrays(variables, config), changed), changed
             return Source(variables, config, [])
         path = path / "model.pth"
     state_dict, assumed, notes = find_network(load_file(path), path)
@@ -104,24 +106,17 @@ def read_state_dict(path: Path) -> dict[str, Any]:
 
 def write_state_dict(path: Path, variables: Mapping[str, Any], config: ModelConfig) -> None:
     """Writes variables as `.pth` or `.safetensors` (by the suffix), whole or not at all."""
-    state_dict = to_torch(variables, config)
+    arrays = to_arrays(variables, config)
 
     def save(temporary: Path) -> None:
-        if path.suffix == ".safetensors":
-            from safetensors import SafetensorError
-            from safetensors.torch import save_file
+        if path.suffix != ".safetensors":
+            return save_torch_file(temporary, arrays)
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
 
-            try:
-                save_file(state_dict, temporary)
-            except SafetensorError as error:
-                raise OSError(reason(error)) from error
-        else:
-            import torch
-
-            # By way of memory: given a path, torch.save writes the temporary's name into the file, and hides what
-            # the system said when the disk is full.
-            whole = io.BytesIO()
-            torch.save(state_dict, whole)
-            temporary.write_bytes(whole.getvalue())
+        try:
+            save_file({name: np.array(array, order="C") for name, array in arrays.items()}, temporary)
+        except SafetensorError as error:
+            raise OSError(reason(error)) from error
 
     write_whole(path, save)
