@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
+
+from jaxcnn.executables import kept_jit
 
 
 class Form(NamedTuple):
@@ -26,12 +27,8 @@ def backend_form() -> Form:
     return Form(steps_per_call=4 if _is_cpu() else None, vectorized=not _is_cpu())
 
 
-Jit = Callable[..., Any]
-"""`jax.jit`, or `jit` below."""
-
-
 def jit(f: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = (), **options: int) -> Callable[..., Any]:
-    """`jax.jit` with the compiler's `options` for the default backend; not for use while another function is traced.
+    """`executables.kept_jit` with the compiler's `options` for the default backend.
 
     On a CPU, XLA up to jax 0.11.0 builds the passes of its newer emitters again for every loop. Without them a training
     step compiles in two thirds of the time and memory, and is a little faster; but Adam alone takes three times as
@@ -41,18 +38,7 @@ def jit(f: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = (), **
     those that the installed one does not know are left out.
     """
     wanted = {**({"xla_cpu_use_fusion_emitters": False} if _is_cpu() else {}), **options}
-    known = {name: value for name, value in wanted.items() if _is_known(name, value)}
-    return jax.jit(f, donate_argnums=donate_argnums, compiler_options=known)
-
-
-@cache
-def _is_known(name: str, value: int) -> bool:
-    """Whether the compiler takes an option, which only an attempt tells."""
-    try:
-        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
-    except (jax.errors.JaxRuntimeError, ValueError, TypeError):
-        return False
-    return True
+    return kept_jit(f, donate_argnums=donate_argnums, options=wanted)
 
 
 def laid_out_by_rows(x: jax.Array) -> jax.Array:

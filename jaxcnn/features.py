@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,6 +11,7 @@ from jaxcnn.augment import standardise
 from jaxcnn.backend import fixed_settings
 from jaxcnn.config import ExperimentConfig, ModelConfig, Precision
 from jaxcnn.data import Dataset, Split
+from jaxcnn.executables import kept_jit
 from jaxcnn.splits import aligned_empty
 from jaxcnn.step import make_network
 
@@ -44,7 +44,7 @@ def compute_features(
     that no batch norm precedes they are most, four fifths and more in trained networks. That saves time, not memory.
     """
     network = make_network(model, precision)
-    forward = jax.jit(
+    forward = kept_jit(
         lambda variables, images: network.apply(variables, standardise(images, mean, std), end_stage=end_stage)
     )
 

@@ -11,6 +11,7 @@ from jaxcnn import ops
 from jaxcnn.augment import augment, standardise
 from jaxcnn.backend import fixed_settings
 from jaxcnn.config import Augment, ModelConfig, OptimConfig, Precision
+from jaxcnn.executables import kept_jit
 from jaxcnn.masks import partition
 from jaxcnn.model import CNN, PRNG, key_of, stage_of
 from jaxcnn.optim import Schedule, make_optimizer
@@ -82,7 +83,7 @@ def init_state(
             key=jax.random.key_data(key_of(seed)),
         )
 
-    state: TrainState = jax.jit(begin)(variables)
+    state: TrainState = kept_jit(begin)(variables)
     return state
 
 

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import ops
-from jaxcnn.backend import Jit, backend_form, fixed_settings, jit
+from jaxcnn.backend import backend_form, fixed_settings, jit
 from jaxcnn.config import ExperimentConfig
 from jaxcnn.data import Dataset, Split, epoch_order
 from jaxcnn.errors import InputError
+from jaxcnn.executables import Jit, kept_jit
 from jaxcnn.features import caches_features, compute_features
 from jaxcnn.masks import frozen_stages, settled_epoch
 from jaxcnn.optim import Schedule, make_schedule, plateau_scale, stop_reason
@@ -173,7 +174,7 @@ def evaluation_step(config: ExperimentConfig, dataset: Dataset, first_stage: int
 
 @lru_cache(maxsize=8)
 def _evaluation_step(**settings: Any) -> EvalStep:
-    return jax.jit(make_eval_step(**settings))
+    return kept_jit(make_eval_step(**settings))
 
 
 def fit(
@@ -323,7 +324,7 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         train,
         batch_size,
         steps_per_call=form.steps_per_call,
-        jit=jax.jit if first_stage else jit,  # on features Adam is a large part of the step
+        jit=kept_jit if first_stage else jit,  # on features Adam is a large part of the step
     )
     return _Phase(schedule, train_epoch, evaluation_step(config, dataset, first_stage), validation)
 
