@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
+from contextlib import ContextDecorator
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
@@ -50,7 +51,9 @@ def describe(value: Any) -> Iterator[str]:
             yield from describe(item)
     elif dataclasses.is_dataclass(value):  # Flax's modules too, whose parent, which is not shown, is no setting
         yield from describe([(each.name, getattr(value, each.name)) for each in dataclasses.fields(value) if each.repr])
-    elif {"func", "args", "kwds"} <= vars(value).keys():  # a context manager of contextlib's, used as a decorator
+    elif (
+        isinstance(value, ContextDecorator) and {"func", "args", "kwds"} <= vars(value).keys()
+    ):  # made by @contextmanager
         yield from describe([value.func, value.args, value.kwds])
     else:
         raise Undescribed(repr(value))

@@ -8,17 +8,19 @@ A file is a pickle, and machine code. It is loaded only where nobody but this us
 """
 
 import hashlib
+import math
 import os
 import pickle
 import platform
 import re
 import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache, wraps
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import jax
@@ -52,9 +54,14 @@ def kept_jit(
     wanted = dict(options or {})
 
     @cache
-    def jitted() -> Any:
+    def jitted(prefix: str = "") -> Any:
+        @wraps(f)
+        def named(*args: Any) -> Any:
+            return f(*args)
+
+        named.__name__ = prefix + getattr(f, "__name__", "program")
         known = {name: value for name, value in wanted.items() if _is_known(name, value)}
-        return jax.jit(f, donate_argnums=donate_argnums, compiler_options=known)
+        return jax.jit(named, donate_argnums=donate_argnums, compiler_options=known)
 
     def obtain(args: tuple[Any, ...]) -> Callable[..., Any]:
         path = _path((f, donate_argnums, wanted), args)
@@ -62,7 +69,8 @@ def kept_jit(
             return jitted()  # type: ignore[no-any-return]
         program = _load(path, args)
         if program is None:
-            program = jitted().lower(*args).compile()
+            with _not_in_jaxs_cache():
+                program = jitted("kept_").lower(*args).compile()  # a name that nothing in JAX's cache has
             _save(path, program)
         return program
 
@@ -76,6 +84,29 @@ def kept_jit(
         return programs[kinds](*args)
 
     return call
+
+
+_compiling: list[float] = []  # JAX's setting as it was, once for each thread that compiles
+_lock = Lock()
+
+
+@contextmanager
+def _not_in_jaxs_cache() -> Iterator[None]:
+    """What is compiled within is not written to JAX's cache.
+
+    XLA cannot write a program again that came from there (jax 0.10.2, CPU): the file would lack the machine code.
+    """
+    name = "jax_persistent_cache_min_compile_time_secs"
+    with _lock:
+        _compiling.append(_compiling[0] if _compiling else getattr(jax.config, name))
+        jax.config.update(name, math.inf)
+    try:
+        yield
+    finally:
+        with _lock:
+            before = _compiling.pop()
+            if not _compiling:
+                jax.config.update(name, before)
 
 
 _SETTINGS_WITHIN = ("jax_enable_x64", "jax_default_matmul_precision")  # which a process may change between calls
