@@ -54,7 +54,7 @@ def describe(value: Any) -> Iterator[str]:
     elif (
         isinstance(value, ContextDecorator) and {"func", "args", "kwds"} <= vars(value).keys()
     ):  # made by @contextmanager
-        yield from describe([value.func, value.args, value.kwds])
+        yield from describe([vars(value)[name] for name in ("func", "args", "kwds")])
     else:
         raise Undescribed(repr(value))
     yield ">"

@@ -24,7 +24,6 @@ from threading import Lock
 from typing import Any
 
 import jax
-from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
 from jaxcnn.describe import Undescribed, describe
 from jaxcnn.files import write_whole
@@ -184,6 +183,8 @@ def _processor() -> list[str]:
 def _load(path: Path, args: tuple[Any, ...]) -> Callable[..., Any] | None:
     """The program in a file; None if there is none, or another user may have written it, or it is damaged."""
     try:
+        from jax.experimental.serialize_executable import deserialize_and_load  # experimental: it may go
+
         folders = (path.parent, path.parent.parent)
         if not all(_is_own(folder.lstat(), stat.S_ISDIR) for folder in folders):
             return None
@@ -214,7 +215,9 @@ def _save(path: Path, program: Any) -> None:
         temporary.chmod(0o600)
         temporary.write_bytes(hashlib.sha256(content).digest() + content)
 
-    with suppress(Exception):  # as of programs that JAX cannot serialise, or a full disk
+    with suppress(Exception):  # experimental, as above; or a program that JAX cannot serialise, or a full disk
+        from jax.experimental.serialize_executable import serialize
+
         executable, _, structure = serialize(program)
         content = pickle.dumps((executable, jax.tree.unflatten(structure, range(structure.num_leaves))))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

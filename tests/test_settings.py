@@ -18,8 +18,9 @@ from small_training import MEAN, MODEL, STD, assert_same_bits, draw_dataset, dra
 from experiments.run import select_device
 from jaxcnn import CNN, init_variables
 from jaxcnn.augment import augment, standardise
-from jaxcnn.backend import _is_known, fixed_settings, jit, laid_out_by_rows
+from jaxcnn.backend import fixed_settings, jit, laid_out_by_rows
 from jaxcnn.dropout import dropout
+from jaxcnn.executables import _is_known
 from jaxcnn.model import key_of
 from jaxcnn.step import cross_entropy
 
