@@ -42,7 +42,8 @@ def kept_jit(
     """`jax.jit` for positional arguments, whose programs are kept on disk wherever JAX keeps its own.
 
     Programs are the same whether they are loaded or compiled. What cannot be kept is compiled as by `jax.jit`: where
-    `jax_compilation_cache_dir` is not set, or the function holds what `describe` does not know.
+    `jax_compilation_cache_dir` is not set, or others may write there, or `describe` does not know all that the function
+    holds.
 
     Args:
         f: the function; not for use while another function is traced.
@@ -53,7 +54,7 @@ def kept_jit(
     wanted = dict(options or {})
 
     @cache
-    def jitted(prefix: str = "") -> Any:
+    def jitted(prefix: str = "") -> jax.stages.Wrapped:
         @wraps(f)
         def named(*args: Any) -> Any:
             return f(*args)
@@ -65,7 +66,7 @@ def kept_jit(
     def obtain(args: tuple[Any, ...]) -> Callable[..., Any]:
         path = _path((f, donate_argnums, wanted), args)
         if path is None:
-            return jitted()  # type: ignore[no-any-return]
+            return jitted()
         program = _load(path, args)
         if program is None:
             with _not_in_jaxs_cache():
@@ -139,16 +140,24 @@ def _is_known(name: str, value: int) -> bool:
 
 
 def _path(function: Any, args: tuple[Any, ...]) -> Path | None:
-    """Where the program of a function for such arguments lies; None if it cannot be kept."""
+    """Where the program of a function for such arguments lies; None if it cannot be kept, or not in privacy."""
     root = getattr(jax.config, "jax_compilation_cache_dir", None)
     if not root or "://" in root or not getattr(jax.config, "jax_enable_compilation_cache", True):
+        return None
+    folder = Path(root) / "executables"
+    try:
+        if not all(_is_own(each.lstat(), stat.S_ISDIR) for each in (folder.parent, folder)):
+            return None
+    except FileNotFoundError:  # to be made
+        pass
+    except OSError:
         return None
     leaves, structure = jax.tree.flatten(args)
     try:
         parts = [*describe(function), str(structure), *map(str, map(_kind, leaves)), *_settings(), *environment()]
     except Undescribed:
         return None
-    return Path(root) / "executables" / hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return folder / hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _settings() -> list[str]:
@@ -181,13 +190,10 @@ def _processor() -> list[str]:
 
 
 def _load(path: Path, args: tuple[Any, ...]) -> Callable[..., Any] | None:
-    """The program in a file; None if there is none, or another user may have written it, or it is damaged."""
+    """The program in a file of `_path`'s; None if there is none, or others may have written it, or it is damaged."""
     try:
         from jax.experimental.serialize_executable import deserialize_and_load  # experimental: it may go
 
-        folders = (path.parent, path.parent.parent)
-        if not all(_is_own(folder.lstat(), stat.S_ISDIR) for folder in folders):
-            return None
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
             if not _is_own(os.fstat(file.fileno()), stat.S_ISREG):
                 return None

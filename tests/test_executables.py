@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -229,6 +230,29 @@ def test_what_others_may_have_written_or_is_damaged_is_compiled_again(
     path.chmod(0o600)
     change(path)
     assert kept() == 1
+
+
+def test_jaxs_own_cache_serves_where_others_may_write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not left without the programs that are not kept."""
+    compiled_apart: list[str] = []
+    monkeypatch.setattr(executables, "_not_in_jaxs_cache", lambda: nullcontext(compiled_apart.append("")))
+    folder.parent.chmod(0o775)
+    assert kept() == 1
+    assert not compiled_apart
+    assert not folder.exists()
+    folder.parent.chmod(0o700)
+    assert [kept(), kept()] == [1, 0]
+    assert compiled_apart
+
+
+def test_jaxs_setting_is_as_it_was_after_a_compilation(folder: Path) -> None:
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    with executables._not_in_jaxs_cache(), executables._not_in_jaxs_cache():
+        assert getattr(jax.config, name) == float("inf")
+    assert getattr(jax.config, name) == before
+    kept()
+    assert getattr(jax.config, name) == before
 
 
 def test_another_users_file_is_not_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
