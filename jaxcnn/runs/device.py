@@ -40,7 +40,7 @@ def select_device(device: Device) -> None:
 
 def _keep_compiled(cache: Path) -> None:
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # programs are loaded from a private folder only
         tempfile.TemporaryFile(dir=cache).close()
     except OSError as error:  # which JAX would say of every function that it compiles
         print(f"Compiled programs are not kept in {cache}: {reason(error)}", file=sys.stderr)

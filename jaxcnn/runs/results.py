@@ -29,7 +29,7 @@ def write_results(
     """Writes arrays, metrics and, last of all, `summary.json`.
 
     Args:
-        folder: of the run, with its best weights in `model.pth`.
+        folder: of the run.
         config: of the run.
         dataset: whose test split was read.
         records: of all epochs.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from jaxcnn.config.experiment import CONTINUE, RESOLVED, Existing, ExperimentConfig, TransferConfig
@@ -32,7 +33,7 @@ from jaxcnn.runs.signals import noted
 from jaxcnn.runs.streams import only_warns
 from jaxcnn.training.decisions import kept_epoch, validates
 from jaxcnn.training.loop import Paused, evaluate, evaluation_step, fit
-from jaxcnn.training.records import EpochRecord, Evaluation, Metrics, TrainState
+from jaxcnn.training.records import EpochRecord, Metrics, TrainState
 from jaxcnn.training.soundness import require_trainable
 from jaxcnn.training.step import init_state
 from jaxcnn.weights.checkpoint import Progress, open_checkpoints
@@ -69,8 +70,9 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
                 print_start(console, folder, config, dataset, counts)
                 with only_warns(f"row of {folder.name} in the table of all runs"):  # said while someone is there
                     check_log(folder.parent, transfers=isinstance(config, TransferConfig))
-                records = _train(folder, config, dataset, variables, console)
-                summary = write_results(folder, config, dataset, records, counts, _test(folder, config, dataset), began)
+                records, best = _train(folder, config, dataset, variables, console)
+                tested = evaluate(evaluation_step(config, dataset), best, dataset.test, config.train.batch_size)
+                summary = write_results(folder, config, dataset, records, counts, tested, began)
                 remove_pictures(folder)  # of what the folder held before
     present(folder)
     with only_warns(f"row of {folder.name} in the table of all runs"):
@@ -212,8 +214,8 @@ def _count(variables: dict[str, Any], config: ExperimentConfig) -> list[tuple[st
 
 def _train(
     folder: Path, config: ExperimentConfig, dataset: Dataset, variables: dict[str, Any], console: Console
-) -> list[EpochRecord]:
-    """Trains to the end, from where an earlier start got to; leaves the best weights in `model.pth`."""
+) -> tuple[list[EpochRecord], dict[str, Any]]:
+    """Trains to the end, from where an earlier start got to; returns the best weights, which `model.pth` has too."""
 
     def state_in(epoch: int) -> TrainState:
         frozen = frozen_stages(config.freeze, config.model, epoch)
@@ -221,6 +223,7 @@ def _train(
 
     images = len(dataset.train.labels)
     steps = -(-images // config.train.batch_size)
+    best_variables = None
     with (
         noted() as signals,
         open_checkpoints(folder / "checkpoints") as checkpoints,
@@ -249,7 +252,8 @@ def _train(
                     best = kept_epoch(records, config)
                     checkpoints.save(trained, records)
                     if best == len(records) - 1:
-                        write_state_dict(folder / "model.pth", _variables(trained), config.model)
+                        best_variables = jax.tree.map(np.array, _variables(trained))  # the next epoch reuses buffers
+                        write_state_dict(folder / "model.pth", best_variables, config.model)
                     write_metrics(folder, records)
                     board.add_record(record)
                     bar.epoch(record, is_best=best == len(records) - 1 and validates(config, record))
@@ -263,13 +267,9 @@ def _train(
                 checkpoints.save(paused.state, records, part)
             if signals.came():
                 console.print(f"stopping after {_where(records, part, steps)}")
-    return records
-
-
-def _test(folder: Path, config: ExperimentConfig, dataset: Dataset) -> Evaluation:
-    """The best weights, in `model.pth`, on the test set."""
-    variables = from_torch(read_state_dict(folder / "model.pth"), config.model)
-    return evaluate(evaluation_step(config, dataset), variables, dataset.test, config.train.batch_size)
+    if best_variables is None:  # an earlier start got to the best epoch
+        best_variables = from_torch(read_state_dict(folder / "model.pth"), config.model)
+    return records, best_variables
 
 
 def _require_weights(folder: Path) -> None:

@@ -19,15 +19,16 @@ import optax
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.data.splits import Dataset, Split, epoch_order
 from jaxcnn.errors import DivergedError
-from jaxcnn.kernels.backend import Jit, backend_form, fixed_settings, jit
+from jaxcnn.kernels.backend import backend_form, fixed_settings
+from jaxcnn.kernels.executables import Jit, jit, kept_jit
 from jaxcnn.kernels.primitives import take_images
 from jaxcnn.masks import frozen_stages, settled_epoch
-from jaxcnn.training.custom import BUILT_IN, Augmentation, Custom, Loss, require_effect
+from jaxcnn.training.custom import BUILT_IN, Augmentation, Custom, Loss
 from jaxcnn.training.decisions import plateau_scale, stopped
 from jaxcnn.training.features import caches_features, compute_features
 from jaxcnn.training.optim import Schedule, make_schedule
 from jaxcnn.training.records import Batch, EpochRecord, Evaluation, Metrics, TrainState
-from jaxcnn.training.soundness import require_trainable
+from jaxcnn.training.soundness import require_effect, require_trainable
 from jaxcnn.training.step import EvalStep, TrainStep, make_eval_step, make_train_step, unfreeze
 
 TrainEpoch = Callable[..., tuple[TrainState, Metrics]]
@@ -162,7 +163,7 @@ def evaluation_step(
 
 @lru_cache(maxsize=8)
 def _evaluation_step(**settings: Any) -> EvalStep:
-    return jax.jit(make_eval_step(**settings))
+    return kept_jit(make_eval_step(**settings))
 
 
 def fit(
@@ -328,7 +329,7 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         train,
         batch_size,
         steps_per_call=form.steps_per_call,
-        jit=jax.jit if first_stage else jit,  # on features Adam is a large part of the step
+        jit=kept_jit if first_stage else jit,  # on features Adam is a large part of the step
     )
     eval_step = evaluation_step(config, dataset, first_stage, model=custom.model, loss=custom.loss)
     return _Phase(schedule, train_epoch, eval_step, validation)

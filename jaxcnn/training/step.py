@@ -12,6 +12,7 @@ from jaxcnn.config.network import ModelConfig, stage_of
 from jaxcnn.config.training import Augment, OptimConfig, Precision
 from jaxcnn.data.augment import augment, standardise
 from jaxcnn.kernels.backend import fixed_settings
+from jaxcnn.kernels.executables import kept_jit
 from jaxcnn.kernels.primitives import image_by_image
 from jaxcnn.masks import partition
 from jaxcnn.model import PRNG, key_of, make_network
@@ -59,7 +60,7 @@ def init_state(
             key=jax.random.key_data(key_of(seed)),
         )
 
-    state: TrainState = jax.jit(begin)(variables)
+    state: TrainState = kept_jit(begin)(variables)
     return state
 
 

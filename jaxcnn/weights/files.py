@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxcnn.config.network import ModelConfig
 from jaxcnn.errors import InputError, JaxcnnError, is_out_of_memory, reason, unreadable
 from jaxcnn.files import is_there, write_whole
-from jaxcnn.weights.convert import to_torch
+from jaxcnn.weights.convert import to_arrays
 from jaxcnn.weights.state_dicts import find_network
+from jaxcnn.weights.torch_file import save_torch_file
 
 _SAVE = "give what torch.save(model.state_dict(), path) writes, or safetensors"
 _FROM_ELSEWHERE = f"load it with the library that wrote it, copy its arrays into the PyTorch network, and {_SAVE}"
@@ -253,24 +256,17 @@ def read_state_dict(path: Path) -> dict[str, Any]:
 
 def write_state_dict(path: Path, variables: Mapping[str, Any], config: ModelConfig) -> None:
     """Writes variables as `.pth` or `.safetensors` (by the suffix), whole or not at all."""
-    state_dict = to_torch(variables, config)
+    arrays = to_arrays(variables, config)
 
     def save(temporary: Path) -> None:
-        if path.suffix == ".safetensors":
-            from safetensors import SafetensorError
-            from safetensors.torch import save_file
+        if path.suffix != ".safetensors":
+            return save_torch_file(temporary, arrays)
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
 
-            try:
-                save_file(state_dict, temporary)
-            except SafetensorError as error:
-                raise OSError(reason(error)) from error
-        else:
-            import torch
-
-            # By way of memory: given a path, torch.save writes the temporary's name into the file, and hides what
-            # the system said when the disk is full.
-            whole = io.BytesIO()
-            torch.save(state_dict, whole)
-            temporary.write_bytes(whole.getvalue())
+        try:
+            save_file({name: np.array(array, order="C") for name, array in arrays.items()}, temporary)
+        except SafetensorError as error:
+            raise OSError(reason(error)) from error
 
     write_whole(path, save)

@@ -17,7 +17,7 @@ from jaxcnn.errors import InputError, local_path, reason
 from jaxcnn.files import is_there
 from jaxcnn.masks import freeze_mask, frozen_stages
 from jaxcnn.model import CNN, init_variables, key_of
-from jaxcnn.weights.convert import from_torch, infer_config, to_torch
+from jaxcnn.weights.convert import from_torch, infer_config, to_arrays
 from jaxcnn.weights.files import load_file, refuse_folder
 from jaxcnn.weights.state_dicts import find_network
 from jaxcnn.weights.transfer import Source, transplant
@@ -40,7 +40,7 @@ def read_source(path: Path, given: Untold | None = None) -> Source:
             variables, config = load_weights(path)
             if given.told():
                 changed = given.change(config)
-                variables, config = from_torch(to_torch(variables, config), changed), changed
+                variables, config = from_torch(to_arrays(variables, config), changed), changed
             return Source(variables, config, [])
         path = path / "model.pth"
     state_dict, assumed, notes = find_network(load_file(path), path)
