@@ -22,8 +22,10 @@ from experiments.folder import (
     is_unfinished,
     read_json,
     resolve,
+    with_precision,
 )
 from experiments.log import check_log
+from experiments.memory import keep_freed_memory
 from experiments.metrics import Board, count_metrics, write_metrics
 from experiments.present import present
 from experiments.results import kept_epoch, validates, write_results
@@ -65,6 +67,8 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
             variables, notes = first_variables(config, source)  # may refuse, so before the folder is made
         with claimed(folder, config, resolved, existing) as summary, _enough_memory():
             if summary is None:
+                if config.train.precision == "bfloat16" and jax.default_backend() == "cpu":
+                    notes = [*notes, "train.precision=bfloat16 is for accelerators; this CPU is faster in float32"]
                 for note in notes:
                     console.print(note, markup=False)
                 began = time.perf_counter()
@@ -118,6 +122,7 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
     """
     select_device(config.device)
     folder = config.runs_dir / config.run_name
+    config = with_precision(config, folder, existing)
     if not isinstance(config, TransferConfig) and config.freeze != FreezeConfig():
         raise InputError("freeze is for weights that are taken over: use python -m experiments.transfer")
     if original := config.protocol == "original":  # all training images train; the test split steers
@@ -210,7 +215,7 @@ def first_variables(config: ExperimentConfig, source: Source | None) -> tuple[di
 
 
 def select_device(device: Device) -> None:
-    """Has JAX compute on a kind of device, and keep compiled programs for the next start.
+    """Has JAX compute on a kind of device, keep compiled programs for the next start, and a CPU's memory for reuse.
 
     Raises:
         InputError: when the machine has no such device, or JAX no support for it installed.
@@ -230,6 +235,8 @@ def select_device(device: Device) -> None:
         raise InputError(
             f"device={device!r} cannot be had: {why}; {remedy.get(device, 'install jax again')}, or give --device cpu"
         ) from error
+    if found == "cpu":
+        keep_freed_memory()
     # On an accelerator JAX's own choice for float32 is less: TF32 on an NVIDIA GPU, bfloat16 on a TPU.
     _configure("jax_default_matmul_precision", None if found == "cpu" else "highest")
     if device not in ("auto", found):

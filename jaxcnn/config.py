@@ -27,7 +27,7 @@ Device = Literal["auto", "cpu", "gpu", "tpu"]
 Mask = Literal["scratch", "full", "partial", "frozen"]
 Head = Literal["fc3", "all"]
 Protocol = Literal["sound", "original"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "auto"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,9 @@ class TrainConfig:
     early_stopping_target: float | None = 98.5
     """Stop once the validation accuracy reaches this many percent; None never stops for that."""
     precision: Precision = "float32"
-    """What the network computes in. With bfloat16 weights, statistics, loss and optimiser stay in float32."""
+    """What the network computes in. With bfloat16 weights, statistics, loss and optimiser stay in float32. bfloat16 is
+    for accelerators; a CPU computes faster in float32. auto: bfloat16 on an accelerator, float32 on a CPU; a run that
+    continues keeps what it began with."""
 
     def __post_init__(self) -> None:
         set_plain(self)

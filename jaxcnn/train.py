@@ -7,6 +7,7 @@ calls in turn `augment.augment` and `augment.standardise`, `model.CNN`, and `ste
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from jaxcnn.errors import InputError
 from jaxcnn.features import caches_features, compute_features
 from jaxcnn.masks import frozen_stages, settled_epoch
 from jaxcnn.optim import Schedule, make_schedule, plateau_scale, stop_reason
+from jaxcnn.precision import resolve_precision
 from jaxcnn.soundness import require_trainable
 from jaxcnn.step import (
     Batch,
@@ -167,7 +169,7 @@ def evaluation_step(config: ExperimentConfig, dataset: Dataset, first_stage: int
         augmentation=config.data.augment if config.protocol == "original" else "none",
         first_stage=first_stage,
         vectorized=backend_form().vectorized,
-        precision=config.train.precision,
+        precision=resolve_precision(config.train.precision),
     )
 
 
@@ -203,6 +205,7 @@ def fit(
         Paused: when `should_stop` cut an epoch short.
     """
     require_trainable(config, dataset)
+    config = replace(config, train=replace(config.train, precision=resolve_precision(config.train.precision)))
     optim, batch_size = config.optim, config.train.batch_size
     n = len(dataset.train.labels)
     steps = -(-n // batch_size)
