@@ -9,7 +9,7 @@ Augment = Literal["autoaugment", "flipcrop", "none"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["plateau", "cosine", "constant"]
 Mask = Literal["scratch", "full", "partial", "frozen"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "auto"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ class TrainConfig:
     early_stopping_target: float | None = 98.5
     """Stop once the validation accuracy reaches this many percent; None never stops for that."""
     precision: Precision = "float32"
-    """What the network computes in. With bfloat16 weights, statistics, loss and optimiser stay in float32."""
+    """What the network computes in. With bfloat16 weights, statistics, loss and optimiser stay in float32. bfloat16 is
+    for accelerators; a CPU computes faster in float32. auto: bfloat16 on an accelerator, float32 on a CPU; a run that
+    continues keeps what it began with."""
 
     def __post_init__(self) -> None:
         set_plain(self)

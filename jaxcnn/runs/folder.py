@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import NoneType
@@ -20,6 +21,7 @@ from jaxcnn.config.experiment import RESOLVED, Existing, ExperimentConfig, to_js
 from jaxcnn.data.splits import Dataset
 from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason, unreadable
 from jaxcnn.files import TEMPORARY, write_json
+from jaxcnn.kernels.precision import resolve_precision
 
 Summary = dict[str, Any]
 
@@ -56,6 +58,20 @@ SUMMARY: dict[str, Any] = {
     "wall_seconds": _NUMBER,
 }
 """What a summary holds, and of which type."""
+
+
+def with_precision(config: ExperimentConfig, folder: Path, existing: Existing) -> ExperimentConfig:
+    """The configuration with float32 or bfloat16 in place of `auto`: what the folder's run began with, if there is one.
+
+    Raises:
+        InputError: when the folder's `config.json` cannot be read.
+    """
+    if config.train.precision != "auto":
+        return config
+    precision, path = resolve_precision("auto"), folder / "config.json"
+    if path.is_file() and not existing.overwrite and isinstance(train := read_json(path).get("train"), dict):
+        precision = train.get("precision", "float32")  # which runs of older versions do not name
+    return replace(config, train=replace(config.train, precision=precision))
 
 
 def find_finished(

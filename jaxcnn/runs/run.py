@@ -24,7 +24,7 @@ from jaxcnn.model import init_variables, key_of
 from jaxcnn.runs.console import Terminal
 from jaxcnn.runs.device import select_device
 from jaxcnn.runs.display import Bar, print_start, results_table
-from jaxcnn.runs.folder import Summary, claimed, find_finished, is_unfinished, read_json, resolve
+from jaxcnn.runs.folder import Summary, claimed, find_finished, is_unfinished, read_json, resolve, with_precision
 from jaxcnn.runs.log import check_log, update_log
 from jaxcnn.runs.metrics import Board, count_metrics, write_metrics
 from jaxcnn.runs.present import present, remove_pictures
@@ -63,6 +63,8 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
             variables, notes = first_variables(config, source)  # may refuse, so before the folder is made
         with claimed(folder, config, resolved, existing) as summary, _enough_memory():
             if summary is None:
+                if config.train.precision == "bfloat16" and jax.default_backend() == "cpu":
+                    notes = [*notes, "train.precision=bfloat16 is for accelerators; this CPU is faster in float32"]
                 for note in notes:
                     console.print(note, markup=False)
                 began = time.perf_counter()
@@ -120,6 +122,7 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
     """
     select_device(config.device)
     folder = config.runs_dir / config.run_name
+    config = with_precision(config, folder, existing)
     if not isinstance(config, TransferConfig) and config.freeze != FreezeConfig():
         raise InputError("freeze is for weights that are taken over: use jaxcnn transfer")
     if original := config.protocol == "original":  # all training images train; the test split steers

@@ -7,6 +7,7 @@ which calls in turn `augment` and `standardise` of `data.augment`, `model.CNN`, 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from jaxcnn.data.splits import Dataset, Split, epoch_order
 from jaxcnn.errors import DivergedError
 from jaxcnn.kernels.backend import backend_form, fixed_settings
 from jaxcnn.kernels.executables import Jit, jit, kept_jit
+from jaxcnn.kernels.precision import resolve_precision
 from jaxcnn.kernels.primitives import take_images
 from jaxcnn.masks import frozen_stages, settled_epoch
 from jaxcnn.training.custom import BUILT_IN, Augmentation, Custom, Loss
@@ -156,7 +158,7 @@ def evaluation_step(
         augmentation=config.data.augment if config.protocol == "original" else "none",
         first_stage=first_stage,
         vectorized=backend_form().vectorized,
-        precision=config.train.precision,
+        precision=resolve_precision(config.train.precision),
         custom=custom,
     )
 
@@ -208,6 +210,7 @@ def fit(
     custom = Custom(model, loss, augmentation, optimizer)
     require_effect(config, custom)
     require_trainable(config, dataset, custom)
+    config = replace(config, train=replace(config.train, precision=resolve_precision(config.train.precision)))
     optim, batch_size = config.optim, config.train.batch_size
     n = len(dataset.train.labels)
     steps = -(-n // batch_size)
