@@ -1,7 +1,9 @@
 """Encoded images as uint8 arrays, converted as Pillow converts them."""
 
 import io
+import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,6 +89,13 @@ def _extra_bits(image: Image.Image) -> int:
     bits_per_sample = 258
     twelve = getattr(image, "tag_v2", {}).get(bits_per_sample) == (12,)
     return 4 if twelve else 8
+
+
+def tell_converted(title: str, converted: Counter[str]) -> None:
+    """Says on stderr how many images of each kind were converted, if any were."""
+    if converted:
+        told = ", ".join(f"{change} ({count:,})" for change, count in sorted(converted.items()))
+        print(f"Converted images of {title}: {told}", file=sys.stderr)
 
 
 def _undecodable(name: str, why: str) -> InputError:
