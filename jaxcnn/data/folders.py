@@ -99,15 +99,15 @@ def _read(folder: Path, title: str, layout: Mapping[str, Classes], wanted: Wante
                 broken.refuse(f"{shown(place / name)} is a class without images; remove it")
             elif name not in names:
                 broken.refuse(f"{shown(place / name)} is a class that {folder / 'train'} does not have; remove it")
-        files = [classes.get(name, []) for name in names]
-        paths = [place / name / file for name, there in zip(names, files, strict=True) for file, _, _ in there]
+        there = [classes.get(name, []) for name in names]
+        paths = [f"{place}/{name}/{file}" for name, files in zip(names, there, strict=True) for file, _, _ in files]
         read = read_split(
             paths,
             [shown(path) for path in paths],
-            np.repeat(np.arange(len(names), dtype=np.int32), [len(there) for there in files]),
+            np.repeat(np.arange(len(names), dtype=np.int32), [len(files) for files in there]),
             wanted,
             f"{title} {split}".strip(),
-            sum(size for there in files for _, size, _ in there),
+            sum(size for files in there for _, size, _ in files),
             broken,
         )
         if not len(read.labels):

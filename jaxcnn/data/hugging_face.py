@@ -136,8 +136,8 @@ class _Column:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, chosen: slice) -> list[Path | bytes]:
-        return [each["bytes"] or Path(each["path"]) for each in self._rows[chosen][self._name]]
+    def __getitem__(self, chosen: slice) -> list[str | bytes]:
+        return [each["bytes"] or each["path"] for each in self._rows[chosen][self._name]]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jaxcnn.config.experiment import Resize
-from jaxcnn.data.decode import Decoded, decode_image
+from jaxcnn.data.decode import decode_image
 from jaxcnn.errors import InputError, reason
 
 _LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
@@ -114,25 +114,21 @@ def read_image(
     Raises:
         InputError: when it cannot be decoded, or colour would have to be thrown away; the message names the file.
     """
-    return fit_decoded(decode_file(file, name), size, channels, resize, shown(file) if isinstance(file, Path) else name)
+    source = bytes(file) if isinstance(file, (bytearray, memoryview)) else file
+    called = shown(file) if isinstance(file, Path) else name
+    return fit_decoded(decode_image(source, called, upright=True).pixels, size, channels, resize, called)
 
 
-def shown(path: Path) -> str:
+def shown(path: Path | str) -> str:
     """A path in one line of a message."""
     text = str(path)
     return text if text.isprintable() else repr(text)
 
 
-def decode_file(file: Path | bytes | bytearray | memoryview | Image.Image, name: str) -> Decoded:
-    """An image as it is, turned as its metadata says."""
-    source = bytes(file) if isinstance(file, (bytearray, memoryview)) else file
-    return decode_image(source, shown(file) if isinstance(file, Path) else name, upright=True)
-
-
-def fit_decoded(decoded: Decoded, size: int, channels: int, resize: Resize, name: str) -> np.ndarray:
+def fit_decoded(pixels: np.ndarray, size: int, channels: int, resize: Resize, name: str) -> np.ndarray:
     """`fit_image`, whose message names the image."""
     try:
-        return fit_image(decoded.pixels, size, channels, resize)
+        return fit_image(pixels, size, channels, resize)
     except InputError as error:
         raise InputError(f"{name} does not fit the network: {error}") from error
 
@@ -155,6 +151,8 @@ def fit_image(image: np.ndarray, size: int, channels: int, resize: Resize = "squ
         raise InputError(f"an image has {image.dtype} values and shape {image.shape}; grey or RGB bytes are needed")
     if image.shape[2] > channels:
         raise InputError(f"the images are RGB, but model.in_channels={channels}; give 3, or weights that read RGB")
+    if image.shape == (size, size, channels):
+        return image
     if image.shape[:2] != (size, size):
         picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
         image = np.asarray(_SQUARED[resize](picture, size)).reshape(size, size, -1)

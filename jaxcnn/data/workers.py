@@ -13,14 +13,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from jaxcnn.config.experiment import Resize
-from jaxcnn.data.decode import decode_image, tell_converted
+from jaxcnn.data.decode import decode_quietly, pillow_warnings, tell_converted
 from jaxcnn.data.images import fit_decoded
 from jaxcnn.data.progress import show_progress
 from jaxcnn.data.splits import Split, aligned_empty, take
@@ -52,7 +51,7 @@ class Chunk(NamedTuple):
     """By index, why an image cannot be used."""
 
 
-def decode_chunk(sources: Sequence[Path | bytes], names: Sequence[str], wanted: Wanted) -> Chunk:
+def decode_chunk(sources: Sequence[str | bytes], names: Sequence[str], wanted: Wanted) -> Chunk:
     """Decodes images of files or their contents; messages call them by `names`.
 
     Raises:
@@ -62,18 +61,18 @@ def decode_chunk(sources: Sequence[Path | bytes], names: Sequence[str], wanted: 
     images = np.zeros((len(sources), size, size, channels), np.uint8)
     converted: Counter[str] = Counter()
     problems = {}
-    for i, (source, name) in enumerate(zip(sources, names, strict=True)):
-        try:
-            decoded = decode_image(source, name, upright=True)
-        except InputError as error:
-            problems[i] = str(error)
-            continue
-        images[i] = fit_decoded(decoded, size, channels, resize, name)
-        grey = decoded.pixels.shape[2] == 1
-        if decoded.converted is not None or (grey and channels == 3):
-            converted[f"{decoded.converted or 'grey'} to {'RGB' if channels == 3 else '8-bit grey'}"] += 1
-        if decoded.turned:
-            converted["turned as EXIF says"] += 1
+    with pillow_warnings():
+        for i, (source, name) in enumerate(zip(sources, names, strict=True)):
+            try:
+                pixels, was, turned = decode_quietly(source, name, upright=True)
+            except InputError as error:
+                problems[i] = str(error)
+                continue
+            images[i] = fit_decoded(pixels, size, channels, resize, name)
+            if was is not None or pixels.shape[2] < channels:
+                converted[f"{was or 'grey'} to {'RGB' if channels == 3 else '8-bit grey'}"] += 1
+            if turned:
+                converted["turned as EXIF says"] += 1
     return Chunk(images, converted, problems)
 
 
@@ -82,7 +81,7 @@ class Sources(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, chosen: slice, /) -> Sequence[Path | bytes]: ...
+    def __getitem__(self, chosen: slice, /) -> Sequence[str | bytes]: ...
 
 
 class Broken:
@@ -197,7 +196,7 @@ class _Worker:
             process_group=0,  # Ctrl-C is for the program alone
         )
 
-    def decode(self, sources: Sequence[Path | bytes], names: Sequence[str], wanted: Wanted) -> Chunk:
+    def decode(self, sources: Sequence[str | bytes], names: Sequence[str], wanted: Wanted) -> Chunk:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
