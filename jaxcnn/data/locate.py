@@ -45,7 +45,8 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
     match = re.fullmatch(rf"(\w+(?:/\w[\w.+-]*)?)(?::({_VERSION}))?", name)
     if match is None:
         raise InputError(
-            f"data.name={name!r} is no data set; give NAME, NAME/CONFIG or NAME:VERSION, or folder and --data.dir"
+            f"data.name={name!r} is no data set; give NAME, NAME/CONFIG or NAME:VERSION, or --data.name folder and "
+            "--data.dir for images of your own"
         )
     home, wanted = data_dir / match[1], match[2]
     try:
