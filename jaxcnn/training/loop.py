@@ -25,6 +25,7 @@ from jaxcnn.kernels.executables import Jit, jit, kept_jit
 from jaxcnn.kernels.precision import resolve_precision
 from jaxcnn.kernels.primitives import take_images
 from jaxcnn.masks import frozen_stages, settled_epoch
+from jaxcnn.training.class_weights import balanced_weights
 from jaxcnn.training.custom import BUILT_IN, Augmentation, Custom, Loss
 from jaxcnn.training.decisions import plateau_scale, stopped
 from jaxcnn.training.features import caches_features, compute_features
@@ -326,6 +327,9 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         vectorized=form.vectorized,
         precision=config.train.precision,
         custom=custom,
+        class_weights=balanced_weights(train.labels, dataset.num_classes)
+        if config.train.class_weights == "balanced"
+        else None,
     )
     train_epoch = make_train_epoch(
         step,

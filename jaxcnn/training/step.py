@@ -95,6 +95,7 @@ def make_train_step(
     vectorized: bool = False,
     precision: Precision = "float32",
     custom: Custom = BUILT_IN,
+    class_weights: Sequence[float] | None = None,
 ) -> TrainStep:
     """A pure step `(state, batch, scale) -> (state, metrics)`; `scale` multiplies the scheduled learning rate.
 
@@ -116,6 +117,8 @@ def make_train_step(
         vectorized: the form of augmentation that suits accelerators.
         precision: what the network computes in; float32 stands for the parameters' own type.
         custom: what takes the place of the built-in network, loss, augmentation and optimiser.
+        class_weights: what the loss of an image of each class is multiplied by; the batch's sum is still divided by its
+            number of images.
     """
     eval_stages = 0 if drifting_stats else frozen_stages
     network = make_network(model, precision) if custom.model is None else CustomModule(custom.model)
@@ -150,6 +153,8 @@ def make_train_step(
                 mutable=["batch_stats"],
             )
             losses = one_an_image(losses_of(logits, batch.labels), batch.labels)
+            if class_weights is not None:
+                losses = losses * jnp.asarray(class_weights, losses.dtype)[batch.labels]
             loss = jnp.sum(jnp.where(batch.mask, losses, 0))
             correct = jnp.sum((jnp.argmax(logits, -1) == batch.labels) & batch.mask)
             return loss / count, (Metrics(loss, correct, count), updated.get("batch_stats", {}))
