@@ -14,7 +14,7 @@ from jaxcnn.files import write_json, write_npy
 from jaxcnn.runs.folder import Summary
 from jaxcnn.runs.metrics import Board, write_metrics
 from jaxcnn.training.decisions import kept_epoch, stopped
-from jaxcnn.training.records import EpochRecord, Evaluation
+from jaxcnn.training.records import EpochRecord, Evaluation, softmax
 
 
 def write_results(
@@ -41,7 +41,7 @@ def write_results(
         What `summary.json` holds. A test loss that is not finite is None there: JSON has no such number.
     """
     best = kept_epoch(records, config)
-    loss, accuracy, predictions = tested
+    loss, accuracy, logits = tested
     write_metrics(folder, records)  # a process killed between checkpoint and table left a line too few
     for name, values in (
         ("train_loss", [r.train_loss for r in records]),
@@ -49,7 +49,8 @@ def write_results(
         ("val_accuracy", [r.val_accuracy for r in records if r.val_accuracy is not None]),
         ("test_loss", [loss]),
         ("test_accuracy", [accuracy]),
-        ("predictions", predictions),
+        ("predictions", logits.argmax(-1).astype(np.int32)),
+        ("probabilities", softmax(logits)),
         ("labels", dataset.test.labels),
     ):
         write_npy(folder / "results" / f"{name}.npy", np.asarray(values))

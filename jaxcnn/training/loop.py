@@ -118,7 +118,7 @@ def _total(metrics: Sequence[Metrics]) -> Metrics:
 def evaluate(
     step: EvalStep, variables: Any, split: Split, batch_size: int, *, seed: int | Sequence[int] = 0
 ) -> Evaluation:
-    """Loss, accuracy and predictions over all of `split`.
+    """Loss, accuracy and logits over all of `split`.
 
     `step` is jitted; `seed` decides its augmentation, if it has any.
     """
@@ -126,8 +126,8 @@ def evaluate(
     parts = zip(batches(split, np.arange(len(split.labels)), batch_size), keys, strict=True)
     results = [step(variables, batch, jnp.asarray(key)) for batch, key in parts]
     total = _total([jax.tree.map(np.asarray, metrics) for metrics, _ in results])
-    predictions = np.concatenate([np.asarray(p) for _, p in results])[: len(split.labels)]
-    return Evaluation(float(total.loss / total.count), float(100 * total.correct / total.count), predictions)
+    logits = np.concatenate([np.asarray(each) for _, each in results])[: len(split.labels)]
+    return Evaluation(float(total.loss / total.count), float(100 * total.correct / total.count), logits)
 
 
 def evaluation_step(config: ExperimentConfig, dataset: Dataset, first_stage: int = 0) -> EvalStep:
