@@ -6,6 +6,7 @@ from jaxcnn.config.experiment import Existing as Existing
 from jaxcnn.config.experiment import ExperimentConfig as ExperimentConfig
 from jaxcnn.config.experiment import Head as Head
 from jaxcnn.config.experiment import Protocol as Protocol
+from jaxcnn.config.experiment import Resize as Resize
 from jaxcnn.config.experiment import TransferConfig as TransferConfig
 from jaxcnn.config.experiment import from_dict as from_dict
 from jaxcnn.config.experiment import to_json as to_json

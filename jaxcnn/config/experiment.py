@@ -21,6 +21,7 @@ from jaxcnn.errors import (
 Device = Literal["auto", "cpu", "gpu", "tpu"]
 Head = Literal["fc3", "all"]
 Protocol = Literal["sound", "original"]
+Resize = Literal["squash", "crop", "pad"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class DataConfig:
     """Folder of prepared tfds data sets; tfds's own default if not given."""
     archives: Path | None = None
     """Folder of archives already downloaded (the official ones, or what torchvision leaves behind)."""
+    resize: Resize = "squash"
+    """How images become squares of the network's size: squash changes their proportions, crop takes the middle, pad
+    adds black borders; bilinear each."""
     augment: Augment = "autoaugment"
     """Augmentation of the training images: AutoAugment's CIFAR-10 policy, random flip and crop, or none."""
     classes: tuple[int, ...] = ()
@@ -47,6 +51,7 @@ class DataConfig:
         set_sequence(self, "classes", "data.")
         require_text("data.name", self.name, "name a data set")
         require(bool(self.name), "data.name", self.name, "name a data set")
+        require_choice("data.resize", self.resize, Resize)
         require_choice("data.augment", self.augment, Augment)
         for name in ("dir", "archives"):
             if getattr(self, name) is not None:

@@ -121,7 +121,7 @@ def _read_split(prepared: _Prepared, split: str, fit: Fit, shape: tuple[int, int
         example = prepared.features.deserialize_example_np(record, decoders=encoded)
         known_as = ", ".join(f"{key} {_text(example[key])}" for key in prepared.names)
         name = f"image {i} of {split}" + (f" ({known_as})" if known_as else "")
-        pixels, was = decode_image(example[prepared.image], f"{folder}: {name}")
+        pixels, was, _ = decode_image(example[prepared.image], f"{folder}: {name}")
         if was is not None:
             converted[f"{was} to {'RGB' if pixels.shape[2] == 3 else '8-bit grey'}"] += 1
         try:

@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from jaxcnn.config.experiment import DataConfig
+from jaxcnn.data.images import fit_image
 from jaxcnn.data.locate import find_prepared, refuse_other_folders
 from jaxcnn.data.reader import load_prepared
 from jaxcnn.data.splits import Dataset, Stored, stratified_split
@@ -32,7 +32,7 @@ def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed:
 
     Args:
         config: names the set; its folder and archives; the classes and the shares to use.
-        input_size: height and width to which images are resized (bilinear), where they differ.
+        input_size: height and width to which images are resized as `config.resize` says, where they differ.
         in_channels: 3, or 1 for grey images.
         seed: decides which images `fraction` and `validation` take.
 
@@ -47,7 +47,7 @@ def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed:
 
     def fit(image: np.ndarray) -> np.ndarray:
         try:
-            return fit_image(image, input_size, in_channels)
+            return fit_image(image, input_size, in_channels, config.resize)
         except InputError as error:
             raise InputError(f"data.name={config.name!r} does not fit the network: {error}") from error
 
@@ -75,27 +75,6 @@ CIFAR10_STD = (0.247, 0.2435, 0.2616)
 def as_original(dataset: Dataset) -> Dataset:
     """The set as the original PyTorch program sees it: steered by its test split, with CIFAR-10's statistics."""
     return replace(dataset, validation=dataset.test, mean=CIFAR10_MEAN, std=CIFAR10_STD)
-
-
-def fit_image(image: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """Resizes an image to (size, size, channels), bilinearly; grey is repeated to make RGB.
-
-    Args:
-        image: uint8 (height, width, 1 or 3), or (height, width) for grey.
-
-    Raises:
-        InputError: when colour would have to be thrown away, or the image is neither grey nor RGB bytes.
-    """
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
-        raise InputError(f"an image has {image.dtype} values and shape {image.shape}; grey or RGB bytes are needed")
-    if image.shape[2] > channels:
-        raise InputError(f"the images are RGB, but model.in_channels={channels}; give 3, or weights that read RGB")
-    if image.shape[:2] != (size, size):
-        picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
-        image = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, -1)
-    return np.broadcast_to(image, (size, size, channels))
 
 
 def select_classes(stored: Stored, classes: Sequence[int]) -> Stored:
