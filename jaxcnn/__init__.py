@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from jaxcnn.errors import InputError as InputError
     from jaxcnn.model import CNN as CNN
     from jaxcnn.model import init_variables as init_variables
+    from jaxcnn.weights.classifier import Classifier as Classifier
+    from jaxcnn.weights.classifier import load as load
     from jaxcnn.weights.source import TransferModel as TransferModel
     from jaxcnn.weights.source import create_transfer_model as create_transfer_model
 
@@ -42,6 +44,7 @@ _HOMES = {
     "data.splits": ("Dataset",),
     "errors": ("InputError",),
     "model": ("CNN", "init_variables"),
+    "weights.classifier": ("Classifier", "load"),
     "weights.source": ("TransferModel", "create_transfer_model"),
 }
 

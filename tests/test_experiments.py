@@ -37,6 +37,7 @@ FILES = {
     "curves.png",
     "metrics.csv",
     "model.pth",
+    "model.safetensors",
     "summary.json",
     *(
         f"results/{name}.npy"

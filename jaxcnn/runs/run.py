@@ -35,6 +35,7 @@ from jaxcnn.training.loop import Paused, evaluate, evaluation_step, fit
 from jaxcnn.training.records import EpochRecord, Evaluation, Metrics, TrainState
 from jaxcnn.training.soundness import require_trainable
 from jaxcnn.training.step import init_state
+from jaxcnn.weights.card import Card, to_metadata
 from jaxcnn.weights.checkpoint import Progress, open_checkpoints
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict
@@ -218,7 +219,7 @@ def _count(variables: dict[str, Any], config: ExperimentConfig) -> list[tuple[st
 def _train(
     folder: Path, config: ExperimentConfig, dataset: Dataset, variables: dict[str, Any], console: Console
 ) -> list[EpochRecord]:
-    """Trains to the end, from where an earlier start got to; leaves the best weights in `model.pth`."""
+    """Trains to the end, from where an earlier start got to; leaves the best weights in its folder."""
 
     def state_in(epoch: int) -> TrainState:
         frozen = frozen_stages(config.freeze, config.model, epoch)
@@ -238,9 +239,9 @@ def _train(
             console.print(f"continuing after {_where(records, part, steps)}")
         if records and part is None and kept_epoch(records, config) == len(records) - 1:
             # Perhaps the earlier start was killed between the two.
-            write_state_dict(folder / "model.pth", _variables(state), config.model)
-        elif records:
-            _require_weights(folder)  # now rather than when all is trained
+            _write_weights(folder, _variables(state), config, dataset)
+        elif records:  # now rather than when all is trained
+            _write_weights(folder, _best_weights(folder, config), config, dataset, ("model.safetensors",))
         behind = 0 if part is None else config.train.batch_size * len(part.loss)
         with (
             closing(Board(folder / "logs", records)) as board,
@@ -254,7 +255,7 @@ def _train(
                     best = kept_epoch(records, config)
                     checkpoints.save(trained, records)
                     if best == len(records) - 1:
-                        write_state_dict(folder / "model.pth", _variables(trained), config.model)
+                        _write_weights(folder, _variables(trained), config, dataset)
                     write_metrics(folder, records)
                     board.add_record(record)
                     bar.epoch(record, is_best=best == len(records) - 1 and validates(config, record))
@@ -273,13 +274,25 @@ def _train(
 
 def _test(folder: Path, config: ExperimentConfig, dataset: Dataset) -> Evaluation:
     """The best weights, in `model.pth`, on the test set."""
-    variables = from_torch(read_state_dict(folder / "model.pth"), config.model)
+    variables = _best_weights(folder, config)
     return evaluate(evaluation_step(config, dataset), variables, dataset.test, config.train.batch_size)
 
 
-def _require_weights(folder: Path) -> None:
+def _write_weights(
+    folder: Path,
+    variables: dict[str, Any],
+    config: ExperimentConfig,
+    dataset: Dataset,
+    names: Sequence[str] = ("model.pth", "model.safetensors"),
+) -> None:
+    card = Card(dataset.class_names, dataset.mean, dataset.std, config.data.resize)
+    for name in names:
+        write_state_dict(folder / name, variables, config.model, to_metadata(config.model, card))
+
+
+def _best_weights(folder: Path, config: ExperimentConfig) -> dict[str, Any]:
     try:
-        read_state_dict(folder / "model.pth")
+        return from_torch(read_state_dict(folder / "model.pth"), config.model)
     except UnreadableError:
         raise
     except InputError as error:

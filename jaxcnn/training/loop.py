@@ -135,7 +135,7 @@ def evaluation_step(config: ExperimentConfig, dataset: Dataset, first_stage: int
 
     Equal settings get one and the same, so that an epoch's evaluation, the test's and another run's compile once.
     """
-    return _evaluation_step(
+    return compiled_eval_step(
         model=config.model,
         mean=tuple(dataset.mean),
         std=tuple(dataset.std),
@@ -147,7 +147,8 @@ def evaluation_step(config: ExperimentConfig, dataset: Dataset, first_stage: int
 
 
 @lru_cache(maxsize=8)
-def _evaluation_step(**settings: Any) -> EvalStep:
+def compiled_eval_step(**settings: Any) -> EvalStep:
+    """`make_eval_step`, jitted; equal settings get one and the same."""
     return jax.jit(make_eval_step(**settings))
 
 

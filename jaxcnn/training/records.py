@@ -73,4 +73,5 @@ def softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     wide = logits.astype(np.float64)
     with np.errstate(invalid="ignore"):  # of a network that diverged, values that are not finite
         powers = np.exp(wide - wide.max(-1, keepdims=True))
-    return (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
+    probabilities: np.ndarray[Any, Any] = (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
+    return probabilities

@@ -10,6 +10,7 @@ from jaxcnn.config.experiment import Head
 from jaxcnn.config.network import ModelConfig, stage_of
 from jaxcnn.errors import InputError, require_choice
 from jaxcnn.model import init_variables
+from jaxcnn.weights.card import Card
 
 _NEW = {"fc3": ("fc3",), "all": ("fc1", "fc2", "fc3")}
 
@@ -23,6 +24,8 @@ class Source(NamedTuple):
     """What the files did not tell."""
     notes: Sequence[str] = ()
     """What else there is to say of how they were read."""
+    card: Card = Card()
+    """What the files tell of the images that the network reads, and of its classes."""
 
 
 class Transplant(NamedTuple):
