@@ -117,7 +117,7 @@ def _classify(
     for (file, argument), probabilities in zip(files.items(), found, strict=True):
         if not isinstance(probabilities, InputError):
             best = classes[int(probabilities.argmax())]
-            predictions.append(Prediction(file, _label(file, argument, classes), best, probabilities))
+            predictions.append(Prediction(file, _label(file, argument, classifier.card.class_names), best, probabilities))
         elif skip_broken:
             broken.append(probabilities)
         else:
@@ -125,10 +125,10 @@ def _classify(
     return predictions, broken
 
 
-def _label(file: Path, argument: Path, classes: Sequence[str]) -> str | None:
+def _label(file: Path, argument: Path, class_names: Sequence[str]) -> str | None:
     """The class that a file's folder names, below the folder that was given."""
     folder = file.parent.name
-    return folder if file.parent != argument and file != argument and folder in classes else None
+    return folder if file.parent != argument and file != argument and folder in class_names else None
 
 
 def program(argv: Sequence[str]) -> None:

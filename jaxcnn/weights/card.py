@@ -81,20 +81,18 @@ def from_metadata(metadata: Mapping[str, str], path: Path) -> Described | None:
     """
     if KEY not in metadata:
         return None
-    where = f"{path} has metadata that cannot be used"
     try:
         values = json.loads(metadata[KEY])
-        require(isinstance(values, dict), KEY, values, "give an object of named values")
+        require(isinstance(values, dict), KEY, values, "an object of named values belongs there")
         version = values.pop("version", None)
-        require(version == _VERSION, "version", version, f"this program reads version {_VERSION}; install a newer one")
+        require(version == _VERSION, "version", version, f"this release reads version {_VERSION} alone")
         model: ModelConfig = from_dict(ModelConfig, values.pop("model", None), "model.")
         card: Card = from_dict(Card, values)
         card.check(model)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{where}: {reason(error)}; write the file again with python -m experiments.convert"
+            f"{path} has metadata that cannot be used: {reason(error)}; write it again from the run or model.pth with "
+            "python -m experiments.convert"
         ) from error
     return Described(model, card)
 
