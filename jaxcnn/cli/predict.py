@@ -64,6 +64,8 @@ def predict(flags: Flags) -> None:
     from jaxcnn.runs.predictions import accuracy, predictions_table, untold, write_csv, write_json
     from jaxcnn.weights.classifier import image_files, read_classifier
 
+    if not flags.images:
+        raise InputError("there is nothing to classify; give at least one image or folder, before the flags")
     if flags.top_k is not None:
         require_int("--top-k", flags.top_k, least=1)
     files: dict[Path, Path] = {}  # with the argument that each comes from; a file counts once
@@ -116,8 +118,8 @@ def _classify(
     found = counted(classifier.each(list(files)), len(files), console)
     for (file, argument), probabilities in zip(files.items(), found, strict=True):
         if not isinstance(probabilities, InputError):
-            best = classes[int(probabilities.argmax())]
-            predictions.append(Prediction(file, _label(file, argument, classifier.card.class_names), best, probabilities))
+            label, best = _label(file, argument, classifier.card.class_names), classes[int(probabilities.argmax())]
+            predictions.append(Prediction(file, label, best, probabilities))
         elif skip_broken:
             broken.append(probabilities)
         else:
