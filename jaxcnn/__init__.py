@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxcnn.config.training import FreezeConfig as FreezeConfig
     from jaxcnn.config.training import OptimConfig as OptimConfig
     from jaxcnn.config.training import TrainConfig as TrainConfig
+    from jaxcnn.data.sets import from_arrays as from_arrays
     from jaxcnn.data.sets import load_dataset as load_dataset
     from jaxcnn.data.splits import Dataset as Dataset
     from jaxcnn.errors import InputError as InputError
@@ -40,7 +41,7 @@ _HOMES = {
         "TrainConfig",
         "TransferConfig",
     ),
-    "data.sets": ("load_dataset",),
+    "data.sets": ("from_arrays", "load_dataset"),
     "data.splits": ("Dataset",),
     "errors": ("InputError",),
     "model": ("CNN", "init_variables"),

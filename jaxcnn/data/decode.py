@@ -1,7 +1,11 @@
 """Encoded images as uint8 arrays, converted as Pillow converts them."""
 
 import io
+import sys
 import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +33,7 @@ class Decoded(NamedTuple):
     """Whether the orientation in the metadata turned or mirrored the image."""
 
 
-def decode_image(source: bytes | Path | Image.Image, name: str, *, upright: bool = False) -> Decoded:
+def decode_image(source: bytes | str | Path | Image.Image, name: str, *, upright: bool = False) -> Decoded:
     """Decodes an image. Grey stays one channel, every other colour space becomes RGB.
 
     The pixels are those of Pillow's `convert`: transparency is dropped, and so are colour profiles. Grey of 16 bits
@@ -44,15 +48,26 @@ def decode_image(source: bytes | Path | Image.Image, name: str, *, upright: bool
     Raises:
         InputError: when the bytes are damaged or no image, the image is too large, or its values have no known range.
     """
+    with pillow_warnings():
+        return decode_quietly(source, name, upright)
+
+
+@contextmanager
+def pillow_warnings() -> Iterator[None]:
+    """Silences Pillow's remarks on metadata, and makes an error of its warning of an image that is too large."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def decode_quietly(source: bytes | str | Path | Image.Image, name: str, upright: bool) -> Decoded:
+    """`decode_image` for callers that decode many within one `pillow_warnings`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if isinstance(source, Image.Image):
-                return _decode(source, upright)
-            file = source if isinstance(source, Path) else io.BytesIO(source)
-            with Image.open(file, formats=_FORMATS) as image:
-                return _decode(image, upright)
+        if isinstance(source, Image.Image):
+            return _decode(source, upright)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
+            return _decode(image, upright)
     except MemoryError:
         raise
     except (UnidentifiedImageError, KeyError) as error:  # the latter from a Pillow that lacks one of the formats
@@ -62,8 +77,10 @@ def decode_image(source: bytes | Path | Image.Image, name: str, *, upright: bool
 
 
 def _decode(image: Image.Image, upright: bool) -> Decoded:
+    if not (upright and image.info):  # without metadata nothing tells the orientation
+        return _convert(image)
     image.load()  # which turns a TIFF already
-    turned = upright and image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+    turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
     return _convert(ImageOps.exif_transpose(image) if turned else image)._replace(turned=turned)
 
 
@@ -87,6 +104,13 @@ def _extra_bits(image: Image.Image) -> int:
     bits_per_sample = 258
     twelve = getattr(image, "tag_v2", {}).get(bits_per_sample) == (12,)
     return 4 if twelve else 8
+
+
+def tell_converted(title: str, converted: Counter[str]) -> None:
+    """Says on stderr how many images of each kind were converted, if any were."""
+    if converted:
+        told = ", ".join(f"{change} ({count:,})" for change, count in sorted(converted.items()))
+        print(f"Converted images of {title}: {told}", file=sys.stderr)
 
 
 def _undecodable(name: str, why: str) -> InputError:

@@ -1,7 +1,6 @@
 """Image files: which there are in a folder, and each as an array of the size that a network reads."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jaxcnn.config.experiment import Resize
-from jaxcnn.data.decode import Decoded, decode_image
+from jaxcnn.data.decode import decode_image
 from jaxcnn.errors import InputError, reason
 
 _LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
@@ -25,14 +24,8 @@ class Listing(NamedTuple):
     class_names: tuple[str, ...]
 
 
-class Entry(NamedTuple):
-    """A file or folder, as a listing finds it."""
-
-    name: str
-    """Relative to the folder listed."""
-    is_folder: bool
-    size: int
-    mtime_ns: int
+File = tuple[str, int, int]
+"""A file's name relative to the folder listed, its size in bytes and the time of its last change in ns."""
 
 
 def list_images(folder: Path) -> Listing:
@@ -44,54 +37,61 @@ def list_images(folder: Path) -> Listing:
     Raises:
         InputError: when the folder cannot be read.
     """
-    inside = entries(folder)
-    classes = [each.name for each in inside if each.is_folder]
+    files, classes = scan(folder)
     if not classes:
-        return Listing([folder / each.name for each in inside], None, ())
-    by_class = [list(walk(folder / name)) for name in classes]
-    files = [folder / name / each.name for name, found in zip(classes, by_class, strict=True) for each in found]
+        return Listing([folder / name for name, _, _ in files], None, ())
+    by_class = [walk(folder / name) for name in classes]
+    paths = [folder / name / each for name, found in zip(classes, by_class, strict=True) for each, _, _ in found]
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(found) for found in by_class])
-    return Listing(files, labels, tuple(classes))
+    return Listing(paths, labels, tuple(classes))
 
 
-def entries(folder: Path) -> list[Entry]:
-    """What is directly in a folder, by name; symbolic links count as what they lead to, or as empty files.
+def scan(folder: Path | str) -> tuple[list[File], list[str]]:
+    """The files directly in a folder and the names of the folders in it, both sorted, without what is hidden.
+
+    Symbolic links count as what they lead to; one that leads nowhere is a file, to be refused by its name.
 
     Raises:
         InputError: when the folder cannot be read.
     """
+    files, folders = [], []
     try:
         with os.scandir(folder) as found:
-            return sorted(_entry(each) for each in found if each.name[0] != "." and each.name not in _LITTER)
+            for each in found:
+                name = each.name
+                if name[0] == "." or name in _LITTER:
+                    continue
+                if each.is_dir():
+                    folders.append(name)
+                    continue
+                try:
+                    stat = each.stat()
+                    files.append((name, stat.st_size, stat.st_mtime_ns))
+                except OSError:
+                    files.append((name, 0, 0))
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {reason(error)}; give another folder") from error
+    return sorted(files), sorted(folders)
 
 
-def walk(folder: Path) -> Iterator[Entry]:
-    """All files below a folder, by their relative names. A link to a folder that it is in is not followed."""
-    return iter(sorted(_walk(folder, "", frozenset())))
+def walk(folder: Path) -> list[File]:
+    """All files below a folder, sorted. A link to a folder that it is in is not followed.
+
+    Raises:
+        InputError: when a folder cannot be read.
+    """
+    return sorted(_walk(str(folder), "", ()))
 
 
-def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
-    inside = entries(folder)
-    if any(each.is_folder for each in inside):
-        at = folder.stat()
-        above = above | {(at.st_dev, at.st_ino)}
-    for each in inside:
-        if not each.is_folder:
-            yield each._replace(name=prefix + each.name)
-        else:
-            below = (folder / each.name).stat()
-            if (below.st_dev, below.st_ino) not in above:
-                yield from _walk(folder / each.name, f"{prefix}{each.name}/", above)
-
-
-def _entry(found: "os.DirEntry[str]") -> Entry:
-    try:
-        stat = found.stat()
-    except OSError:  # a link to nowhere: a file that will be refused by its name
-        return Entry(found.name, False, 0, 0)
-    return Entry(found.name, found.is_dir(), stat.st_size, stat.st_mtime_ns)
+def _walk(folder: str, prefix: str, above: tuple[os.stat_result, ...]) -> list[File]:
+    files, folders = scan(folder)
+    if prefix:
+        files = [(prefix + name, size, time) for name, size, time in files]
+    for name in folders:
+        at = os.stat(f"{folder}/{name}")
+        if not any(os.path.samestat(at, each) for each in above):
+            files += _walk(f"{folder}/{name}", f"{prefix}{name}/", (*above, at))
+    return files
 
 
 def read_image(
@@ -114,19 +114,21 @@ def read_image(
     Raises:
         InputError: when it cannot be decoded, or colour would have to be thrown away; the message names the file.
     """
-    return fit_decoded(decode_file(file, name), size, channels, resize, str(file) if isinstance(file, Path) else name)
-
-
-def decode_file(file: Path | bytes | bytearray | memoryview | Image.Image, name: str) -> Decoded:
-    """An image as it is, turned as its metadata says."""
     source = bytes(file) if isinstance(file, (bytearray, memoryview)) else file
-    return decode_image(source, str(file) if isinstance(file, Path) else name, upright=True)
+    called = shown(file) if isinstance(file, Path) else name
+    return fit_decoded(decode_image(source, called, upright=True).pixels, size, channels, resize, called)
 
 
-def fit_decoded(decoded: Decoded, size: int, channels: int, resize: Resize, name: str) -> np.ndarray:
+def shown(path: Path | str) -> str:
+    """A path in one line of a message."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
+def fit_decoded(pixels: np.ndarray, size: int, channels: int, resize: Resize, name: str) -> np.ndarray:
     """`fit_image`, whose message names the image."""
     try:
-        return fit_image(decoded.pixels, size, channels, resize)
+        return fit_image(pixels, size, channels, resize)
     except InputError as error:
         raise InputError(f"{name} does not fit the network: {error}") from error
 
@@ -149,6 +151,8 @@ def fit_image(image: np.ndarray, size: int, channels: int, resize: Resize = "squ
         raise InputError(f"an image has {image.dtype} values and shape {image.shape}; grey or RGB bytes are needed")
     if image.shape[2] > channels:
         raise InputError(f"the images are RGB, but model.in_channels={channels}; give 3, or weights that read RGB")
+    if image.shape == (size, size, channels):
+        return image
     if image.shape[:2] != (size, size):
         picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
         image = np.asarray(_SQUARED[resize](picture, size)).reshape(size, size, -1)

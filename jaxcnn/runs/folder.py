@@ -278,6 +278,7 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
             "test": len(dataset.test.labels),
         },
         "test_origin": dataset.test_origin,
+        "origin": dataset.origin,
     }
 
 
