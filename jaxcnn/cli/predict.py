@@ -13,8 +13,6 @@ from jaxcnn.config.network import Activation
 from jaxcnn.errors import InputError, local_path, require_int
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from jaxcnn.runs.predictions import Prediction
     from jaxcnn.weights.classifier import Classifier
 
@@ -89,7 +87,7 @@ def predict(flags: Flags) -> None:
     for note in classifier.notes:
         console.print(note, markup=False)
     classes = [str(name) for name in classifier.classes]
-    predictions, broken = _classify(classifier, classes, files, console, flags.skip_broken)
+    predictions, broken = _classify(classifier, classes, files, flags.skip_broken)
     if not predictions:
         raise InputError(f"none of the files is an image that can be used; the first: {broken[0]}")
     console.print(predictions_table(predictions, classes, min(flags.top_k or 3, len(classes))))
@@ -100,7 +98,7 @@ def predict(flags: Flags) -> None:
     if broken:
         console.print(f"{len(broken):,} files were left out:")
         for why in broken:
-            console.print(str(why), markup=False)
+            console.print(str(why).rpartition("; ")[0], markup=False)
     for name, given, write in (("--csv", flags.csv, write_csv), ("--json", flags.json, write_json)):
         if given is not None:
             path = local_path(name, given)
@@ -109,14 +107,13 @@ def predict(flags: Flags) -> None:
 
 
 def _classify(
-    classifier: "Classifier", classes: Sequence[str], files: dict[Path, Path], console: "Console", skip_broken: bool
+    classifier: "Classifier", classes: Sequence[str], files: dict[Path, Path], skip_broken: bool
 ) -> tuple[list["Prediction"], list[InputError]]:
     """The predictions of files that are given with the arguments they come from, and why others are left out."""
-    from jaxcnn.runs.predictions import Prediction, counted
+    from jaxcnn.runs.predictions import Prediction
 
     predictions, broken = [], []
-    found = counted(classifier.each(list(files)), len(files), console)
-    for (file, argument), probabilities in zip(files.items(), found, strict=True):
+    for (file, argument), probabilities in zip(files.items(), classifier.each(list(files)), strict=True):
         if not isinstance(probabilities, InputError):
             label, best = _label(file, argument, classifier.card.class_names), classes[int(probabilities.argmax())]
             predictions.append(Prediction(file, label, best, probabilities))

@@ -9,10 +9,11 @@ import os
 import pickle
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from itertools import islice
 from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
@@ -176,7 +177,17 @@ def decode_images(
 
         threads = ThreadPoolExecutor(workers)
         stack.callback(threads.shutdown, cancel_futures=True)
-        yield from show_progress(threads.map(decode, chunks), title, len(chunks))
+        begun = (threads.submit(decode, each) for each in chunks)
+        yield from show_progress(_results(begun, 4 * workers), title, len(chunks))
+
+
+def _results(begun: Iterator[Future[Chunk]], ahead: int) -> Iterator[Chunk]:
+    """The results in order; no more than `ahead` are begun before they are asked for, or they could fill memory."""
+    pending = deque(islice(begun, ahead))
+    while pending:
+        chunk = pending.popleft().result()
+        pending.extend(islice(begun, 1))
+        yield chunk
 
 
 def _cores() -> int:

@@ -1,20 +1,17 @@
 """What a network says of images: a table to look at, and files."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from jaxcnn.data.images import shown
 from jaxcnn.files import write_text
 from jaxcnn.runs.tables import csv_text
-
-Item = TypeVar("Item")
 
 _ROWS = 100
 """What the table shows of more images."""
@@ -38,20 +35,6 @@ def accuracy(predictions: Sequence[Prediction]) -> tuple[float, int] | None:
     return (100 * sum(right) / len(right), len(right)) if right else None
 
 
-def counted(items: Iterable[Item], total: int, console: Console) -> Iterator[Item]:
-    """The items, `total` of them, with a bar of how many have come where there is a terminal."""
-    with Progress(
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("images"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not (console.is_interactive and console.file.isatty()),
-    ) as bar:
-        yield from bar.track(items, total)
-
-
 def predictions_table(predictions: Sequence[Prediction], classes: Sequence[str], top_k: int) -> Table:
     """The most probable classes of the first images, each with its probability in percent."""
     table = Table()
@@ -61,8 +44,8 @@ def predictions_table(predictions: Sequence[Prediction], classes: Sequence[str],
         table.add_column("%", justify="right")
     for each in predictions[:_ROWS]:
         order = np.argsort(-each.probabilities, kind="stable")[:top_k]
-        cells = [(_shown(classes[i]), f"{100 * each.probabilities[i]:.2f}") for i in order]
-        table.add_row(Text(_shown(str(each.file))), *(Text(text) for cell in cells for text in cell))
+        cells = [(shown(classes[i]), f"{100 * each.probabilities[i]:.2f}") for i in order]
+        table.add_row(Text(shown(str(each.file))), *(Text(text) for cell in cells for text in cell))
     return table
 
 
@@ -103,7 +86,3 @@ def write_json(path: Path, predictions: Sequence[Prediction], classes: Sequence[
         ],
     }
     write_text(path, json.dumps(values, ensure_ascii=False) + "\n")
-
-
-def _shown(name: str) -> str:
-    return name if name.isprintable() else repr(name)

@@ -2,9 +2,8 @@
 
 import os
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,8 @@ from PIL import Image
 
 from jaxcnn.config.experiment import Resize
 from jaxcnn.config.network import Activation, ModelConfig
-from jaxcnn.data.images import fit_image, read_image, walk
+from jaxcnn.data.images import fit_image, read_image, shown, walk
+from jaxcnn.data.workers import Wanted, decode_images
 from jaxcnn.errors import InputError, local_path
 from jaxcnn.files import is_there
 from jaxcnn.kernels.backend import backend_form, fixed_settings
@@ -80,13 +80,14 @@ class Classifier:
     def each(self, images: Sequence[OneImage]) -> Iterator[Array | InputError]:
         """For one image after the other its probabilities, float32 (K,), or why it cannot be used.
 
-        Images are read on all cores while the network computes.
+        Files are read on all cores while the network computes, with a bar on stderr where that is a terminal.
         """
-        shape = (self.config.input_size, self.config.input_size, self.config.in_channels)
-        most = min(_BATCH, max(1, _PIXELS // self.config.input_size**2))
+        config = self.config
+        most = min(_BATCH, max(1, _PIXELS // config.input_size**2))
         size = min(most, 1 << max(0, len(images) - 1).bit_length())  # few shapes, each of which is compiled
-        for read in _ahead(self._read, images, size):
-            batch = np.zeros((size, *shape), np.uint8)
+        pending = self._read(images)
+        while read := list(islice(pending, size)):
+            batch = np.zeros((size, config.input_size, config.input_size, config.in_channels), np.uint8)
             for place, image in enumerate(read):
                 if not isinstance(image, InputError):
                     batch[place] = image
@@ -99,15 +100,21 @@ class Classifier:
                 else:
                     raise InputError("the network's outputs are not finite: its training diverged; give other weights")
 
-    def _read(self, image: OneImage) -> Array | InputError:
-        size, channels, resize = self.config.input_size, self.config.in_channels, self.card.resize
-        try:
-            if isinstance(image, (Path, Image.Image)):
-                name = getattr(image, "filename", "") or "an image"
-                return read_image(image, size=size, channels=channels, resize=resize, name=name)
-            return fit_image(np.asarray(image), size, channels, resize)
-        except InputError as error:
-            return error
+    def _read(self, images: Sequence[OneImage]) -> Iterator[Array | InputError]:
+        """The images as the network reads them, uint8 (H, W, C), or why they cannot be used."""
+        wanted = Wanted(self.config.input_size, self.config.in_channels, self.card.resize)
+        files = [image for image in images if isinstance(image, Path)]
+        if len(files) == len(images):
+            names = [shown(file) for file in files]
+            for chunk in decode_images([str(file) for file in files], names, wanted, "Classifying", _bytes(files)):
+                for i, pixels in enumerate(chunk.images):
+                    yield InputError(chunk.problems[i]) if i in chunk.problems else pixels
+        else:
+            for image in images:
+                try:
+                    yield _read_one(image, wanted)
+                except InputError as error:
+                    yield error
 
     @fixed_settings()
     def _logits(self, images: Array) -> Array:
@@ -213,7 +220,7 @@ def image_files(path: Path) -> list[Path]:
         raise InputError(f"{path} does not exist; give an image or a folder of images")
     if not path.is_dir():
         return [path]
-    if not (files := [path / each.name for each in walk(path)]):
+    if not (files := [path / name for name, _, _ in walk(path)]):
         raise InputError(f"{path} holds no files; give an image or a folder of images")
     return files
 
@@ -233,25 +240,18 @@ def _several(images: Images) -> list[OneImage]:
     return [one for each in images for one in _several(each)]
 
 
-def _ahead(
-    read: Callable[[OneImage], Array | InputError], images: Sequence[OneImage], size: int
-) -> Iterator[list[Array | InputError]]:
-    """What is read of `size` images at a time, by as many threads as there are cores, two batches ahead."""
-    cores = os.cpu_count() or 1
-    share = -(-size // cores)
+def _read_one(image: OneImage, wanted: Wanted) -> Array:
+    size, channels, resize = wanted
+    if isinstance(image, (Path, Image.Image)):
+        name = getattr(image, "filename", "") or "an image"
+        return read_image(image, size=size, channels=channels, resize=resize, name=name)
+    return fit_image(np.asarray(image), size, channels, resize)
 
-    def read_all(part: Sequence[OneImage]) -> list[Array | InputError]:
-        return [read(image) for image in part]
 
-    with ThreadPoolExecutor(cores) as threads:
-
-        def begin(start: int) -> list[Future[list[Array | InputError]]]:
-            batch = images[start : start + size]
-            return [threads.submit(read_all, batch[i : i + share]) for i in range(0, len(batch), share)]
-
-        starts = iter(range(0, len(images), size))
-        begun = deque(begin(start) for start in islice(starts, 2))
-        while begun:
-            batch = [image for part in begun.popleft() for image in part.result()]
-            begun.extend(begin(start) for start in islice(starts, 1))
-            yield batch
+def _bytes(files: Iterable[Path]) -> int:
+    """The size of all files that are there."""
+    total = 0
+    for file in files:
+        with suppress(OSError):
+            total += file.stat().st_size
+    return total
