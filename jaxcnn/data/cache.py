@@ -11,14 +11,17 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxcnn.config.experiment import Resize
 from jaxcnn.data.splits import Split, Stored
 from jaxcnn.data.statistics import channel_statistics
 from jaxcnn.errors import reason
 from jaxcnn.files import cache_folder
+
+if TYPE_CHECKING:
+    from jaxcnn.config.experiment import Resize
 
 _FORMAT = 2
 """Of the arrays and of how images are decoded; another number makes every cached set be read again."""
@@ -26,7 +29,7 @@ _FORMAT = 2
 _SPLITS = ("train", "test", "validation")
 
 
-def cache_title(name: str, resize: Resize) -> str:
+def cache_title(name: str, resize: "Resize") -> str:
     """What a cached set's folder is called: sets of squashed images go without the word."""
     name = re.sub(r"[^\w.+-]+", "_", name)[:100]
     return name if resize == "squash" else f"{name}-{resize}"

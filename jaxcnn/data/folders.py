@@ -4,15 +4,18 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxcnn.config.experiment import Resize
 from jaxcnn.data.cache import cache_title, cached
 from jaxcnn.data.images import File, scan, shown, walk
 from jaxcnn.data.splits import Stored, hold_out_test
-from jaxcnn.data.workers import Broken, Wanted, read_split
 from jaxcnn.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxcnn.config.experiment import Resize
+    from jaxcnn.data.image_reader import ImageReader
 
 _FORMAT = 1
 """Of how images become pixels; another number makes every cached folder be read again."""
@@ -24,7 +27,9 @@ Classes = Mapping[str, list[File]]
 """The files of each class, by its name."""
 
 
-def load_folder(folder: Path, title: str, shape: tuple[int, int, int], resize: Resize, skip_broken: bool) -> Stored:
+def load_folder(
+    folder: Path, title: str, shape: tuple[int, int, int], resize: "Resize", reader: "ImageReader"
+) -> Stored:
     """The images of a folder, from the cache if no file has changed its name, size or time.
 
     Args:
@@ -32,7 +37,7 @@ def load_folder(folder: Path, title: str, shape: tuple[int, int, int], resize: R
         title: of the set.
         shape: height, width and channels of the images wanted.
         resize: how images become squares.
-        skip_broken: leaves out what cannot be used, and lists it in `left_out`.
+        reader: decodes them to this shape, or leaves out what cannot be used.
 
     Raises:
         InputError: when the folder is none, holds no classes, or something in it cannot be used.
@@ -41,12 +46,9 @@ def load_folder(folder: Path, title: str, shape: tuple[int, int, int], resize: R
         what = "no folder" if folder.exists() else "a folder that does not exist"
         raise InputError(f"data.dir={str(folder)!r} is {what}; give --data.dir a folder of image files by class")
     layout = _find_layout(folder)
-    made_of = _fingerprint(layout, skip_broken)
+    made_of = _fingerprint(layout, reader.skip_broken)
 
-    def read() -> Stored:
-        return _read(folder, title, layout, Wanted(shape[0], shape[2], resize), skip_broken)
-
-    return cached(folder, cache_title(title, resize), shape, made_of, read)
+    return cached(folder, cache_title(title, resize), shape, made_of, lambda: _read(folder, title, layout, reader))
 
 
 def _find_layout(folder: Path) -> dict[str, Classes]:
@@ -84,10 +86,9 @@ def _fingerprint(layout: Mapping[str, Classes], skip_broken: bool) -> str:
     return found.hexdigest()
 
 
-def _read(folder: Path, title: str, layout: Mapping[str, Classes], wanted: Wanted, skip_broken: bool) -> Stored:
+def _read(folder: Path, title: str, layout: Mapping[str, Classes], reader: "ImageReader") -> Stored:
     training = layout["train" if "train" in layout else ""]
     names = tuple(name for name, files in training.items() if files)
-    broken = Broken(skip_broken)
     for name in names:
         if not name.isprintable():
             raise InputError(f"{folder} has a class called {name!r}, which would not print; rename its folder")
@@ -96,19 +97,17 @@ def _read(folder: Path, title: str, layout: Mapping[str, Classes], wanted: Wante
         place = folder / split
         for name, files in classes.items():
             if not files:
-                broken.refuse(f"{shown(place / name)} is a class without images; remove it")
+                reader.refuse(f"{shown(place / name)} is a class without images; remove it")
             elif name not in names:
-                broken.refuse(f"{shown(place / name)} is a class that {folder / 'train'} does not have; remove it")
+                reader.refuse(f"{shown(place / name)} is a class that {folder / 'train'} does not have; remove it")
         there = [classes.get(name, []) for name in names]
         paths = [f"{place}/{name}/{file}" for name, files in zip(names, there, strict=True) for file, _, _ in files]
-        read = read_split(
+        read = reader.read(
             paths,
             [shown(path) for path in paths],
             np.repeat(np.arange(len(names), dtype=np.int32), [len(files) for files in there]),
-            wanted,
-            f"{title} {split}".strip(),
-            sum(size for files in there for _, size, _ in files),
-            broken,
+            title=f"{title} {split}".strip(),
+            total_bytes=sum(size for files in there for _, size, _ in files),
         )
         if not len(read.labels):
             raise InputError(f"{place} has no images that can be used; add some, or remove it")
@@ -118,6 +117,6 @@ def _read(folder: Path, title: str, layout: Mapping[str, Classes], wanted: Wante
         if not (train.labels == label).any():
             raise InputError(f"{folder} has no image of the class {name} that can be used; remove its folder")
     if "test" in splits:
-        return Stored(train, splits["test"], names, "test", splits.get("validation"), tuple(broken.left_out))
+        return Stored(train, splits["test"], names, "test", splits.get("validation"), tuple(reader.left_out))
     train, test, origin = hold_out_test(train, "train" if "train" in layout else title, folder)
-    return Stored(train, test, names, origin, splits.get("validation"), tuple(broken.left_out))
+    return Stored(train, test, names, origin, splits.get("validation"), tuple(reader.left_out))

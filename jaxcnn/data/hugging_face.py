@@ -5,15 +5,17 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxcnn.config.experiment import DataConfig
 from jaxcnn.data.cache import cache_title, cached
 from jaxcnn.data.splits import Split, Stored, hold_out_test
-from jaxcnn.data.workers import Broken, Wanted, read_split
 from jaxcnn.errors import InputError, local_path, reason
+
+if TYPE_CHECKING:
+    from jaxcnn.data.image_reader import ImageReader
 
 PREFIX = "hf:"
 
@@ -26,12 +28,13 @@ _SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid"
 _UNLABELLED = -1
 
 
-def load_hugging_face(config: DataConfig, shape: tuple[int, int, int]) -> Stored:
+def load_hugging_face(config: DataConfig, shape: tuple[int, int, int], reader: "ImageReader") -> Stored:
     """The images of `hf:NAME_OR_PATH[:CONFIG]`, from this project's cache if `datasets` has the same files of it.
 
     Args:
         config: names the set and perhaps its columns.
         shape: height, width and channels of the images wanted.
+        reader: decodes them to this shape, or leaves out what cannot be used.
 
     Raises:
         InputError: when the package is missing, or the set cannot be had or has no labelled images.
@@ -48,12 +51,11 @@ def load_hugging_face(config: DataConfig, shape: tuple[int, int, int]) -> Stored
     if "train" not in splits:
         raise InputError(f"data.name={config.name!r} has the splits {', '.join(splits)}; a split train is needed")
     image, label = _columns(datasets, config, splits["train"].features)
-    wanted = Wanted(shape[0], shape[2], config.resize)
     files = [Path(each["filename"]) for split in splits.values() for each in split.cache_files]
 
     def read() -> Stored:
         with _few_words(datasets), _named(config.name):
-            return _read(datasets, config, splits, image, label, wanted)
+            return _read(datasets, config, splits, image, label, reader)
 
     if not files:
         return read()
@@ -97,7 +99,7 @@ def _columns(datasets: Any, config: DataConfig, features: Mapping[str, Any]) -> 
 
 
 def _read(
-    datasets: Any, config: DataConfig, splits: Mapping[str, Any], image: str, label: str, wanted: Wanted
+    datasets: Any, config: DataConfig, splits: Mapping[str, Any], image: str, label: str, reader: "ImageReader"
 ) -> Stored:
     feature = splits["train"].features[label]
     if isinstance(feature, datasets.ClassLabel):
@@ -107,7 +109,6 @@ def _read(
         values = sorted(set(splits["train"][label]))
         names, numbers = tuple(map(str, values)), {value: number for number, value in enumerate(values)}
     read: dict[str, Split] = {}
-    broken = Broken(config.skip_broken)
     for name, split in splits.items():
         if name not in _SPLITS or _SPLITS[name] in read:
             continue
@@ -120,11 +121,11 @@ def _read(
         source = _Column(split.cast_column(image, datasets.Image(decode=False)), image)
         called = [f"image {i} of {config.name} {name}" for i in range(len(labels))]
         title = f"{config.title} {name}"
-        read[_SPLITS[name]] = read_split(source, called, numbered, wanted, title, split.data.nbytes, broken)
+        read[_SPLITS[name]] = reader.read(source, called, numbered, title=title, total_bytes=split.data.nbytes)
     if "test" in read:
-        return Stored(read["train"], read["test"], names, "test", read.get("validation"), tuple(broken.left_out))
+        return Stored(read["train"], read["test"], names, "test", read.get("validation"), tuple(reader.left_out))
     train, test, origin = hold_out_test(read["train"], "train", config.name)
-    return Stored(train, test, names, origin, read.get("validation"), tuple(broken.left_out))
+    return Stored(train, test, names, origin, read.get("validation"), tuple(reader.left_out))
 
 
 class _Column:

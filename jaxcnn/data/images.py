@@ -2,14 +2,16 @@
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from jaxcnn.config.experiment import Resize
 from jaxcnn.data.decode import decode_image
 from jaxcnn.errors import InputError, reason
+
+if TYPE_CHECKING:
+    from jaxcnn.config.experiment import Resize
 
 _LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
 """What systems leave among images, beside names that begin with a dot."""
@@ -99,7 +101,7 @@ def read_image(
     *,
     size: int,
     channels: int,
-    resize: Resize = "squash",
+    resize: "Resize" = "squash",
     name: str = "the image",
 ) -> np.ndarray:
     """An image as a network of this input reads it, uint8 (size, size, channels), turned as its metadata says.
@@ -125,7 +127,7 @@ def shown(path: Path | str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def fit_decoded(pixels: np.ndarray, size: int, channels: int, resize: Resize, name: str) -> np.ndarray:
+def fit_decoded(pixels: np.ndarray, size: int, channels: int, resize: "Resize", name: str) -> np.ndarray:
     """`fit_image`, whose message names the image."""
     try:
         return fit_image(pixels, size, channels, resize)
@@ -133,7 +135,7 @@ def fit_decoded(pixels: np.ndarray, size: int, channels: int, resize: Resize, na
         raise InputError(f"{name} does not fit the network: {error}") from error
 
 
-def fit_image(image: np.ndarray, size: int, channels: int, resize: Resize = "squash") -> np.ndarray:
+def fit_image(image: np.ndarray, size: int, channels: int, resize: "Resize" = "squash") -> np.ndarray:
     """Resizes an image to (size, size, channels), bilinearly; grey is repeated to make RGB.
 
     Args:

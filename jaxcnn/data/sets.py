@@ -15,6 +15,7 @@ from jaxcnn.config.experiment import DataConfig, Resize
 from jaxcnn.data.arrays import load_npz, stored_from_arrays
 from jaxcnn.data.folders import load_folder
 from jaxcnn.data.hugging_face import load_hugging_face
+from jaxcnn.data.image_reader import ImageReader, Wanted
 from jaxcnn.data.images import fit_image
 from jaxcnn.data.locate import find_prepared, refuse_other_folders
 from jaxcnn.data.reader import Fit, load_prepared
@@ -123,6 +124,7 @@ def _dataset(stored: Stored, config: DataConfig, seed: int, origin: str) -> Data
 
 def _load(config: DataConfig, fit: Fit, shape: tuple[int, int, int]) -> tuple[Stored, str]:
     """The arrays of the set that a configuration names, and where they come from."""
+    reader = ImageReader(Wanted(shape[0], shape[2], config.resize), config.skip_broken)
     if config.name == "digits":
         return _load_digits(fit), "scikit-learn"
     if config.name in ("folder", "npz"):
@@ -131,10 +133,12 @@ def _load(config: DataConfig, fit: Fit, shape: tuple[int, int, int]) -> tuple[St
             raise InputError(f"data.name={config.name!r} needs {wanted}")
         origin = str(config.dir.resolve())
         if config.name == "folder":
-            return load_folder(config.dir, config.title, shape, config.resize, config.skip_broken), origin
+            with reader:
+                return load_folder(config.dir, config.title, shape, config.resize, reader), origin
         return load_npz(config.dir, config.title, shape, config.resize), origin
     if config.name.startswith("hf:"):
-        return load_hugging_face(config, shape), config.name
+        with reader:
+            return load_hugging_face(config, shape, reader), config.name
     folder = _prepared_folder(config)
     return load_prepared(folder, fit, shape, config.resize), str(folder.resolve())
 

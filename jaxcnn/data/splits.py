@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from jaxcnn.data.statistics import Statistics
 from jaxcnn.errors import InputError
 
 
@@ -20,10 +21,6 @@ class Split(NamedTuple):
     """int32 (N,)."""
     columns: np.ndarray | None = None
     """int32 (C,), ascending: which of the values that a dense stage reads are there, the others being 0; None: all."""
-
-
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each channel of images divided by 255."""
 
 
 class Stored(NamedTuple):

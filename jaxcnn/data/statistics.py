@@ -4,7 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from jaxcnn.data.splits import Statistics
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel of images divided by 255."""
 
 
 def channel_statistics(images: np.ndarray) -> Statistics:

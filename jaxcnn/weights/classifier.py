@@ -16,8 +16,8 @@ from PIL import Image
 
 from jaxcnn.config.experiment import Resize
 from jaxcnn.config.network import Activation, ModelConfig
+from jaxcnn.data.image_reader import ImageReader, Wanted
 from jaxcnn.data.images import fit_image, read_image, shown, walk
-from jaxcnn.data.workers import Wanted, decode_images
 from jaxcnn.errors import InputError, local_path
 from jaxcnn.files import is_there
 from jaxcnn.kernels.backend import backend_form, fixed_settings
@@ -106,9 +106,12 @@ class Classifier:
         files = [image for image in images if isinstance(image, Path)]
         if len(files) == len(images):
             names = [shown(file) for file in files]
-            for chunk in decode_images([str(file) for file in files], names, wanted, "Classifying", _bytes(files)):
-                for i, pixels in enumerate(chunk.images):
-                    yield InputError(chunk.problems[i]) if i in chunk.problems else pixels
+            with ImageReader(wanted, skip_broken=True) as reader:
+                for part in reader.decode(
+                    [str(file) for file in files], names, title="Classifying", total_bytes=_bytes(files)
+                ):
+                    for i, pixels in enumerate(part.images):
+                        yield InputError(part.problems[i]) if i in part.problems else pixels
         else:
             for image in images:
                 try:
