@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from jaxcnn.training.loop import fit as fit
     from jaxcnn.training.step import cross_entropy as cross_entropy
     from jaxcnn.training.step import init_state as init_state
+    from jaxcnn.weights.classifier import Classifier as Classifier
+    from jaxcnn.weights.classifier import load as load
     from jaxcnn.weights.source import TransferModel as TransferModel
     from jaxcnn.weights.source import create_transfer_model as create_transfer_model
 
@@ -54,6 +56,7 @@ _HOMES = {
     "runs.run": ("run_experiment",),
     "training.loop": ("fit",),
     "training.step": ("cross_entropy", "init_state"),
+    "weights.classifier": ("Classifier", "load"),
     "weights.source": ("TransferModel", "create_transfer_model"),
 }
 

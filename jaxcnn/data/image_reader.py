@@ -9,10 +9,11 @@ import os
 import pickle
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -42,7 +43,7 @@ class Wanted(NamedTuple):
     resize: "Resize"
 
 
-class _Chunk(NamedTuple):
+class Chunk(NamedTuple):
     """Decoded images."""
 
     images: np.ndarray
@@ -102,28 +103,38 @@ class ImageReader:
         images = aligned_empty((len(labels), size, size, channels), np.uint8)
         usable = np.ones(len(labels), bool)
         converted: Counter[str] = Counter()
-        chunks = [slice(start, start + _CHUNK) for start in range(0, len(labels), _CHUNK)]
-        alone = total_bytes <= _FEW_BYTES and len(labels) <= _FEW_IMAGES
-        decoded = self._decode_here(sources, names, chunks) if alone else self._decode(sources, names, chunks)
-        for chunk, part in zip(chunks, show_progress(decoded, f"Reading {title}", len(chunks)), strict=True):
-            images[chunk] = part.images
+        done = 0
+        for part in self.decode(sources, names, title=f"Reading {title}", total_bytes=total_bytes):
+            images[done : done + len(part.images)] = part.images
             converted += part.converted
             for i, problem in part.problems.items():
                 self.refuse(problem)
-                usable[chunk.start + i] = False
+                usable[done + i] = False
+            done += len(part.images)
         tell_converted(title, converted)
         split = Split(images, labels)
         return split if usable.all() else take(split, np.flatnonzero(usable))
 
-    def _decode_here(self, sources: Sources, names: Sequence[str], chunks: Sequence[slice]) -> Iterator[_Chunk]:
+    def decode(self, sources: Sources, names: Sequence[str], *, title: str, total_bytes: int) -> Iterator[Chunk]:
+        """All images in order, some at a time, beside a bar of this title. The arguments are those of `read`.
+
+        Raises:
+            InputError: when an image is in colour and grey ones are wanted.
+        """
+        chunks = [slice(start, start + _CHUNK) for start in range(0, len(sources), _CHUNK)]
+        alone = total_bytes <= _FEW_BYTES and len(sources) <= _FEW_IMAGES
+        decoded = self._decode_here(sources, names, chunks) if alone else self._decode(sources, names, chunks)
+        yield from show_progress(decoded, title, len(chunks))
+
+    def _decode_here(self, sources: Sources, names: Sequence[str], chunks: Sequence[slice]) -> Iterator[Chunk]:
         return (_decode_chunk(sources[chunk], names[chunk], self._wanted) for chunk in chunks)
 
-    def _decode(self, sources: Sources, names: Sequence[str], chunks: Sequence[slice]) -> Iterator[_Chunk]:
+    def _decode(self, sources: Sources, names: Sequence[str], chunks: Sequence[slice]) -> Iterator[Chunk]:
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         while self._workers.qsize() < count:
             self._workers.put(self._stack.enter_context(_Worker()))
 
-        def decode(chunk: slice) -> _Chunk:
+        def decode(chunk: slice) -> Chunk:
             worker = self._workers.get()
             try:
                 return worker.decode(sources[chunk], names[chunk], self._wanted)
@@ -132,7 +143,12 @@ class ImageReader:
 
         threads = ThreadPoolExecutor(count)  # each waits for a worker's answer
         try:
-            yield from threads.map(decode, chunks)
+            begun = (threads.submit(decode, chunk) for chunk in chunks)
+            waiting = deque(islice(begun, 4 * count))  # of all, whoever takes longer than decoding would fill memory
+            while waiting:
+                part = waiting.popleft().result()
+                waiting.extend(islice(begun, 1))
+                yield part
         finally:
             threads.shutdown(cancel_futures=True)
 
@@ -143,7 +159,7 @@ class ImageReader:
         self._stack.close()
 
 
-def _decode_chunk(sources: Sequence[str | bytes], names: Sequence[str], wanted: Wanted) -> _Chunk:
+def _decode_chunk(sources: Sequence[str | bytes], names: Sequence[str], wanted: Wanted) -> Chunk:
     """Decodes images of files or their contents; messages call them by `names`.
 
     Raises:
@@ -165,7 +181,7 @@ def _decode_chunk(sources: Sequence[str | bytes], names: Sequence[str], wanted: 
                 converted[f"{was or 'grey'} to {'RGB' if channels == 3 else '8-bit grey'}"] += 1
             if turned:
                 converted["turned as EXIF says"] += 1
-    return _Chunk(images, converted, problems)
+    return Chunk(images, converted, problems)
 
 
 class _Worker:
@@ -181,7 +197,7 @@ class _Worker:
             process_group=0,  # Ctrl-C is for the program alone
         )
 
-    def decode(self, sources: Sequence[str | bytes], names: Sequence[str], wanted: Wanted) -> _Chunk:
+    def decode(self, sources: Sequence[str | bytes], names: Sequence[str], wanted: Wanted) -> Chunk:
         """`_decode_chunk` there.
 
         Raises:
@@ -201,7 +217,7 @@ class _Worker:
             ) from error
         if isinstance(answer, Exception):
             raise answer
-        assert isinstance(answer, _Chunk)
+        assert isinstance(answer, Chunk)
         return answer
 
     def __enter__(self) -> "_Worker":
@@ -222,7 +238,7 @@ def serve() -> None:
         except EOFError:
             return
         try:
-            answer: _Chunk | Exception = _decode_chunk(*request)
+            answer: Chunk | Exception = _decode_chunk(*request)
         except (InputError, MemoryError) as error:
             answer = error
         pickle.dump(answer, stdout, protocol=5)

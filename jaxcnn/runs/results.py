@@ -16,7 +16,7 @@ from jaxcnn.runs.metrics import Board, write_metrics
 from jaxcnn.runs.scores import balanced_accuracy, class_scores
 from jaxcnn.runs.tables import csv_text
 from jaxcnn.training.decisions import kept_epoch, stopped
-from jaxcnn.training.records import EpochRecord, Evaluation
+from jaxcnn.training.records import EpochRecord, Evaluation, softmax
 
 
 def write_results(
@@ -43,7 +43,8 @@ def write_results(
         What `summary.json` holds. A test loss that is not finite is None there: JSON has no such number.
     """
     best = kept_epoch(records, config)
-    loss, accuracy, predictions = tested
+    loss, accuracy, logits = tested
+    predictions = logits.argmax(-1).astype(np.int32)
     write_metrics(folder, records)  # a process killed between checkpoint and table left a line too few
     for name, values in (
         ("train_loss", [r.train_loss for r in records]),
@@ -52,6 +53,7 @@ def write_results(
         ("test_loss", [loss]),
         ("test_accuracy", [accuracy]),
         ("predictions", predictions),
+        ("probabilities", softmax(logits)),
         ("labels", dataset.test.labels),
     ):
         write_npy(folder / "results" / f"{name}.npy", np.asarray(values))

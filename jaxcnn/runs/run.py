@@ -36,6 +36,7 @@ from jaxcnn.training.loop import Paused, evaluate, evaluation_step, fit
 from jaxcnn.training.records import EpochRecord, Metrics, TrainState
 from jaxcnn.training.soundness import require_trainable
 from jaxcnn.training.step import init_state
+from jaxcnn.weights.card import Card, to_metadata
 from jaxcnn.weights.checkpoint import Progress, open_checkpoints
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict
@@ -239,9 +240,9 @@ def _train(
             console.print(f"continuing after {_where(records, part, steps)}")
         if records and part is None and kept_epoch(records, config) == len(records) - 1:
             # Perhaps the earlier start was killed between the two.
-            write_state_dict(folder / "model.pth", _variables(state), config.model)
-        elif records:
-            _require_weights(folder)  # now rather than when all is trained
+            _write_weights(folder, _variables(state), config, dataset)
+        elif records:  # now rather than when all is trained
+            _write_weights(folder, _best_weights(folder, config), config, dataset, ("model.safetensors",))
         behind = 0 if part is None else config.train.batch_size * len(part.loss)
         with (
             closing(Board(folder / "logs", records)) as board,
@@ -256,7 +257,7 @@ def _train(
                     checkpoints.save(trained, records)
                     if best == len(records) - 1:
                         best_variables = jax.tree.map(np.array, _variables(trained))  # the next epoch reuses buffers
-                        write_state_dict(folder / "model.pth", best_variables, config.model)
+                        _write_weights(folder, best_variables, config, dataset)
                     write_metrics(folder, records)
                     board.add_record(record)
                     bar.epoch(record, is_best=best == len(records) - 1 and validates(config, record))
@@ -271,13 +272,25 @@ def _train(
             if signals.came():
                 console.print(f"stopping after {_where(records, part, steps)}")
     if best_variables is None:  # an earlier start got to the best epoch
-        best_variables = from_torch(read_state_dict(folder / "model.pth"), config.model)
+        best_variables = _best_weights(folder, config)
     return records, best_variables
 
 
-def _require_weights(folder: Path) -> None:
+def _write_weights(
+    folder: Path,
+    variables: dict[str, Any],
+    config: ExperimentConfig,
+    dataset: Dataset,
+    names: Sequence[str] = ("model.pth", "model.safetensors"),
+) -> None:
+    card = Card(dataset.class_names, dataset.mean, dataset.std, config.data.resize)
+    for name in names:
+        write_state_dict(folder / name, variables, config.model, to_metadata(config.model, card))
+
+
+def _best_weights(folder: Path, config: ExperimentConfig) -> dict[str, Any]:
     try:
-        read_state_dict(folder / "model.pth")
+        return from_torch(read_state_dict(folder / "model.pth"), config.model)
     except InputError as error:
         raise InputError(f"{folder} has lost its best epoch: {error}; --overwrite begins the run again") from error
 

@@ -125,7 +125,7 @@ def _total(metrics: Sequence[Metrics]) -> Metrics:
 def evaluate(
     step: EvalStep, variables: Any, split: Split, batch_size: int, *, seed: int | Sequence[int] = 0
 ) -> Evaluation:
-    """Loss, accuracy and predictions over all of `split`.
+    """Loss, accuracy and logits over all of `split`.
 
     `step` is jitted; `seed` decides its augmentation, if it has any.
     """
@@ -133,8 +133,8 @@ def evaluate(
     parts = zip(batches(split, np.arange(len(split.labels)), batch_size), keys, strict=True)
     results = [step(variables, batch, jnp.asarray(key)) for batch, key in parts]
     total = _total([jax.tree.map(np.asarray, metrics) for metrics, _ in results])
-    predictions = np.concatenate([np.asarray(p) for _, p in results])[: len(split.labels)]
-    return Evaluation(float(total.loss / total.count), float(100 * total.correct / total.count), predictions)
+    logits = np.concatenate([np.asarray(each) for _, each in results])[: len(split.labels)]
+    return Evaluation(float(total.loss / total.count), float(100 * total.correct / total.count), logits)
 
 
 def evaluation_step(
@@ -152,7 +152,7 @@ def evaluation_step(
     """
     custom = Custom(model=model, loss=loss)
     # A module of someone's own need not be hashable.
-    return (_evaluation_step if custom == BUILT_IN else _evaluation_step.__wrapped__)(
+    return (compiled_eval_step if custom == BUILT_IN else compiled_eval_step.__wrapped__)(
         model=config.model,
         mean=tuple(dataset.mean),
         std=tuple(dataset.std),
@@ -165,7 +165,8 @@ def evaluation_step(
 
 
 @lru_cache(maxsize=8)
-def _evaluation_step(**settings: Any) -> EvalStep:
+def compiled_eval_step(**settings: Any) -> EvalStep:
+    """`make_eval_step`, compiled; equal settings get one and the same."""
     return kept_jit(make_eval_step(**settings))
 
 

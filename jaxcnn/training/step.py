@@ -191,7 +191,7 @@ def make_eval_step(
     precision: Precision = "float32",
     custom: Custom = BUILT_IN,
 ) -> EvalStep:
-    """A pure `(variables, batch, key) -> (metrics, predictions int32 (B,))` in evaluation mode.
+    """A pure `(variables, batch, key) -> (metrics, logits (B, K))` in evaluation mode; logits of at least float32.
 
     The arguments are those of `make_train_step`; only the original's protocol augments what it evaluates on.
     """
@@ -211,9 +211,9 @@ def make_eval_step(
 
         head_only = first_stage >= model.num_blocks  # its activations are small, and its weights best read once
         logits = forward(inputs) if head_only else image_by_image(forward, inputs)
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         losses = jnp.where(batch.mask, one_an_image(losses_of(logits, batch.labels), batch.labels), 0)
-        predictions = jnp.argmax(logits, -1).astype(jnp.int32)
-        correct = jnp.sum((predictions == batch.labels) & batch.mask)
-        return Metrics(jnp.sum(losses), correct, jnp.sum(batch.mask)), predictions
+        correct = jnp.sum((jnp.argmax(logits, -1) == batch.labels) & batch.mask)
+        return Metrics(jnp.sum(losses), correct, jnp.sum(batch.mask)), logits
 
     return step

@@ -97,7 +97,7 @@ def load_file(path: Path) -> Any:
             raise InputError(f"{path} {what}; {remedy}")
     if tail == _TENSORFLOW_INDEX:
         raise InputError(f"{path} is the index of a TensorFlow checkpoint; {_FROM_ELSEWHERE}")
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**48:  # the length of a header, then the header
+    if _is_safetensors(head):
         return _load_safetensors(path)
     if head.startswith(b"PK\x03\x04"):
         _check_archive(path)
@@ -111,6 +111,10 @@ def refuse_folder(path: Path) -> None:
     for pattern, what, remedy in _FOLDERS:
         if any(path.glob(pattern)):
             raise InputError(f"{path} {what}; {remedy}")
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**48  # the length of a header, then the header
 
 
 def _load_safetensors(path: Path) -> Any:
@@ -254,8 +258,28 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     return find_network(load_file(path), path).tensors
 
 
-def write_state_dict(path: Path, variables: Mapping[str, Any], config: ModelConfig) -> None:
-    """Writes variables as `.pth` or `.safetensors` (by the suffix), whole or not at all."""
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; of any other that `load_file` reads, nothing."""
+    with path.open("rb") as file:
+        if not _is_safetensors(file.read(9)):
+            return {}
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as opened:
+        return dict(opened.metadata() or {})
+
+
+def write_state_dict(
+    path: Path, variables: Mapping[str, Any], config: ModelConfig, metadata: dict[str, str] | None = None
+) -> None:
+    """Writes variables as `.pth` or `.safetensors` (by the suffix), whole or not at all.
+
+    Args:
+        path: of the file.
+        variables: the weights.
+        config: their network.
+        metadata: of a `.safetensors` file; a `.pth` file has none.
+    """
     arrays = to_arrays(variables, config)
 
     def save(temporary: Path) -> None:
@@ -265,7 +289,7 @@ def write_state_dict(path: Path, variables: Mapping[str, Any], config: ModelConf
         from safetensors.numpy import save_file
 
         try:
-            save_file({name: np.array(array, order="C") for name, array in arrays.items()}, temporary)
+            save_file({name: np.array(array, order="C") for name, array in arrays.items()}, temporary, metadata)
         except SafetensorError as error:
             raise OSError(reason(error)) from error
 
