@@ -172,7 +172,7 @@ def test_class_weights_are_those_of_pytorchs_loss() -> None:
     per_image = torch.nn.CrossEntropyLoss(torch.tensor(weights), reduction="none")
     losses = per_image(network(torch_inputs(split).float()), torch.from_numpy(split.labels).long())[:5]
     (losses.sum() / 5).backward()
-    assert float(metrics.loss) == pytest.approx(float(losses.sum()), rel=1e-5)
+    assert float(metrics.loss) == pytest.approx(losses.sum().item(), rel=1e-5)
     assert metrics.count == 5
     trained = to_torch(variables_of(state), model)
     for name, parameter in network.named_parameters():

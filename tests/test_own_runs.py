@@ -19,7 +19,10 @@ CLASSES = ("ant", "bee", "cow")  # as make_set names them
 
 
 @pytest.mark.usefixtures("isolated")
-def test_a_run_on_a_folder_is_one_on_a_prepared_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_on_a_folder_is_one_on_a_prepared_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("jaxcnn.runs.run.present", lambda folder: None)  # pictures take long
     counts = {"train": (40, 30, 10), "test": (6, 6, 6)}
     splits: dict[str, list[tuple[np.ndarray, int]]] = {}
     for seed, (split, numbers) in enumerate(counts.items()):
@@ -31,7 +34,7 @@ def test_a_run_on_a_folder_is_one_on_a_prepared_set(tmp_path: Path, capsys: pyte
                 Image.fromarray(image).save(place / f"{i:02}.png")
                 splits.setdefault(split, []).append((image, label))
     make_set(tmp_path / "tfds", splits, name="shapes", shape=(None, None, 1), in_order=True)
-    train = TrainConfig(epochs=2, batch_size=32, class_weights="balanced")
+    train = TrainConfig(epochs=1, batch_size=32, class_weights="balanced")
     for runs, data in (
         ("one", DataConfig("folder", dir=tmp_path / "shapes", augment="none")),
         ("other", DataConfig("shapes", dir=tmp_path / "tfds", augment="none")),
