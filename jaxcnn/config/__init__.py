@@ -18,6 +18,7 @@ from jaxcnn.config.network import ModelConfig as ModelConfig
 from jaxcnn.config.network import WeightInit as WeightInit
 from jaxcnn.config.network import stage_of as stage_of
 from jaxcnn.config.training import Augment as Augment
+from jaxcnn.config.training import ClassWeights as ClassWeights
 from jaxcnn.config.training import FreezeConfig as FreezeConfig
 from jaxcnn.config.training import Mask as Mask
 from jaxcnn.config.training import OptimConfig as OptimConfig

@@ -82,7 +82,7 @@ def walk(folder: Path) -> list[File]:
     Raises:
         InputError: when a folder cannot be read.
     """
-    return sorted(_walk(str(folder), "", ()))
+    return sorted(_walk(str(folder), "", (os.stat(folder),)))
 
 
 def _walk(folder: str, prefix: str, above: tuple[os.stat_result, ...]) -> list[File]:

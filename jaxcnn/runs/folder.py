@@ -119,7 +119,7 @@ def _look(folder: Path, wanted: dict[str, Any], existing: Existing) -> Summary |
     _refuse_foreign(folder)
     if not (folder / "config.json").exists():
         return None
-    there = read_json(folder / "config.json")
+    there = _with_defaults(read_json(folder / "config.json"))
     resolved: dict[str, Any] = there.get(RESOLVED) or {}
     differences = {
         name: values
@@ -156,6 +156,13 @@ def _look(folder: Path, wanted: dict[str, Any], existing: Existing) -> Summary |
             f"{'--extend to train it for longer, ' if longer else ''}or --overwrite to replace it"
         )
     return read_summary(folder / "summary.json") if done else None
+
+
+def _with_defaults(there: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the settings that an older version did not know, and so did not change."""
+    defaults = to_json(ExperimentConfig())
+    sections = {name for name in there if isinstance(there[name], dict) and isinstance(defaults.get(name), dict)}
+    return {name: {**defaults[name], **value} if name in sections else value for name, value in there.items()}
 
 
 def _refuse_useless(folder: Path, wanted: dict[str, Any], epochs: int, done: bool) -> None:

@@ -20,6 +20,7 @@ from jaxcnn.errors import InputError
 from jaxcnn.kernels.backend import Jit, backend_form, fixed_settings, jit
 from jaxcnn.kernels.primitives import take_images
 from jaxcnn.masks import frozen_stages, settled_epoch
+from jaxcnn.training.class_weights import balanced_weights
 from jaxcnn.training.decisions import plateau_scale, stopped
 from jaxcnn.training.features import caches_features, compute_features
 from jaxcnn.training.optim import Schedule, make_schedule
@@ -293,6 +294,9 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         first_stage=first_stage,
         vectorized=form.vectorized,
         precision=config.train.precision,
+        class_weights=balanced_weights(train.labels, dataset.num_classes)
+        if config.train.class_weights == "balanced"
+        else None,
     )
     train_epoch = make_train_epoch(
         step,

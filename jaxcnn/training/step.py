@@ -76,6 +76,7 @@ def make_train_step(
     first_stage: int = 0,
     vectorized: bool = False,
     precision: Precision = "float32",
+    class_weights: Sequence[float] | None = None,
 ) -> TrainStep:
     """A pure step `(state, batch, scale) -> (state, metrics)`; `scale` multiplies the scheduled learning rate.
 
@@ -96,6 +97,8 @@ def make_train_step(
         first_stage: the batches hold what this stage reads instead of images.
         vectorized: the form of augmentation that suits accelerators.
         precision: what the network computes in; float32 stands for the parameters' own type.
+        class_weights: what the loss of an image of each class is multiplied by; the batch's sum is still divided by its
+            number of images.
     """
     eval_stages = 0 if drifting_stats else frozen_stages
     network = make_network(model, precision)
@@ -126,6 +129,8 @@ def make_train_step(
                 mutable=["batch_stats"],
             )
             losses = cross_entropy(logits, batch.labels, optim.label_smoothing)
+            if class_weights is not None:
+                losses = losses * jnp.asarray(class_weights, losses.dtype)[batch.labels]
             loss = jnp.sum(jnp.where(batch.mask, losses, 0))
             correct = jnp.sum((jnp.argmax(logits, -1) == batch.labels) & batch.mask)
             return loss / count, (Metrics(loss, correct, count), updated.get("batch_stats", {}))
