@@ -177,7 +177,7 @@ def test_the_command_shows_and_writes_what_the_network_says(
     names = model.predict(IMAGES)[order]
     right = 100 * np.mean(names == labels)
     assert f"accuracy {right:.2f} % of 20 images whose folders name their class\n" in out
-    assert f" {100 * wanted[0].max():.2f} " in out
+    assert f" {100 * wanted[0].max():.2f} %" in out
     with (tmp_path / "p.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["file", "label", "prediction", *(f"p({digit})" for digit in range(10))]
@@ -203,10 +203,10 @@ def test_the_table_shows_as_many_classes_as_there_are_and_as_are_asked_for(
     file = next(folder.glob("*/*"))
     monkeypatch.setenv("COLUMNS", "300")
     out = shown(capsys, file, "--model", path)
-    assert out.count("class") == 2
+    assert ("2." in out, "3." in out) == (True, False)
     assert all(name in out for name in ("[red]", "'b\\nc'", str(file)))
     assert "accuracy" not in out
-    assert shown(capsys, file, "--model", path, "--top-k", 1).count("class") == 1
+    assert "2." not in shown(capsys, file, "--model", path, "--top-k", 1).splitlines()[1]
     monkeypatch.setattr("jaxcnn.runs.predictions._ROWS", 4)
     assert "and 16 images more; --csv and --json write all" in shown(capsys, folder, "--model", path)
 

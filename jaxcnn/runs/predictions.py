@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -37,15 +38,14 @@ def accuracy(predictions: Sequence[Prediction]) -> tuple[float, int] | None:
 
 def predictions_table(predictions: Sequence[Prediction], classes: Sequence[str], top_k: int) -> Table:
     """The most probable classes of the first images, each with its probability in percent."""
-    table = Table()
+    table = Table(box=SIMPLE_HEAD)
     table.add_column("image", overflow="fold")
-    for _ in range(top_k):
-        table.add_column("class", overflow="fold")
-        table.add_column("%", justify="right")
+    for place in range(1, top_k + 1):
+        table.add_column(f"{place}.", overflow="fold")
     for each in predictions[:_ROWS]:
         order = np.argsort(-each.probabilities, kind="stable")[:top_k]
-        cells = [(shown(classes[i]), f"{100 * each.probabilities[i]:.2f}") for i in order]
-        table.add_row(Text(shown(str(each.file))), *(Text(text) for cell in cells for text in cell))
+        cells = [f"{shown(classes[i])} {100 * each.probabilities[i]:.2f} %" for i in order]
+        table.add_row(*map(Text, [shown(each.file), *cells]))
     return table
 
 

@@ -203,7 +203,7 @@ def read_classifier(
         apply_pooling=apply_pooling,
         activation_function=activation_function,
     )
-    card = changed(source.card, **given)
+    card = changed(source.card or Card(), **given)
     card.check(source.config)
     if not (card.mean and card.std):
         raise InputError(
