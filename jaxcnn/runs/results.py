@@ -44,6 +44,7 @@ def write_results(
     """
     best = kept_epoch(records, config)
     loss, accuracy, logits = tested
+    predictions = logits.argmax(-1).astype(np.int32)
     write_metrics(folder, records)  # a process killed between checkpoint and table left a line too few
     for name, values in (
         ("train_loss", [r.train_loss for r in records]),
@@ -51,7 +52,7 @@ def write_results(
         ("val_accuracy", [r.val_accuracy for r in records if r.val_accuracy is not None]),
         ("test_loss", [loss]),
         ("test_accuracy", [accuracy]),
-        ("predictions", logits.argmax(-1).astype(np.int32)),
+        ("predictions", predictions),
         ("probabilities", softmax(logits)),
         ("labels", dataset.test.labels),
     ):
