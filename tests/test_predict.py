@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -227,6 +228,23 @@ def test_broken_files_end_the_command_or_are_left_out_and_listed(
     assert [line.partition(" cannot")[0] for line in lines[at + 1 :]] == [words[0], words[2]]
     status, _, err = ended(lambda: program([words[0], "--model", str(finished), "--skip-broken"]), capsys)
     assert (status, "none of the files" in err) == (2, True)
+
+
+@pytest.mark.usefixtures("isolated")
+def test_any_file_name_and_the_best_weights_so_far_will_do(
+    finished: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "summary.json").unlink()
+    name = os.fsdecode(b"a \xff\n.png")
+    shutil.copy(next(folder.glob("*/*")), tmp_path / name)
+    out = shown(capsys, tmp_path / name, "--model", run, "--csv", tmp_path / "p.csv", "--json", tmp_path / "p.json")
+    assert f"the run of {run} is not finished; its best epoch so far is taken" in out
+    told = f"{tmp_path}/a \\xff\n.png"
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file))[1][0] == told
+    assert json.loads((tmp_path / "p.json").read_text("utf-8"))["images"][0]["file"] == told
 
 
 @pytest.mark.usefixtures("isolated")

@@ -1,6 +1,7 @@
 """What a network says of images: a table to look at, and files."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ def write_csv(path: Path, predictions: Sequence[Prediction], classes: Sequence[s
     Raises:
         InputError: when it cannot be written.
     """
-    rows = [[each.file, each.label, each.best, *map(str, each.probabilities)] for each in predictions]
+    rows = [[_in_utf8(each.file), each.label, each.best, *map(str, each.probabilities)] for each in predictions]
     names = (f"p({name})" for name in classes)
     write_text(path, csv_text([["file", "label", "prediction", *names], *rows]))
 
@@ -77,7 +78,7 @@ def write_json(path: Path, predictions: Sequence[Prediction], classes: Sequence[
         "accuracy": None if found is None else found[0],
         "images": [
             {
-                "file": str(each.file),
+                "file": _in_utf8(each.file),
                 "label": each.label,
                 "prediction": each.best,
                 "probabilities": [float(str(p)) for p in each.probabilities],  # as short as float32 is
@@ -86,3 +87,8 @@ def write_json(path: Path, predictions: Sequence[Prediction], classes: Sequence[
         ],
     }
     write_text(path, json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def _in_utf8(path: Path) -> str:
+    """A path as text that a file can hold: a name may be any bytes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
