@@ -158,7 +158,7 @@ def test_archives_given_as_prepared_sets(tmp_path: Path, monkeypatch: pytest.Mon
             assert told == f"data.dir={folder} is a folder of archives, {needed}; give it by --data.archives {folder}"
     # With archives given, that is where they are kept and where the sets are prepared.
     monkeypatch.setattr(
-        "jaxcnn.data.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.prepare.prepare.__defaults__",
+        "jaxcnn.data.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.prepare.prepare.__defaults__",
         (None, checksums),
     )
     assert len(load(dir=tmp_path / "official", archives=tmp_path / "official").test.labels) == 20
