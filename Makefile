@@ -8,13 +8,14 @@ CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints" + "-py312" 
 # Where it is set, every start would compile its libraries' modules anew: two seconds, and so minutes of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help quickstart test test-all check clean
+.PHONY: help quickstart test test-all check docs clean
 
 help:
 	@echo 'make quickstart  install, then train on a small data set that needs no download'
 	@echo 'make test        install what the tests need, then run the default suite'
 	@echo 'make test-all    the same, and all longer tests'
 	@echo 'make check       lint, formatting and types'
+	@echo 'make docs        the documentation as a site, in site/'
 	@echo 'make clean       remove .venv and what tools leave behind'
 	@echo 'PYTHON=python3.12 on any of them chooses the interpreter that .venv is made from'
 
@@ -32,8 +33,11 @@ check: $(VENV)/.installed-test
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # $(1): what to install. Modules are compiled when first imported: compiling all of them takes longer than a short run.
 define install
@@ -50,4 +54,8 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 
 $(VENV)/.installed-test: pyproject.toml $(CONSTRAINTS)
 	$(call install,.[test])
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: pyproject.toml $(CONSTRAINTS)
+	$(call install,.[docs])
 	@touch $(VENV)/.installed $@

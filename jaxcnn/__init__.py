@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from jaxcnn.config.training import FreezeConfig as FreezeConfig
     from jaxcnn.config.training import OptimConfig as OptimConfig
     from jaxcnn.config.training import TrainConfig as TrainConfig
+    from jaxcnn.data.augment import standardise as standardise
     from jaxcnn.data.sets import load_dataset as load_dataset
     from jaxcnn.data.splits import Dataset as Dataset
     from jaxcnn.errors import InputError as InputError
+    from jaxcnn.masks import freeze_mask as freeze_mask
     from jaxcnn.model import CNN as CNN
     from jaxcnn.model import init_variables as init_variables
+    from jaxcnn.runs.run import run_experiment as run_experiment
+    from jaxcnn.training.loop import fit as fit
+    from jaxcnn.training.step import cross_entropy as cross_entropy
+    from jaxcnn.training.step import init_state as init_state
     from jaxcnn.weights.source import TransferModel as TransferModel
     from jaxcnn.weights.source import create_transfer_model as create_transfer_model
 
@@ -38,10 +44,15 @@ _HOMES = {
         "TrainConfig",
         "TransferConfig",
     ),
+    "data.augment": ("standardise",),
     "data.sets": ("load_dataset",),
     "data.splits": ("Dataset",),
     "errors": ("InputError",),
+    "masks": ("freeze_mask",),
     "model": ("CNN", "init_variables"),
+    "runs.run": ("run_experiment",),
+    "training.loop": ("fit",),
+    "training.step": ("cross_entropy", "init_state"),
     "weights.source": ("TransferModel", "create_transfer_model"),
 }
 

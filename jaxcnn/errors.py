@@ -12,15 +12,26 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
-class InputError(ValueError):
-    """A flag, configuration, file, archive or checkpoint that cannot be used.
+class JaxcnnError(Exception):
+    """What ends a program with one message and status 2. The message names the thing and the remedy.
 
-    The message names the thing, the value, and the remedy. Command-line programs print it and exit with
-    status 2; from Python it is an ordinary `ValueError`.
+    Each of its kinds below says what has to change: the input, the machine's state, or the settings of training.
     """
 
 
-class UnreadableError(InputError):
+class InputError(JaxcnnError, ValueError):
+    """A flag, configuration, file, archive or checkpoint that cannot be used."""
+
+
+class MachineError(JaxcnnError):
+    """The input is fine; the machine has no room on the disk, no memory, or no permission for it."""
+
+
+class DivergedError(JaxcnnError):
+    """A loss or a weight is no longer finite."""
+
+
+class UnreadableError(MachineError):
     """Something that cannot be read now, which says nothing about what it holds: it may be whole."""
 
 

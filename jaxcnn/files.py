@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.errors import InputError, local_path, reason
+from jaxcnn.errors import InputError, MachineError, local_path, reason
 
 TEMPORARY = ".jaxcnn-"
 """What the names of files begin with that are being written; a killed process leaves them."""
@@ -42,7 +42,7 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
     """Runs `save` on a temporary file beside `path`, then renames it: readers see the old file or the new one.
 
     Raises:
-        InputError: when the folder or the disk does not take the file.
+        MachineError: when the folder or the disk does not take the file.
     """
     temporary = None
     try:
@@ -54,7 +54,7 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())  # or a machine that loses power may keep the new name and not what is in it
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"cannot write {path}: {reason(error)}; free space or choose another folder") from error
+        raise MachineError(f"cannot write {path}: {reason(error)}; free space or choose another folder") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -131,7 +131,7 @@ def write_manifest(folder: Path) -> None:
 
     Raises:
         OSError: when a file cannot be read.
-        InputError: when the list cannot be written.
+        MachineError: when the list cannot be written.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     names = [str(path.relative_to(folder)) for path in files]

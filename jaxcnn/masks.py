@@ -49,9 +49,30 @@ def settled_epoch(freeze: FreezeConfig, config: ModelConfig) -> int:
 
 def partition(params: Mapping[str, Any], config: ModelConfig, frozen_stages: int) -> tuple[Params, Params]:
     """Splits parameters by top-level module into (frozen, trained); together they are all of `params`."""
-    frozen = {name: leaf for name, leaf in params.items() if stage_of(name, config) < frozen_stages}
+    # Only the built-in network has stages: where none is frozen, the modules may be anyone's.
+    frozen = {name: leaf for name, leaf in params.items() if frozen_stages and stage_of(name, config) < frozen_stages}
     trained = {name: leaf for name, leaf in params.items() if name not in frozen}
     return frozen, trained
+
+
+def freeze_mask(params: Mapping[str, Any], config: ModelConfig, frozen_stages: int) -> Params:
+    """A tree like `params` of booleans: True where a parameter is frozen, as optax's `freeze_mask` wants it.
+
+    Example:
+        ```python
+        mask = freeze_mask(variables["params"], model.config, 2)  # blocks 0 and 1
+        optimizer = optax.selective_transform(optax.adam(1e-3), freeze_mask=mask)
+        ```
+
+    Args:
+        params: of the built-in network.
+        config: that network.
+        frozen_stages: how many stages are frozen, counted from the input upwards.
+    """
+    return {
+        name: jax.tree.map(lambda _, name=name: stage_of(name, config) < frozen_stages, module)
+        for name, module in params.items()
+    }
 
 
 def count_parameters(params: Mapping[str, Any], config: ModelConfig, frozen_stages: int) -> list[tuple[str, int, bool]]:

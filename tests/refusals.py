@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from jaxcnn.errors import InputError
+from jaxcnn.errors import InputError, JaxcnnError
 
 
-def message(call: Callable[[], object]) -> str:
-    with pytest.raises(InputError) as caught:
+def message(call: Callable[[], object], kind: type[JaxcnnError] = InputError) -> str:
+    with pytest.raises(kind) as caught:
         call()
     assert "\n" not in str(caught.value)
     return str(caught.value)

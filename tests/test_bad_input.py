@@ -258,7 +258,7 @@ BAD: list[tuple[str, str]] = [
     ("train --runs-dir {d}/runs --name huge_number", "lacks test_accuracy"),
     ("train --runs-dir {d}/runs --name data", "other images than digits has now"),
     ("baselines --train.epochs x", "--train.epochs"),
-    ("train --data.name digits --config {d}/frozen.json --runs-dir {d}/new", "use python -m experiments.transfer"),
+    ("train --data.name digits --config {d}/frozen.json --runs-dir {d}/new", "use jaxcnn transfer"),
     ("transfer --source {d}/integers.pth --input-size 8", "fc3.bias holds int64, not floating-point numbers"),
     ("baselines --names mnist --runs-dir {d}/new", "data.name='mnist'"),
 ]

@@ -18,6 +18,7 @@ import torch
 
 from jaxcnn import InputError, ModelConfig, OptimConfig
 from jaxcnn.config import ExperimentConfig, FreezeConfig
+from jaxcnn.errors import MachineError
 from jaxcnn.training.records import EpochRecord, Metrics, TrainState
 from jaxcnn.training.step import init_state
 from jaxcnn.weights.checkpoint import open_checkpoints
@@ -190,7 +191,7 @@ def test_a_checkpoint_is_not_begun_where_too_little_is_free(tmp_path: Path, monk
         checkpoints.save(draw_state(1), draw_records(1))
     monkeypatch.setattr("jaxcnn.weights.checkpoint.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     told = rf"cannot write the checkpoints in {tmp_path}/run: No space left on device: "
-    with pytest.raises(InputError, match=told), open_checkpoints(tmp_path / "run") as checkpoints:
+    with pytest.raises(MachineError, match=told), open_checkpoints(tmp_path / "run") as checkpoints:
         checkpoints.save(draw_state(2), draw_records(2))
     with open_checkpoints(tmp_path / "run") as checkpoints:
         restored = checkpoints.restore(lambda epoch: draw_state(0))
@@ -249,8 +250,8 @@ def test_a_folder_that_holds_no_checkpoint_is_never_replaced(tmp_path: Path) -> 
 def test_weights_are_not_written_where_they_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     variables = from_torch(TorchCNN(NO_NORM).state_dict(), NO_NORM)
-    for place in ("file", "file/weights"):
-        with pytest.raises(InputError, match="cannot write the checkpoint"):
+    for place, kind in (("file", InputError), ("file/weights", MachineError)):
+        with pytest.raises(kind, match="cannot write the checkpoint"):
             save_weights(tmp_path / place, variables, NO_NORM)
 
 
@@ -306,7 +307,7 @@ def test_a_replacement_that_fails_at_its_last_step_leaves_what_was_there(
         replace_path(source, target)
 
     monkeypatch.setattr(os, "replace", fail_once)
-    with pytest.raises(InputError, match=r"cannot write the checkpoint .*weights: .*Input/output error"):
+    with pytest.raises(MachineError, match=r"cannot write the checkpoint .*weights: .*Input/output error"):
         save_weights(tmp_path / "weights", new, MODEL, overwrite=True)
     monkeypatch.undo()
     assert_same_bits(load_weights(tmp_path / "weights")[0], old)

@@ -26,7 +26,7 @@ from jaxcnn.cli.main import run_program
 from jaxcnn.config import DEEP, DataConfig, ExperimentConfig, OptimConfig, TrainConfig
 from jaxcnn.config.experiment import Existing, to_json
 from jaxcnn.data.sets import load_dataset
-from jaxcnn.errors import InputError
+from jaxcnn.errors import DivergedError, InputError
 from jaxcnn.runs import run
 from jaxcnn.runs.run import run_experiment
 from jaxcnn.training.records import EpochRecord
@@ -242,7 +242,7 @@ def test_overwriting_begins_anew_and_leaves_nothing_of_the_old_run(finished: Pat
 @pytest.mark.slow
 def test_a_run_that_diverges_says_at_which_step(tmp_path: Path) -> None:
     config = replace(TINY, runs_dir=tmp_path, optim=OptimConfig("sgd", 1e20), train=TrainConfig(2, 64))
-    with pytest.raises(InputError, match=r"at step \d+ .*diverged"):
+    with pytest.raises(DivergedError, match=r"at step \d+ .*diverged"):
         run_experiment(config)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxcnn.errors import InputError
+from jaxcnn.errors import MachineError
 from jaxcnn.files import write_json, write_npy, write_text, write_whole
 
 
@@ -23,7 +23,7 @@ def fail(error: BaseException) -> Any:
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(error: Exception, tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     path.write_text("old")
-    with pytest.raises(InputError, match=rf"cannot write {path}: {error}"):
+    with pytest.raises(MachineError, match=rf"cannot write {path}: {error}"):
         write_whole(path, fail(error))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -40,7 +40,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(error: BaseEx
 
 
 def test_a_failed_first_write_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(MachineError):
         write_whole(tmp_path / "new/model.pth", fail(OSError("full")))
     assert list((tmp_path / "new").iterdir()) == []
 
@@ -69,7 +69,7 @@ def test_a_place_that_takes_no_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file/values.json", tmp_path / "folder"):
-        with pytest.raises(InputError, match="cannot write"):
+        with pytest.raises(MachineError, match="cannot write"):
             write_json(path, {})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 

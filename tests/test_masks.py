@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jaxcnn import DEEP, SHALLOW, ModelConfig, OptimConfig, init_variables
 from jaxcnn.config import FreezeConfig
-from jaxcnn.masks import count_parameters, frozen_stages, partition, settled_epoch
+from jaxcnn.masks import count_parameters, freeze_mask, frozen_stages, partition, settled_epoch
 from jaxcnn.training.step import init_state
 from jaxcnn.weights.pytorch_network import TorchCNN
 
@@ -52,6 +52,9 @@ def test_every_parameter_is_either_frozen_or_trained(config: ModelConfig) -> Non
         assert set(frozen) == set(order[:stages])
         assert set(trained) == set(order[stages:])
         assert frozen | trained == params
+        mask = freeze_mask(params, config, stages)
+        assert jax.tree.structure(mask) == jax.tree.structure(params)
+        assert all(set(jax.tree.leaves(module)) == {name in frozen} for name, module in mask.items())
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)

@@ -8,8 +8,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
-from jaxcnn import __version__
+import jaxcnn
 
 ROOT = Path(__file__).parent.parent
 CONSTRAINTS = {(3, 11): "constraints.txt", (3, 12): "constraints-py312.txt", (3, 13): "constraints-py312.txt"}
@@ -28,8 +29,9 @@ def normal(name: str) -> str:
 def test_every_dependency_is_pinned_within_the_range_that_is_asked_for(file: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = {normal(name): version for name, version in read_pins(file).items()}
-    for requirement in project["dependencies"] + project["optional-dependencies"]["test"]:
-        match = re.fullmatch(r"([\w.-]+)>=([\d.]+)", requirement)
+    extras = project["optional-dependencies"]
+    for requirement in project["dependencies"] + extras["test"] + extras["docs"]:
+        match = re.fullmatch(r"([\w.-]+)(?:\[\w+\])?>=([\d.]+)", requirement)
         assert match is not None, requirement
         pinned, least = ([int(part) for part in re.findall(r"\d+", v)] for v in (pins[normal(match[1])], match[2]))
         assert pinned >= least, requirement
@@ -63,9 +65,39 @@ def test_continuous_integration_runs_what_the_makefile_offers() -> None:
     assert os.access(script, os.X_OK)
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     used = re.findall(r"^make (\S+)", script.read_text(), re.MULTILINE)
-    assert used == ["check", "quickstart", "test-all"]
+    assert used == ["check", "quickstart", "test-all", "docs"]
     assert set(used) <= set(targets)
 
 
 def test_the_version_is_in_the_changelog() -> None:
-    assert __version__ in (ROOT / "CHANGELOG.md").read_text()
+    assert jaxcnn.__version__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_workflow_runs_what_the_makefile_offers_on_every_supported_python() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    assert set(workflow) == {"name", True, "permissions", "concurrency", "jobs"}  # YAML 1.1 reads `on` as true
+    jobs = workflow["jobs"]
+    matrix = jobs["test"]["strategy"]["matrix"]
+    assert matrix["python"] == ["3.11", "3.12", "3.13", "3.14"]
+    assert matrix["versions"] == ["pinned", "newest"]
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    assert all(("uses" in step) != ("run" in step) for step in steps)
+    commands = "\n".join(step.get("run", "") for step in steps)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"check", "test", "docs"} <= set(re.findall(r"\bmake ([\w-]+)", commands)) <= set(targets)
+    for name in re.findall(r"\btests/\w+\.py|constraints\S*\.txt", commands):
+        assert (ROOT / name).is_file(), name
+
+
+def test_git_hooks_run_the_tools_of_the_checks() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    entries = [hook["entry"].removeprefix(".venv/bin/python -m ") for hook in repository["hooks"]]
+    checks = re.findall(r"\$\(BIN\)/python -m ((?:ruff|mypy).*)", (ROOT / "Makefile").read_text())
+    assert [entry.replace(" --force-exclude", "") for entry in entries] == checks
+
+
+def test_no_message_names_a_program_that_only_a_checkout_has() -> None:
+    for path in (ROOT / "jaxcnn").rglob("*.py"):
+        if path.name not in ("flags.py", "main.py"):  # which say how a program was called
+            assert "-m experiments" not in path.read_text(), path

@@ -25,7 +25,7 @@ from tiny_run import STEPS, TINY, assert_same_run, ended, rows, send, weights
 from jaxcnn.cli.main import main
 from jaxcnn.config import DataConfig, FreezeConfig, OptimConfig, TrainConfig, TransferConfig
 from jaxcnn.config.experiment import Existing
-from jaxcnn.errors import InputError
+from jaxcnn.errors import DivergedError, InputError, MachineError
 from jaxcnn.runs import folder as folder_module
 from jaxcnn.runs import results, run
 from jaxcnn.runs.display import Bar
@@ -131,7 +131,9 @@ def test_weights_that_the_last_step_spoils_are_not_kept_without_validation(tmp_p
     config = replace(
         TINY, runs_dir=tmp_path, data=data, optim=OptimConfig("sgd", 1e38, 1e3), train=TrainConfig(1, 2048)
     )
-    with pytest.raises(InputError, match=r"a weight is no longer finite after step 0 \(epoch 1\): training diverged"):
+    with pytest.raises(
+        DivergedError, match=r"a weight is no longer finite after step 0 \(epoch 1\): training diverged"
+    ):
         run_experiment(config)
     assert not (tmp_path / "tiny/model.pth").exists()
 
@@ -295,7 +297,7 @@ def test_too_little_memory_is_one_clear_error(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "load_dataset", refuse)
-        with pytest.raises(InputError, match=r"not enough memory .*36\.6 GiB.*lower model\.input_size"):
+        with pytest.raises(MachineError, match=r"not enough memory .*36\.6 GiB.*lower model\.input_size"):
             run_experiment(replace(TINY, runs_dir=tmp_path))
     assert contents(tmp_path) == {}
 

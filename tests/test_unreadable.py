@@ -18,7 +18,7 @@ from refusals import message
 from jaxcnn.config import ModelConfig
 from jaxcnn.config.experiment import RESOLVED, Existing
 from jaxcnn.data import archives, reader
-from jaxcnn.errors import InputError, UnreadableError, is_out_of_memory, unreadable
+from jaxcnn.errors import InputError, JaxcnnError, UnreadableError, is_out_of_memory, unreadable
 from jaxcnn.files import digest, older_digest, write_json
 from jaxcnn.runs import run
 from jaxcnn.runs.folder import read_json, read_summary
@@ -84,7 +84,7 @@ def test_weights_that_pytorch_cannot_open_or_hold_are_not_damaged(
     weight_file(path)
     monkeypatch.setattr(torch, "load", fail(errno.EMFILE))
     assert "cannot be read: [Errno 24] Too many open files. Nothing was changed" in message(
-        lambda: weight_files.load_file(path)
+        lambda: weight_files.load_file(path), UnreadableError
     )
 
     def too_large(*_: Any, **__: Any) -> None:
@@ -99,19 +99,25 @@ def test_a_checkpoint_of_weights_that_cannot_be_read_is_not_called_unreadable_fo
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ocp.Checkpointer, "restore", fail(errno.ESTALE))
-    assert message(lambda: load_weights(tmp_path)).startswith(f"{tmp_path} cannot be read: [Errno 116]")
+    assert message(lambda: load_weights(tmp_path), UnreadableError).startswith(
+        f"{tmp_path} cannot be read: [Errno 116]"
+    )
 
 
 def test_a_prepared_set_that_cannot_be_read_is_not_damaged(tmp_path: Path) -> None:
-    def read(error: Exception) -> str:
+    def read(error: Exception, kind: type[JaxcnnError]) -> str:
         def work() -> None:
             with reader._reading(tmp_path):
                 raise RuntimeError("array_record") from error
 
-        return message(work)
+        return message(work, kind)
 
-    assert f"{tmp_path} cannot be read: [Errno 24]" in read(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
-    assert "is no whole prepared data set: array_record; delete the folder" in read(ValueError("a checksum"))
+    assert f"{tmp_path} cannot be read: [Errno 24]" in read(
+        OSError(errno.EMFILE, os.strerror(errno.EMFILE)), UnreadableError
+    )
+    assert "is no whole prepared data set: array_record; delete the folder" in read(
+        ValueError("a checksum"), InputError
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +149,7 @@ def test_a_damaged_summary_is_computed_again_and_not_begun_again(tmp_path: Path)
 def test_best_weights_that_cannot_be_read_now_are_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weight_file(tmp_path / "model.pth")
     monkeypatch.setattr(torch, "load", fail(errno.EIO))
-    told = message(lambda: run._require_weights(tmp_path))
+    told = message(lambda: run._require_weights(tmp_path), UnreadableError)
     assert "Input/output error. Nothing was changed" in told
     assert "--overwrite" not in told
 

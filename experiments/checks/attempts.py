@@ -52,7 +52,7 @@ def limited() -> Iterator[None]:
 
 def attempt(report: Report, what: str, work: Callable[..., object], *args: Any) -> bool:
     """Whether it worked; anything but an `InputError`, or tyro's own refusal of a flag, is a failure."""
-    from jaxcnn.errors import InputError
+    from jaxcnn.errors import JaxcnnError
 
     began = time.monotonic()
     quiet = io.StringIO()
@@ -60,7 +60,7 @@ def attempt(report: Report, what: str, work: Callable[..., object], *args: Any) 
         with limited(), contextlib.redirect_stderr(quiet), contextlib.redirect_stdout(quiet):
             work(*args)
         return True
-    except InputError as error:
+    except JaxcnnError as error:
         if "\n" in str(error) or not str(error):
             report.failures.append(f"{what}: a message of several lines or none: {error}")
     except SystemExit as end:

@@ -22,8 +22,9 @@ import jax
 import numpy as np
 import torch
 
-from jaxcnn import SHALLOW, DataConfig, Dataset, InputError, OptimConfig, init_variables, load_dataset
+from jaxcnn import SHALLOW, DataConfig, Dataset, OptimConfig, init_variables, load_dataset
 from jaxcnn.data.splits import Split, epoch_order
+from jaxcnn.errors import JaxcnnError
 from jaxcnn.kernels.backend import backend_form
 from jaxcnn.training.loop import batches, evaluate, make_train_epoch
 from jaxcnn.training.optim import make_schedule
@@ -268,7 +269,7 @@ def main() -> None:
     try:
         config = DataConfig(name="cifar10", dir=flags.dir, archives=flags.archives, validation=0.0, augment="none")
         dataset = load_dataset(config, input_size=MODEL.input_size, in_channels=MODEL.in_channels, seed=0)
-    except InputError as error:
+    except JaxcnnError as error:
         parser().error(str(error))
     train = Split(dataset.train.images[: flags.images], dataset.train.labels[: flags.images])
     result = compare(

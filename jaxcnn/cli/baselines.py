@@ -10,7 +10,7 @@ from jaxcnn.cli.flags import baseline, parse_flags, shallow
 from jaxcnn.config.experiment import Device, Existing, ExperimentConfig
 from jaxcnn.config.network import PRESETS
 from jaxcnn.config.training import Augment
-from jaxcnn.errors import InputError, reason
+from jaxcnn.errors import InputError, JaxcnnError, reason
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, over
                 Outcome(name, run_experiment(replace(config, name=name), Existing(overwrite=overwrite)), None)
             )
         except Exception as error:  # of whatever kind: a night's other runs must not end with it
-            told = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {reason(error)}"
+            told = str(error) if isinstance(error, JaxcnnError) else f"{type(error).__name__}: {reason(error)}"
             print(f"error: {name}: {told}", file=sys.stderr)
             outcomes.append(Outcome(name, None, told))
     table = Table("run", "test accuracy", "validation accuracy", "best epoch", "time", title="All runs")

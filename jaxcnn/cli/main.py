@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from jaxcnn.errors import InputError
+from jaxcnn.errors import JaxcnnError
 from jaxcnn.runs.signals import Interrupted, raised
 from jaxcnn.runs.streams import standard_streams
 
@@ -42,7 +42,7 @@ def main(program: Callable[[], object]) -> None:
         try:
             with raised():
                 program()
-        except InputError as error:
+        except JaxcnnError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt as error:

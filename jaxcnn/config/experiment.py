@@ -63,7 +63,7 @@ class ExperimentConfig:
     """One run: everything that decides its numbers, and where they go."""
 
     name: str = ""
-    """Name of the run's folder; if empty, the data set's, which experiments.transfer replaces by
+    """Name of the run's folder; if empty, the data set's, which jaxcnn transfer replaces by
     transfer_SOURCE_to_TARGET_MASK."""
     runs_dir: Path = Path("runs")
     """Folder that holds the runs."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.errors import InputError, reason, unreadable
+from jaxcnn.errors import InputError, JaxcnnError, reason, unreadable
 
 _LARGEST = 300_000_000
 """Bytes that no file of the official sets reaches once unpacked; a bomb is stopped here."""
@@ -167,7 +167,7 @@ def read_svhn(path: Path) -> Examples:
             raise _refuse(path, f"X is {kind} {shape}, y {labels_shape}, not uint8 (32, 32, 3, N) and (N, 1)")
         arrays = loadmat(path, variable_names=["X", "y"])
         images, digits = np.ascontiguousarray(np.moveaxis(arrays["X"], -1, 0)), arrays["y"].reshape(-1)
-    except InputError:
+    except JaxcnnError:
         raise
     except Exception as error:  # a damaged file makes SciPy raise almost anything
         raise unreadable(path, error) or _refuse(path, reason(error)) from error

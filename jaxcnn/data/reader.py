@@ -19,7 +19,7 @@ from jaxcnn.data.cache import fingerprint, open_cache, write_cache
 from jaxcnn.data.decode import decode_image
 from jaxcnn.data.locate import recognise
 from jaxcnn.data.splits import Split, Stored, stratified_split, take
-from jaxcnn.errors import InputError, reason, unreadable
+from jaxcnn.errors import InputError, JaxcnnError, reason, unreadable
 from jaxcnn.files import cache_folder
 
 _TEST_SPLITS = ("test", "validation", "val", "valid")
@@ -274,7 +274,7 @@ def _damaged(folder: Path, what: str) -> InputError:
 def _reading(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (InputError, MemoryError):  # no damage
+    except (JaxcnnError, MemoryError):  # no damage
         raise
     except Exception as error:  # protobuf, JSON, array_record and tfds each raise their own kinds
         raise unreadable(folder, error) or _damaged(folder, reason(error)) from error

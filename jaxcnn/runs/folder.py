@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxcnn.config.experiment import RESOLVED, Existing, ExperimentConfig, to_json
 from jaxcnn.data.splits import Dataset
-from jaxcnn.errors import InputError, reason, unreadable
+from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason, unreadable
 from jaxcnn.files import TEMPORARY, write_json
 
 Summary = dict[str, Any]
@@ -199,7 +199,7 @@ def _refuse_foreign(folder: Path, overwrite: bool = False) -> None:
 def _describes_run(path: Path) -> bool:
     try:
         return {"data", "model", "train"} <= read_json(path).keys()
-    except InputError:
+    except JaxcnnError:
         return False
 
 
@@ -210,7 +210,7 @@ def _locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / _LOCK).open("a")
     except OSError as error:
-        raise InputError(f"cannot write in {folder}: {reason(error)}; choose another --runs-dir") from error
+        raise MachineError(f"cannot write in {folder}: {reason(error)}; choose another --runs-dir") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxcnn.config.experiment import RESOLVED, ExperimentConfig, TransferConfig, to_json
-from jaxcnn.errors import InputError, reason
+from jaxcnn.errors import InputError, MachineError, reason
 from jaxcnn.files import TEMPORARY, write_text
 from jaxcnn.runs.folder import PLACES, SUMMARY, read_json, read_summary
 from jaxcnn.runs.streams import warn
@@ -56,7 +56,8 @@ def update_log(runs_dir: Path, *, transfers: bool) -> None:
     this at once.
 
     Raises:
-        InputError: when the log there is no table with a column `name`, or cannot be written.
+        InputError: when the log there is no table with a column `name`.
+        MachineError: when it cannot be written.
     """
     log = log_path(runs_dir, transfers=transfers)
     text, _ = _render(log, transfers)
@@ -70,7 +71,7 @@ def update_log(runs_dir: Path, *, transfers: bool) -> None:
             text, gone = _render(log, transfers)  # again, now that no other process writes it
             write_text(log, text)
     except OSError as error:
-        raise InputError(f"cannot write {log}: {reason(error)}; free space or make {runs_dir} writable") from error
+        raise MachineError(f"cannot write {log}: {reason(error)}; free space or make {runs_dir} writable") from error
     for name in gone:
         warn(f"{log} no longer lists {name}, whose folder is gone")
 

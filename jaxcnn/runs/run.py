@@ -15,7 +15,7 @@ from jaxcnn.config.experiment import CONTINUE, RESOLVED, Existing, ExperimentCon
 from jaxcnn.config.training import FreezeConfig
 from jaxcnn.data.sets import as_original, load_dataset
 from jaxcnn.data.splits import Dataset
-from jaxcnn.errors import InputError, UnreadableError, is_out_of_memory, reason
+from jaxcnn.errors import InputError, MachineError, is_out_of_memory, reason
 from jaxcnn.files import digest, is_there, made_by_older_version, older_digest
 from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.masks import count_parameters, frozen_stages
@@ -88,7 +88,7 @@ def _enough_memory() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise InputError(
+        raise MachineError(
             f"there is not enough memory for this run ({reason(error)}); lower model.input_size, train.batch_size or "
             "model.hidden_dims"
         ) from error
@@ -119,7 +119,7 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
     select_device(config.device)
     folder = config.runs_dir / config.run_name
     if not isinstance(config, TransferConfig) and config.freeze != FreezeConfig():
-        raise InputError("freeze is for weights that are taken over: use python -m experiments.transfer")
+        raise InputError("freeze is for weights that are taken over: use jaxcnn transfer")
     if original := config.protocol == "original":  # all training images train; the test split steers
         config = replace(config, data=replace(config.data, validation=0.0))
     source = None
@@ -169,7 +169,7 @@ def open_source(config: TransferConfig) -> Source:
     """
     if not is_there(config.source):
         raise InputError(
-            f"source={str(config.source)!r} does not exist; train one with python -m experiments.cifar10, "
+            f"source={str(config.source)!r} does not exist; train one with jaxcnn cifar10, "
             "or give --source a run's folder or a model.pth"
         )
     source = read_source(config.source, config)
@@ -275,8 +275,6 @@ def _test(folder: Path, config: ExperimentConfig, dataset: Dataset) -> Evaluatio
 def _require_weights(folder: Path) -> None:
     try:
         read_state_dict(folder / "model.pth")
-    except UnreadableError:
-        raise
     except InputError as error:
         raise InputError(f"{folder} has lost its best epoch: {error}; --overwrite begins the run again") from error
 

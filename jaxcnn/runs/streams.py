@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import IO, Any, TextIO, cast
 
-from jaxcnn.errors import InputError, reason
+from jaxcnn.errors import JaxcnnError, reason
 
 
 class _Output:
@@ -72,7 +72,7 @@ def only_warns(missing: str, remedy: str = "Once that is mended, the same comman
     try:
         yield
     except Exception as error:  # of whatever kind: pictures are drawn by a large library
-        told = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {reason(error)}"
+        told = str(error) if isinstance(error, JaxcnnError) else f"{type(error).__name__}: {reason(error)}"
         warn(f"no {missing}: {told}. {remedy}")
 
 

@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.data.splits import Dataset, Split, epoch_order
-from jaxcnn.errors import InputError
+from jaxcnn.errors import DivergedError
 from jaxcnn.kernels.backend import Jit, backend_form, fixed_settings, jit
 from jaxcnn.kernels.primitives import take_images
 from jaxcnn.masks import frozen_stages, settled_epoch
+from jaxcnn.training.custom import BUILT_IN, Augmentation, Custom, Loss, require_effect
 from jaxcnn.training.decisions import plateau_scale, stopped
 from jaxcnn.training.features import caches_features, compute_features
 from jaxcnn.training.optim import Schedule, make_schedule
@@ -130,12 +133,22 @@ def evaluate(
     return Evaluation(float(total.loss / total.count), float(100 * total.correct / total.count), predictions)
 
 
-def evaluation_step(config: ExperimentConfig, dataset: Dataset, first_stage: int = 0) -> EvalStep:
+def evaluation_step(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    first_stage: int = 0,
+    *,
+    model: nn.Module | None = None,
+    loss: Loss | None = None,
+) -> EvalStep:
     """The jitted step that evaluates as a run does, on images or on what stage `first_stage` reads.
 
     Equal settings get one and the same, so that an epoch's evaluation, the test's and another run's compile once.
+    `model` and `loss` are those that `fit` was given.
     """
-    return _evaluation_step(
+    custom = Custom(model=model, loss=loss)
+    # A module of someone's own need not be hashable.
+    return (_evaluation_step if custom == BUILT_IN else _evaluation_step.__wrapped__)(
         model=config.model,
         mean=tuple(dataset.mean),
         std=tuple(dataset.std),
@@ -143,6 +156,7 @@ def evaluation_step(config: ExperimentConfig, dataset: Dataset, first_stage: int
         first_stage=first_stage,
         vectorized=backend_form().vectorized,
         precision=config.train.precision,
+        custom=custom,
     )
 
 
@@ -160,6 +174,10 @@ def fit(
     part: Metrics | None = None,
     on_step: OnStep = lambda seen, metrics: None,
     should_stop: ShouldStop = never,
+    model: nn.Module | None = None,
+    loss: Loss | None = None,
+    augmentation: Augmentation | None = None,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> Iterator[tuple[TrainState, EpochRecord]]:
     """Trains epoch by epoch, yielding the state and the record of each, until `config` or validation says stop.
 
@@ -171,13 +189,24 @@ def fit(
         part: metrics of the steps of the next epoch that `state` has behind it too, as `Paused` gave them.
         on_step: told of progress within an epoch.
         should_stop: asked after each dispatch; once true, the epoch in hand ends there, unless it is over.
+        model: a module in place of `config.model`. It maps standardised images (B, H, W, C) to logits (B, classes), and
+            is given `train: bool` and `mask: bool (B,)`, False for padding, where its `__call__` takes them. Its
+            variables are parameters and, if it likes, batch statistics.
+        loss: `(logits (B, classes), labels (B,)) -> (B,)`, in place of cross-entropy in training and validation.
+        augmentation: `(key, images) -> images`, uint8 (B, H, W, C) and compiled, in place of `config.data.augment`.
+        optimizer: in place of `config.optim`: with a learning rate of its own, which no schedule and no plateau scales.
+            It keeps one state for all that trains, which begins again when stages thaw.
 
     Raises:
-        InputError: when the data set does not fit the network, or an epoch's last batch is too small for batch
-            normalisation (`training.soundness.require_trainable`), or the loss stops being finite, naming the step.
+        InputError: when the data set does not fit the network, or `config` has a setting that an argument leaves
+            without effect, or an epoch's last batch is too small for batch normalisation
+            (`training.soundness.require_trainable`).
+        DivergedError: when the loss or a weight stops being finite, naming the step.
         Paused: when `should_stop` cut an epoch short.
     """
-    require_trainable(config, dataset)
+    custom = Custom(model, loss, augmentation, optimizer)
+    require_effect(config, custom)
+    require_trainable(config, dataset, custom)
     optim, batch_size = config.optim, config.train.batch_size
     n = len(dataset.train.labels)
     steps = -(-n // batch_size)
@@ -189,9 +218,9 @@ def fit(
         epoch = len(records)
         if (now_frozen := frozen_stages(config.freeze, config.model, epoch)) != frozen:
             frozen = now_frozen
-            state = unfreeze(state, config.model, optim, frozen)
+            state = unfreeze(state, config.model, optim, frozen, custom)
             phase = None  # lets go of its features before others are computed
-            phase = _make_phase(state, config, dataset, frozen)
+            phase = _make_phase(state, config, dataset, frozen, custom)
         assert phase is not None
         ready = time.perf_counter()
         scale = plateau_scale([r.val_loss for r in records[settled:] if r.val_loss is not None], optim)
@@ -203,7 +232,7 @@ def fit(
             metrics, part = jax.tree.map(lambda *parts: np.concatenate(parts), part, metrics), None
         if not np.all(np.isfinite(metrics.loss)):
             bad = int(np.argmin(np.isfinite(metrics.loss)))
-            raise InputError(
+            raise DivergedError(
                 f"the loss is {metrics.loss[bad]} at step {epoch * steps + bad} (epoch {epoch + 1}): "
                 "training diverged; lower optim.learning_rate or set optim.clip_norm"
             )
@@ -216,12 +245,12 @@ def fit(
                 phase.eval_step, variables, phase.validation, batch_size, seed=(config.seed, epoch)
             )
             if not math.isfinite(val_loss):
-                raise InputError(
+                raise DivergedError(
                     f"the validation loss is {val_loss} after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
                     "training diverged; lower optim.learning_rate or set optim.clip_norm"
                 )
         elif not _all_finite(state.params):
-            raise InputError(
+            raise DivergedError(
                 f"a weight is no longer finite after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
                 "training diverged; lower optim.learning_rate or set optim.clip_norm"
             )
@@ -231,7 +260,7 @@ def fit(
             train_accuracy=100 * float(np.sum(metrics.correct)) / n,
             val_loss=val_loss,
             val_accuracy=val_accuracy,
-            learning_rate=_rate(phase.schedule, state) * scale,
+            learning_rate=_rate(phase.schedule, state) * scale if optimizer is None else math.nan,
             seconds=time.perf_counter() - began,
             images_per_second=(n - done) / (trained - ready),
         )
@@ -260,11 +289,11 @@ class _Phase(NamedTuple):
 
 
 @fixed_settings()
-def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, frozen: int) -> _Phase:
+def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, frozen: int, custom: Custom) -> _Phase:
     model, optim, batch_size = config.model, config.optim, config.train.batch_size
     form = backend_form()
     train, validation, first_stage = dataset.train, dataset.validation, 0
-    if caches_features(config, dataset, frozen):
+    if custom.augmentation is None and caches_features(config, dataset, frozen):
         first_stage = frozen
         train, *held_out = compute_features(
             {"params": state.params, "batch_stats": state.batch_stats},
@@ -292,6 +321,7 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         first_stage=first_stage,
         vectorized=form.vectorized,
         precision=config.train.precision,
+        custom=custom,
     )
     train_epoch = make_train_epoch(
         step,
@@ -300,4 +330,5 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         steps_per_call=form.steps_per_call,
         jit=jax.jit if first_stage else jit,  # on features Adam is a large part of the step
     )
-    return _Phase(schedule, train_epoch, evaluation_step(config, dataset, first_stage), validation)
+    eval_step = evaluation_step(config, dataset, first_stage, model=custom.model, loss=custom.loss)
+    return _Phase(schedule, train_epoch, eval_step, validation)

@@ -13,8 +13,9 @@ class TrainState(NamedTuple):
     """int32, steps taken; folded into the key, so no random state needs to be carried."""
     params: dict[str, Any]
     batch_stats: dict[str, Any]
-    opt_state: dict[str, Any]
-    """The optimiser's state of each trained top-level module, and of nothing else."""
+    opt_state: Any
+    """The optimiser's state of each trained top-level module, and of nothing else; of an optimiser of the user's own
+    the one state that it keeps."""
     key: jax.Array
 
 
@@ -35,7 +36,7 @@ class Metrics(NamedTuple):
     """Sums over the real images of a batch, so that totals divided once are exact."""
 
     loss: Any
-    """Sum of the cross-entropy, in nats."""
+    """Sum of the cross-entropy, in nats, or of the user's own loss."""
     correct: Any
     count: Any
 
@@ -50,7 +51,7 @@ class EpochRecord(NamedTuple):
     val_loss: float | None
     val_accuracy: float | None
     learning_rate: float
-    """At the epoch's last step."""
+    """At the epoch's last step; NaN with an optimiser of the user's own."""
     seconds: float
     """Training and validation, with what had to be compiled; of an epoch that was interrupted, what came after."""
     images_per_second: float

@@ -3,37 +3,41 @@
 import numpy as np
 
 from jaxcnn.config.experiment import ExperimentConfig
-from jaxcnn.config.network import ModelConfig
 from jaxcnn.data.splits import Dataset, Split
 from jaxcnn.errors import InputError
 from jaxcnn.masks import frozen_stages
+from jaxcnn.training.custom import BUILT_IN, Custom
 
 
-def require_trainable(config: ExperimentConfig, dataset: Dataset) -> None:
+def require_trainable(config: ExperimentConfig, dataset: Dataset, custom: Custom = BUILT_IN) -> None:
     """Refuses images and labels that are not the network's, and batches too small for its batch normalisation.
 
     Args:
         config: of the run; `config.model` is the network.
         dataset: what it is to be trained and evaluated on.
+        custom: with a model of the user's own, images need only be alike; batch normalisation is its own matter.
 
     Raises:
         InputError: naming the split and the value, or the block, the batch size and the number of images.
     """
     model = config.model
-    if model.num_classes != dataset.num_classes:
+    shape = (model.input_size, model.input_size, model.in_channels)
+    if custom.model is not None:
+        shape = dataset.train.images.shape[1:]
+    elif model.num_classes != dataset.num_classes:
         given, wanted = model.num_classes, dataset.num_classes
         raise InputError(f"model.num_classes={given} is not usable: {dataset.name} has {wanted} classes")
     for name, split in (("training", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
         if split is not None:
-            _require_fitting(f"the {name} split of {dataset.name}", split, model)
+            _require_fitting(f"the {name} split of {dataset.name}", split, shape, dataset.num_classes)
             if not len(split.labels) and name != "test":  # which training does without
                 raise InputError(f"the {name} split of {dataset.name} is empty; give at least one image")
-    _require_varying(config, len(dataset.train.labels))
+    if custom.model is None:
+        _require_varying(config, len(dataset.train.labels))
 
 
-def _require_fitting(where: str, split: Split, model: ModelConfig) -> None:
+def _require_fitting(where: str, split: Split, shape: tuple[int, ...], num_classes: int) -> None:
     images, labels = np.asarray(split.images), np.asarray(split.labels)
-    shape = (model.input_size, model.input_size, model.in_channels)
     if images.dtype != np.uint8 or images.shape[1:] != shape:
         raise InputError(
             f"{where} holds {images.dtype} images of shape {images.shape[1:]}; the network reads uint8 {shape}"
@@ -42,12 +46,12 @@ def _require_fitting(where: str, split: Split, model: ModelConfig) -> None:
         raise InputError(
             f"{where} has {labels.dtype} labels of shape {labels.shape}; give {len(images)} whole numbers, one an image"
         )
-    outside = (labels < 0) | (labels >= model.num_classes)
+    outside = (labels < 0) | (labels >= num_classes)
     if outside.any():
         first = int(np.argmax(outside))
         raise InputError(
             f"{where} has the label {labels[first]} (image {first}; {outside.sum()} such labels): the network's "
-            f"{model.num_classes} classes are 0 to {model.num_classes - 1}; renumber them"
+            f"{num_classes} classes are 0 to {num_classes - 1}; renumber them"
         )
 
 

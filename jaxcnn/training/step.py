@@ -1,6 +1,7 @@
 """The train state and the pure steps that are compiled: one for training, one for evaluation."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.kernels.primitives import image_by_image
 from jaxcnn.masks import partition
 from jaxcnn.model import PRNG, key_of, make_network
+from jaxcnn.training.custom import BUILT_IN, Custom, CustomModule, one_an_image, restart
 from jaxcnn.training.optim import Schedule, make_optimizer
 from jaxcnn.training.records import Batch, Metrics, TrainState
 
@@ -35,7 +37,15 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
 def init_state(
     variables: Any, model: ModelConfig, optim: OptimConfig, *, seed: int, frozen_stages: int = 0
 ) -> TrainState:
-    """The state before the first step; optimiser state exists for trained modules only."""
+    """The state before the first step; optimiser state exists for trained modules only.
+
+    Args:
+        variables: parameters, and batch statistics where there are any, of the network or of a module of your own.
+        model: the network; for a module of your own it is not read.
+        optim: the optimiser; `fit` replaces its state by that of an optimiser of your own.
+        seed: of augmentation and dropout.
+        frozen_stages: how many stages are frozen, from the input up.
+    """
     optimizer = make_optimizer(optim)
 
     def begin(variables: Any) -> TrainState:
@@ -44,7 +54,7 @@ def init_state(
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
-            batch_stats=variables["batch_stats"],
+            batch_stats=variables.get("batch_stats", {}),
             opt_state={name: optimizer.init(params) for name, params in trained.items()},
             key=jax.random.key_data(key_of(seed)),
         )
@@ -54,10 +64,17 @@ def init_state(
 
 
 @fixed_settings()
-def unfreeze(state: TrainState, model: ModelConfig, optim: OptimConfig, frozen_stages: int) -> TrainState:
-    """The state with this many stages frozen: what begins to train begins its own optimiser state and count."""
-    optimizer = make_optimizer(optim)
+def unfreeze(
+    state: TrainState, model: ModelConfig, optim: OptimConfig, frozen_stages: int, custom: Custom = BUILT_IN
+) -> TrainState:
+    """The state with this many stages frozen: what begins to train begins its own optimiser state and count.
+
+    An optimiser of the user's own has one state for all that trains, which begins again.
+    """
     _, trained = partition(state.params, model, frozen_stages)
+    if custom.optimizer is not None:
+        return state._replace(opt_state=restart(custom.optimizer, state.opt_state, trained))
+    optimizer = make_optimizer(optim)
     opt_state = {n: state.opt_state[n] if n in state.opt_state else optimizer.init(p) for n, p in trained.items()}
     return state._replace(opt_state=opt_state)
 
@@ -76,6 +93,7 @@ def make_train_step(
     first_stage: int = 0,
     vectorized: bool = False,
     precision: Precision = "float32",
+    custom: Custom = BUILT_IN,
 ) -> TrainStep:
     """A pure step `(state, batch, scale) -> (state, metrics)`; `scale` multiplies the scheduled learning rate.
 
@@ -96,9 +114,11 @@ def make_train_step(
         first_stage: the batches hold what this stage reads instead of images.
         vectorized: the form of augmentation that suits accelerators.
         precision: what the network computes in; float32 stands for the parameters' own type.
+        custom: what takes the place of the built-in network, loss, augmentation and optimiser.
     """
     eval_stages = 0 if drifting_stats else frozen_stages
-    network = make_network(model, precision)
+    network = make_network(model, precision) if custom.model is None else CustomModule(custom.model)
+    losses_of = partial(cross_entropy, label_smoothing=optim.label_smoothing) if custom.loss is None else custom.loss
     optimizer = make_optimizer(optim)
     clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
 
@@ -108,7 +128,10 @@ def make_train_step(
         augment_key, dropout_key = jax.random.split(key)
         inputs = batch.images
         if first_stage == 0:
-            inputs = augment(augment_key, inputs, augmentation, vectorized=vectorized)
+            if custom.augmentation is None:
+                inputs = augment(augment_key, inputs, augmentation, vectorized=vectorized)
+            else:
+                inputs = custom.augmentation(augment_key, inputs)
             inputs = standardise(inputs, mean, std, dtype=jax.tree.leaves(state.params)[0].dtype)
         count = jnp.sum(batch.mask)
         frozen, trained = partition(state.params, model, frozen_stages)
@@ -125,19 +148,23 @@ def make_train_step(
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
-            losses = cross_entropy(logits, batch.labels, optim.label_smoothing)
+            losses = one_an_image(losses_of(logits, batch.labels), batch.labels)
             loss = jnp.sum(jnp.where(batch.mask, losses, 0))
             correct = jnp.sum((jnp.argmax(logits, -1) == batch.labels) & batch.mask)
             return loss / count, (Metrics(loss, correct, count), updated.get("batch_stats", {}))
 
         gradient, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(trained)
         gradient, _ = clip.update(gradient, clip.init(trained))
+        if custom.optimizer is not None:
+            updates, opt_state = custom.optimizer.update(gradient, state.opt_state, trained)
+            params = frozen | optax.apply_updates(trained, updates)
+            return TrainState(state.step + 1, params, batch_stats, opt_state, state.key), metrics
         rate = schedule(state.step) * scale
         params, opt_state = dict(frozen), {}
         for name, module in trained.items():
             direction, opt_state[name] = optimizer.update(gradient[name], state.opt_state[name], module)
-            depth = model.num_stages - stage_of(name, model)
-            params[name] = _descend(module, direction, rate * layer_decay**depth)
+            decay = 1.0 if layer_decay == 1 else layer_decay ** (model.num_stages - stage_of(name, model))
+            params[name] = _descend(module, direction, rate * decay)
         return TrainState(state.step + 1, params, batch_stats, opt_state, state.key), metrics
 
     return step
@@ -156,12 +183,14 @@ def make_eval_step(
     first_stage: int = 0,
     vectorized: bool = False,
     precision: Precision = "float32",
+    custom: Custom = BUILT_IN,
 ) -> EvalStep:
     """A pure `(variables, batch, key) -> (metrics, predictions int32 (B,))` in evaluation mode.
 
     The arguments are those of `make_train_step`; only the original's protocol augments what it evaluates on.
     """
-    network = make_network(model, precision)
+    network = make_network(model, precision) if custom.model is None else CustomModule(custom.model)
+    losses_of = cross_entropy if custom.loss is None else custom.loss
 
     @fixed_settings()
     def step(variables: Any, batch: Batch, key: jax.Array) -> tuple[Metrics, jax.Array]:
@@ -176,7 +205,7 @@ def make_eval_step(
 
         head_only = first_stage >= model.num_blocks  # its activations are small, and its weights best read once
         logits = forward(inputs) if head_only else image_by_image(forward, inputs)
-        losses = jnp.where(batch.mask, cross_entropy(logits, batch.labels), 0)
+        losses = jnp.where(batch.mask, one_an_image(losses_of(logits, batch.labels), batch.labels), 0)
         predictions = jnp.argmax(logits, -1).astype(jnp.int32)
         correct = jnp.sum((predictions == batch.labels) & batch.mask)
         return Metrics(jnp.sum(losses), correct, jnp.sum(batch.mask)), predictions

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
-from jaxcnn.errors import InputError, is_out_of_memory, reason, unreadable
+from jaxcnn.errors import InputError, JaxcnnError, MachineError, is_out_of_memory, reason, unreadable
 from jaxcnn.files import find_damage, older_digest, write_manifest
 from jaxcnn.training.records import EpochRecord, Metrics, TrainState
 
@@ -47,7 +47,7 @@ class Checkpoints:
         """Saves a state and what is behind it; returns once it is written, so that a kill costs no epoch that is over.
 
         Raises:
-            InputError: when it cannot be written.
+            MachineError: when it cannot be written.
         """
         progress = {
             "records": [record._asdict() for record in records],
@@ -153,7 +153,7 @@ def _reading(folder: Path) -> Iterator[None]:
     try:
         yield
         return
-    except (InputError, MemoryError):
+    except (JaxcnnError, MemoryError):
         raise
     except Exception as error:  # Orbax raises whatever the layer below raised
         if is_out_of_memory(error):
@@ -203,7 +203,7 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> Iterator[Ch
     """The checkpoints in a folder, made if need be.
 
     Raises:
-        InputError: when the folder cannot be written.
+        MachineError: when the folder cannot be written.
     """
     # What a killed process was writing goes with the next opening; the disk alone is busy with what is deleted.
     writes = {"max_to_keep": 2, "create": True, "cleanup_tmp_directories": True, "enable_background_delete": True}
@@ -260,10 +260,10 @@ def quiet_orbax() -> Iterator[None]:
 def _writing(directory: Path) -> Iterator[None]:
     try:
         yield
-    except InputError:
+    except JaxcnnError:
         raise
     except Exception as error:  # Orbax raises whatever the layer below raised, in this thread or another
-        raise InputError(
+        raise MachineError(
             f"cannot write the checkpoints in {directory}: {reason(error)}; free space or choose another folder; "
             "the same command, without --overwrite, continues after the last whole one"
         ) from error

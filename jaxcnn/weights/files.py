@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.config.network import ModelConfig
-from jaxcnn.errors import InputError, is_out_of_memory, reason, unreadable
+from jaxcnn.errors import InputError, JaxcnnError, is_out_of_memory, reason, unreadable
 from jaxcnn.files import is_there, write_whole
 from jaxcnn.weights.convert import to_torch
 from jaxcnn.weights.state_dicts import find_network
@@ -170,7 +170,7 @@ def _check_archive(path: Path) -> None:
             for info in members:
                 if info.CRC:  # 0 is what PyTorch writes where it was told to compute none
                     archive.read(info)
-    except (InputError, MemoryError):
+    except (JaxcnnError, MemoryError):
         raise
     except Exception as error:  # zipfile raises what its decoders raise
         raise _unusable(path, "a PyTorch", error) from error

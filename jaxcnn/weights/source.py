@@ -1,6 +1,7 @@
 """Weights on disk, with the network that they belong to: a transfer's source, and the `model.pth` of a run."""
 
 import json
+import operator
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -10,11 +11,11 @@ from typing import Any
 import jax
 
 from jaxcnn.config.experiment import Head, from_dict
-from jaxcnn.config.network import Activation, ModelConfig, Untold, stage_of
+from jaxcnn.config.network import Activation, ModelConfig, Untold
 from jaxcnn.config.training import FreezeConfig, Mask
 from jaxcnn.errors import InputError, local_path, reason
 from jaxcnn.files import is_there
-from jaxcnn.masks import frozen_stages
+from jaxcnn.masks import freeze_mask, frozen_stages
 from jaxcnn.model import CNN, init_variables, key_of
 from jaxcnn.weights.convert import from_torch, infer_config, to_torch
 from jaxcnn.weights.files import load_file, refuse_folder
@@ -120,9 +121,9 @@ def create_transfer_model(
         dropout_rate: while fine-tuning; the source's if not given.
 
     Returns:
-        The module, its variables, and the mask of what trains (what `optax.selective_transform` wants is its negation).
-        To train with frozen blocks left alone, their running statistics too, apply the module with `eval_stages`, the
-        number of stages that the mask freezes (`jaxcnn.masks.frozen_stages`).
+        The module, its variables, and the mask of what trains. `optax.selective_transform` takes the opposite, which
+        `jaxcnn.freeze_mask` makes. To train with frozen blocks left alone, their running statistics too, apply the
+        module with `eval_stages`, the number of stages that the mask freezes (`jaxcnn.masks.frozen_stages`).
 
     Warns:
         UserWarning: naming what had to be assumed of the source's network, which `assumed` of the result holds too.
@@ -138,10 +139,7 @@ def create_transfer_model(
     freeze = FreezeConfig(mask=mask, freeze_until_block=freeze_until_block)
     frozen = frozen_stages(freeze, made.config, 0)
     variables = dict(init_variables(made.config, key_of(seed))) if mask == "scratch" else made.variables
-    trains = {
-        name: jax.tree.map(lambda _, name=name: stage_of(name, made.config) >= frozen, module)
-        for name, module in variables["params"].items()
-    }
+    trains = jax.tree.map(operator.not_, freeze_mask(variables["params"], made.config, frozen))
     if read.assumed:
         warnings.warn(
             f"{source} does not tell all of its network; assumed: {'; '.join(read.assumed)}. "

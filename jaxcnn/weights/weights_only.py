@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 
 from jaxcnn.config.experiment import from_dict
 from jaxcnn.config.network import ModelConfig
-from jaxcnn.errors import InputError, reason, unreadable
+from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason, unreadable
 from jaxcnn.files import TEMPORARY, is_there
 from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.model import init_variables, key_of
@@ -28,7 +28,8 @@ def save_weights(directory: Path, variables: Any, config: ModelConfig, *, overwr
     It is written beside its place, and takes that when it is whole.
 
     Raises:
-        InputError: when the folder exists or cannot be written.
+        InputError: when the folder exists.
+        MachineError: when it cannot be written.
     """
     if is_there(directory) and not (overwrite and (directory / "_CHECKPOINT_METADATA").exists()):
         raise InputError(f"cannot write the checkpoint {directory}: it exists; give another destination")
@@ -48,7 +49,7 @@ def save_weights(directory: Path, variables: Any, config: ModelConfig, *, overwr
             os.replace(directory, aside / "old")
         os.replace(aside / "new", directory)
     except Exception as error:  # Orbax raises whatever the layer below raised
-        raise InputError(
+        raise MachineError(
             f"cannot write the checkpoint {directory}: {reason(error)}; free space or give another destination"
         ) from error
     finally:
@@ -83,14 +84,13 @@ def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:
             )
         variables = jax.device_get(restored["variables"])
         return {"batch_stats": {}, **variables}, from_dict(ModelConfig, restored["model"], "model.")
-    except (InputError, MemoryError):
+    except (JaxcnnError, MemoryError):
         raise
     except Exception as error:  # Orbax raises whatever the layer that noticed the damage raised
         why, later = reason(error), unreadable(directory, error)
     # Outside of the handler, so that nothing keeps what Orbax left behind.
     raise later or InputError(
-        f"{directory} holds no readable checkpoint of weights: {why}; "
-        "make one with python -m experiments.convert model.pth CHECKPOINT"
+        f"{directory} holds no readable checkpoint of weights: {why}; make one with jaxcnn convert model.pth CHECKPOINT"
     )
 
 
