@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxcnn.config.training import OptimConfig as OptimConfig
     from jaxcnn.config.training import TrainConfig as TrainConfig
     from jaxcnn.data.augment import standardise as standardise
+    from jaxcnn.data.sets import from_arrays as from_arrays
     from jaxcnn.data.sets import load_dataset as load_dataset
     from jaxcnn.data.splits import Dataset as Dataset
     from jaxcnn.errors import InputError as InputError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from jaxcnn.training.loop import fit as fit
     from jaxcnn.training.step import cross_entropy as cross_entropy
     from jaxcnn.training.step import init_state as init_state
+    from jaxcnn.weights.classifier import Classifier as Classifier
+    from jaxcnn.weights.classifier import load as load
     from jaxcnn.weights.source import TransferModel as TransferModel
     from jaxcnn.weights.source import create_transfer_model as create_transfer_model
 
@@ -45,7 +48,7 @@ _HOMES = {
         "TransferConfig",
     ),
     "data.augment": ("standardise",),
-    "data.sets": ("load_dataset",),
+    "data.sets": ("from_arrays", "load_dataset"),
     "data.splits": ("Dataset",),
     "errors": ("InputError",),
     "masks": ("freeze_mask",),
@@ -53,6 +56,7 @@ _HOMES = {
     "runs.run": ("run_experiment",),
     "training.loop": ("fit",),
     "training.step": ("cross_entropy", "init_state"),
+    "weights.classifier": ("Classifier", "load"),
     "weights.source": ("TransferModel", "create_transfer_model"),
 }
 

@@ -19,10 +19,11 @@ from flax.typing import Dtype, VariableDict
 from jaxcnn.config.network import ModelConfig
 from jaxcnn.config.training import Precision
 from jaxcnn.errors import InputError, require_int
-from jaxcnn.kernels.backend import fixed_settings, jit
+from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.kernels.conv import conv3x3
 from jaxcnn.kernels.dense import dense
 from jaxcnn.kernels.dropout import dropout
+from jaxcnn.kernels.executables import jit
 from jaxcnn.kernels.norm import batch_norm
 from jaxcnn.kernels.pool import max_pool2x2
 

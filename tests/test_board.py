@@ -242,7 +242,7 @@ def damage_by(name: str) -> Callable[[Path, pytest.MonkeyPatch], None]:
 
     def damage(folder: Path, patch: pytest.MonkeyPatch) -> None:
         if name == "a full disk":
-            patch.setattr(metrics, "_framed", full)
+            patch.setattr(metrics, "framed", full)
         elif name == "a file in the folder's place":
             folder.write_bytes(b"")
         elif name == "a link to what is gone":
@@ -251,7 +251,7 @@ def damage_by(name: str) -> Callable[[Path, pytest.MonkeyPatch], None]:
             (folder / "events.out.tfevents.1700000000.host").mkdir(parents=True)
         else:  # another program's records
             folder.mkdir()
-            (folder / "events.out.tfevents.1600000000.host").write_bytes(metrics._framed(b"\xff no protobuf"))
+            (folder / "events.out.tfevents.1600000000.host").write_bytes(metrics.framed(b"\xff no protobuf"))
 
     return damage
 

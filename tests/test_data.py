@@ -18,8 +18,9 @@ from sklearn.datasets import load_digits
 from experiments.checks import make_archives as archives
 from jaxcnn.config import DataConfig
 from jaxcnn.data import sets as data_module
+from jaxcnn.data.images import fit_image
 from jaxcnn.data.prepare import prepare
-from jaxcnn.data.sets import fit_image, load_dataset, select_classes
+from jaxcnn.data.sets import load_dataset, select_classes
 from jaxcnn.data.splits import Dataset, Split, Stored
 
 

@@ -79,7 +79,7 @@ def test_pixels_are_those_that_pillow_converts_to(case: str) -> None:
     if "transparency" in image.info and image.mode == "P":
         image.info = {}  # or Pillow warns
     wanted = np.asarray(image.convert(mode)).reshape(12, 17, -1)
-    pixels, converted = decode_image(encoded, "x")
+    pixels, converted, _ = decode_image(encoded, "x")
     np.testing.assert_array_equal(pixels, wanted)
     assert (pixels.dtype, converted) == (np.uint8, was)
 
@@ -103,7 +103,7 @@ def test_transparent_palette_colours_are_the_palettes() -> None:
     ids=["PNG", "TIFF", "big-endian TIFF", "PGM"],
 )
 def test_sixteen_bits_keep_the_upper_eight(encoded: bytes) -> None:
-    pixels, was = decode_image(encoded, "x")
+    pixels, was, _ = decode_image(encoded, "x")
     np.testing.assert_array_equal(pixels[..., 0], SIXTEEN >> 8)
     assert (pixels.shape, pixels.dtype, was) == ((12, 17, 1), np.uint8, "16-bit grey")
 
@@ -124,7 +124,7 @@ def test_sixteen_bits_of_colour_and_twelve_bits_of_grey() -> None:
 def test_lab_is_converted() -> None:
     flat = Image.new("RGB", (3, 2), (100, 120, 140))
     encoded = encode(flat.convert("LAB"), "TIFF")
-    pixels, was = decode_image(encoded, "x")
+    pixels, was, _ = decode_image(encoded, "x")
     np.testing.assert_allclose(pixels, np.asarray(flat), atol=2)
     assert was == "LAB"
 

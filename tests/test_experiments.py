@@ -38,11 +38,14 @@ FILES = {
     "curves.png",
     "metrics.csv",
     "model.pth",
+    "model.safetensors",
     "summary.json",
     *(
         f"results/{name}.npy"
-        for name in ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "predictions", "labels")
+        for name in ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "labels")
     ),
+    "results/predictions.npy",
+    "results/probabilities.npy",
 }
 
 LOG = {"experiment_logs.csv", ".experiment_logs.csv.lock"}
@@ -112,6 +115,9 @@ def test_pytorch_gets_the_same_predictions_from_the_weights(finished: Path) -> N
     with torch.no_grad():
         logits = network(torch.from_numpy(images.astype(np.float32).transpose(0, 3, 1, 2).copy()))
     np.testing.assert_array_equal(logits.argmax(1).numpy(), np.load(finished / "results" / "predictions.npy"))
+    probabilities = np.load(finished / "results" / "probabilities.npy")
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, torch.softmax(logits, 1).numpy(), atol=1e-6)
     np.testing.assert_array_equal(dataset.test.labels, np.load(finished / "results" / "labels.npy"))
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(dataset.test.labels).long())
     assert float(loss) == pytest.approx(np.load(finished / "results" / "test_loss.npy")[0], abs=1e-5)

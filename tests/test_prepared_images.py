@@ -11,7 +11,7 @@ from refusals import message
 from test_data import assert_same_split, load, make_set, noise
 
 from jaxcnn.data.decode import decode_image
-from jaxcnn.data.sets import fit_image
+from jaxcnn.data.images import fit_image
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,9 @@ from small_training import MEAN, MODEL, STD, assert_same_bits, draw_dataset, dra
 
 from jaxcnn import CNN, init_variables
 from jaxcnn.data.augment import augment, standardise
-from jaxcnn.kernels.backend import _is_known, fixed_settings, jit, laid_out_by_rows
+from jaxcnn.kernels.backend import fixed_settings, laid_out_by_rows
 from jaxcnn.kernels.dropout import dropout
+from jaxcnn.kernels.executables import _is_known, jit
 from jaxcnn.model import key_of
 from jaxcnn.runs.device import select_device
 from jaxcnn.training.step import cross_entropy

@@ -12,7 +12,8 @@ from PIL import Image
 from refusals import message
 from test_data import noise
 
-from jaxcnn.data.sets import channel_statistics, fit_image
+from jaxcnn.data.images import fit_image
+from jaxcnn.data.sets import channel_statistics
 from jaxcnn.data.splits import Split, aligned_empty, epoch_order, stratified_split, take
 
 

@@ -23,7 +23,7 @@ from small_training import (
 from jaxcnn.config import OptimConfig
 from jaxcnn.data.splits import Split, epoch_order
 from jaxcnn.training.loop import batches, evaluate, make_train_epoch
-from jaxcnn.training.records import Batch, Metrics
+from jaxcnn.training.records import Batch, Metrics, softmax
 from jaxcnn.training.step import init_state, make_eval_step, make_train_step
 from jaxcnn.weights.convert import from_torch, to_torch
 from jaxcnn.weights.pytorch_network import TorchCNN
@@ -173,10 +173,18 @@ def test_evaluation_sums_exactly_over_a_set_that_no_batch_divides(batch_size: in
         logits = network(torch_inputs(split)).numpy()
     log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     variables = from_torch(network.float().state_dict(), MODEL)
-    loss, accuracy, predictions = evaluate(
+    loss, accuracy, found = evaluate(
         jax.jit(make_eval_step(model=MODEL, mean=MEAN, std=STD)), variables, split, batch_size
     )
     assert loss == pytest.approx(-log_probabilities[np.arange(37), split.labels].mean(), rel=1e-6)
     assert accuracy == 100 * np.sum(logits.argmax(1) == split.labels) / 37
-    np.testing.assert_array_equal(predictions, logits.argmax(1))
-    assert predictions.dtype == np.int32
+    np.testing.assert_allclose(found, logits, atol=1e-5)
+    np.testing.assert_allclose(softmax(found), np.exp(log_probabilities), atol=1e-6)
+
+
+def test_probabilities_of_large_and_infinite_logits() -> None:
+    logits = np.array([[1e4, 0, -1e4], [2, 2, 2], [np.inf, 0, 0]], np.float32)
+    found = softmax(logits)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[:2], [[1, 0, 0], [1 / 3] * 3], rtol=1e-7)
+    assert np.isnan(found[2, 0])

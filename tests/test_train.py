@@ -241,7 +241,7 @@ def test_the_learning_rate_on_record_is_that_of_the_epochs_last_step() -> None:
 
 def test_a_run_compiles_each_step_once(caplog: pytest.LogCaptureFixture) -> None:
     """Neither the short last batch, nor a cut of the rate, nor a later epoch compiles anything again."""
-    train_module._evaluation_step.cache_clear()  # other tests evaluate alike
+    train_module.compiled_eval_step.cache_clear()  # other tests evaluate alike
     config = experiment(epochs=4, learning_rate=0.03, plateau_patience=0)
     state = begin(config)
     per_epoch: list[list[str]] = []

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 import torch
 from refusals import message
+from tiny_run import TINY
 
 from jaxcnn.config import ModelConfig
 from jaxcnn.config.experiment import RESOLVED, Existing
@@ -149,7 +150,7 @@ def test_a_damaged_summary_is_computed_again_and_not_begun_again(tmp_path: Path)
 def test_best_weights_that_cannot_be_read_now_are_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weight_file(tmp_path / "model.pth")
     monkeypatch.setattr(torch, "load", fail(errno.EIO))
-    told = message(lambda: run._require_weights(tmp_path), UnreadableError)
+    told = message(lambda: run._best_weights(tmp_path, TINY), UnreadableError)
     assert "Input/output error. Nothing was changed" in told
     assert "--overwrite" not in told
 

@@ -13,7 +13,8 @@ from experiments.bench.setting import OPTIM, Setting, as_dataset, freeze, load_i
 from jaxcnn.config import Augment, DataConfig, ExperimentConfig, Mask, Precision, TrainConfig
 from jaxcnn.data.augment import augment, standardise
 from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
-from jaxcnn.kernels.backend import backend_form, jit
+from jaxcnn.kernels.backend import backend_form
+from jaxcnn.kernels.executables import jit
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables, key_of
 from jaxcnn.training.loop import OnStep, evaluate, fit, make_train_epoch

@@ -34,6 +34,7 @@ def convert(flags: Flags) -> None:
         InputError: when the source cannot be read or the destination is taken.
     """
     from jaxcnn.runs.console import Terminal
+    from jaxcnn.weights.card import to_metadata
     from jaxcnn.weights.convert import flags_to_read, to_torch
     from jaxcnn.weights.files import write_state_dict
     from jaxcnn.weights.source import read_source
@@ -49,7 +50,7 @@ def convert(flags: Flags) -> None:
     if is_there(flags.destination) and not flags.overwrite:
         raise InputError(f"{flags.destination} exists; give another destination or --overwrite")
     console = Terminal(soft_wrap=True, highlight=False)
-    variables, config, assumed, notes = read_source(flags.source, flags)
+    variables, config, assumed, notes, card = read_source(flags.source, flags)
     console.print(
         f"{flags.source}: blocks of {list(config.channels)} channels, {list(config.layers_per_block)} layers each, "
         f"pooling {list(config.apply_pooling)}, batch norm {list(config.apply_bn)}, {config.activation_function}, "
@@ -70,7 +71,9 @@ def convert(flags: Flags) -> None:
         console.print(
             f"largest difference of the logits on 64 random images: {difference:.2g} (logits up to {scale:.2g})"
         )
-    if flags.destination.suffix in WEIGHT_FILES:
+    if flags.destination.suffix == ".safetensors":
+        write_state_dict(flags.destination, variables, config, to_metadata(config, card))
+    elif flags.destination.suffix in WEIGHT_FILES:
         write_state_dict(flags.destination, variables, config)
         if words := flags_to_read(to_torch(variables, config), config):
             console.print(f"such a file cannot tell all of the network; to read it again give {' '.join(words)}")

@@ -20,6 +20,7 @@ CHOICES = (*MASKS, "all")
 # Epochs, learning rate and patience of the original's transfers to CIFAR-100. Those to SVHN that it does not
 # give (partial and full) are the same, and so are a comparison's, whose masks share one budget.
 SETTINGS = {"frozen": (100, 1e-3, 10), "partial": (150, 1e-3, 15), "full": (200, 5e-4, 15), "scratch": (200, 1e-3, 15)}
+_NAMES = ("cifar10", "cifar100", "svhn", "digits", "folder", "npz")  # which no folder of that name hides
 TARGET_ACCURACY = {"cifar100": 95.0, "svhn": 98.0}
 
 
@@ -37,7 +38,8 @@ class _Flags(TransferConfig):
     """frozen: all blocks; partial: blocks 0 to freeze_until_block; full: nothing; scratch: nothing, and new weights;
     all: each of them under one budget, compared."""
     target: str = "cifar100"
-    """The data set to transfer to; it and the mask decide the defaults of epochs, rate, patience, target accuracy."""
+    """The data set to transfer to, or a folder of image files by class; it and the mask decide the defaults of epochs,
+    rate, patience, target accuracy."""
     seeds: tuple[int, ...] = ()
     """With --mask all: compare over these seeds."""
     config: Path | None = None
@@ -63,6 +65,16 @@ def settings(target: str, mask: str) -> TransferConfig:
     )
 
 
+def _own_images(target: str) -> DataConfig | None:
+    """The set that a target names by its path: a folder or a `.npz` file; None if it is a name."""
+    if target in _NAMES or target.startswith("hf:"):
+        return None
+    path = local_path("target", target)
+    if path.is_dir():
+        return DataConfig(name="folder", dir=path)
+    return DataConfig(name="npz", dir=path) if path.suffix == ".npz" and path.is_file() else None
+
+
 def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
     """The transfers that the command line asks for, one for each mask and seed, and what to do with those there are.
 
@@ -71,6 +83,8 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
     """
     argv = list(argv)
     saved, target, mask = (value_of(flag, argv) for flag in ("--config", "--target", "--mask"))
+    # With --data.dir, the target is the name of a set in that folder.
+    own = None if target is None or value_of("--data.dir", argv) is not None else _own_images(target)
     target = target or value_of("--data.name", argv)
     generated = ""
     if saved is not None:
@@ -81,19 +95,20 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
         target, mask = target or "cifar100", mask or "full"
         default = settings(target, mask if mask in CHOICES else "full")
         default = replace(default, source=Path(value_of("--runs-dir", argv) or default.runs_dir) / "cifar10")
+    data = replace(default.data, name=target) if own is None else replace(default.data, name=own.name, dir=own.dir)
     values = {
         **shallow(default),
-        "data": replace(default.data, name=target),
+        "data": data,
         "freeze": _FreezeFlags(**{**shallow(default.freeze), "mask": "full"}),
         "mask": mask if mask in CHOICES else "full",
         "target": target,
     }
     flags = parse_flags(_Flags(**values), __doc__, argv, hidden="freeze.")
-    if flags.data.name != flags.target:
+    if flags.data.name != (flags.target if own is None else own.name):
         raise InputError(f"--data.name {flags.data.name} contradicts --target {flags.target}; give one of them")
     if flags.seeds and flags.mask != "all":
         raise InputError(f"seeds={flags.seeds!r} belongs to --mask all; give --seed to a single run")
-    config = replace(narrow(TransferConfig, flags, freeze=FreezeConfig()), data=replace(flags.data, name=flags.target))
+    config = narrow(TransferConfig, flags, freeze=FreezeConfig())
     masks: tuple[Mask, ...] = MASKS if flags.mask == "all" else (flags.mask,)
     name = flags.name
     if generated and re.fullmatch(rf"{re.escape(generated)}(_seed\d+)?", name):  # by the saved settings
@@ -120,7 +135,7 @@ def default_name(config: TransferConfig) -> str:
     path = config.source
     file = path.suffix in WEIGHT_FILES
     source = path.parent.name if path.name == "model.pth" and path.parent.name else path.stem if file else path.name
-    return f"transfer_{source or 'model'}_to_{config.data.name.replace('/', '_').replace(':', '_')}"
+    return f"transfer_{source or 'model'}_to_{config.data.title.replace('/', '_').replace(':', '_')}"
 
 
 def program(argv: Sequence[str]) -> None:

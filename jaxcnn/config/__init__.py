@@ -6,6 +6,7 @@ from jaxcnn.config.experiment import Existing as Existing
 from jaxcnn.config.experiment import ExperimentConfig as ExperimentConfig
 from jaxcnn.config.experiment import Head as Head
 from jaxcnn.config.experiment import Protocol as Protocol
+from jaxcnn.config.experiment import Resize as Resize
 from jaxcnn.config.experiment import TransferConfig as TransferConfig
 from jaxcnn.config.experiment import from_dict as from_dict
 from jaxcnn.config.experiment import to_json as to_json
@@ -17,6 +18,7 @@ from jaxcnn.config.network import ModelConfig as ModelConfig
 from jaxcnn.config.network import WeightInit as WeightInit
 from jaxcnn.config.network import stage_of as stage_of
 from jaxcnn.config.training import Augment as Augment
+from jaxcnn.config.training import ClassWeights as ClassWeights
 from jaxcnn.config.training import FreezeConfig as FreezeConfig
 from jaxcnn.config.training import Mask as Mask
 from jaxcnn.config.training import OptimConfig as OptimConfig

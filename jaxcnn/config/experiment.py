@@ -1,6 +1,7 @@
 """Typed, frozen configuration of a run, validated on construction. Imports neither JAX nor anything slow."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,6 +22,7 @@ from jaxcnn.errors import (
 Device = Literal["auto", "cpu", "gpu", "tpu"]
 Head = Literal["fc3", "all"]
 Protocol = Literal["sound", "original"]
+Resize = Literal["squash", "crop", "pad"]
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,21 @@ class DataConfig:
     """Which images to train on, and how they are split and augmented."""
 
     name: str = "cifar10"
-    """cifar10, cifar100, svhn, digits, or any prepared tfds image classification set."""
+    """cifar10, cifar100, svhn, digits, or any prepared tfds image classification set; folder for image files by class,
+    npz for arrays, hf:NAME_OR_PATH[:CONFIG] for a Hugging Face data set."""
     dir: Path | None = None
-    """Folder of prepared tfds data sets; tfds's own default if not given."""
+    """Folder of prepared tfds data sets, tfds's own default if not given; the folder of images, or the .npz file."""
+    skip_broken: bool = False
+    """Go on without image files that cannot be used, and list them."""
     archives: Path | None = None
     """Folder of archives already downloaded (the official ones, or what torchvision leaves behind)."""
+    image_column: str = ""
+    """Column of a Hugging Face data set that holds the images; if empty, the only one of that type."""
+    label_column: str = ""
+    """Column of a Hugging Face data set that holds the labels; if empty, the only one of class labels."""
+    resize: Resize = "squash"
+    """How images become squares of the network's size: squash changes their proportions, crop takes the middle, pad
+    adds black borders; bilinear each."""
     augment: Augment = "autoaugment"
     """Augmentation of the training images: AutoAugment's CIFAR-10 policy, random flip and crop, or none."""
     classes: tuple[int, ...] = ()
@@ -40,13 +52,18 @@ class DataConfig:
     fraction: float = 1.0
     """Share of the training images to use, stratified by class and seeded."""
     validation: float = 0.1
-    """Share of the training images held out to steer training; 0 trains on all of them and steers by nothing."""
+    """Share of the training images held out to steer training, unless the set has a folder or arrays for validation;
+    0 trains on all of them and steers by nothing."""
 
     def __post_init__(self) -> None:
         set_plain(self)
         set_sequence(self, "classes", "data.")
         require_text("data.name", self.name, "name a data set")
         require(bool(self.name), "data.name", self.name, "name a data set")
+        for name in ("image_column", "label_column"):
+            require_text(f"data.{name}", getattr(self, name), "name a column")
+        require(isinstance(self.skip_broken, bool), "data.skip_broken", self.skip_broken, "give true or false")
+        require_choice("data.resize", self.resize, Resize)
         require_choice("data.augment", self.augment, Augment)
         for name in ("dir", "archives"):
             if getattr(self, name) is not None:
@@ -56,6 +73,17 @@ class DataConfig:
         require(len(self.classes) != 1, "data.classes", self.classes, "give at least two labels, or none for all")
         require_number("data.fraction", self.fraction, least=0, most=1, open_ends="(")
         require_number("data.validation", self.validation, least=0, most=1, open_ends=")")
+
+    @property
+    def title(self) -> str:
+        """What runs and tables call the set: its name, or that of the user's own folder or file."""
+        if self.name.startswith("hf:"):
+            title = self.name.removeprefix("hf:").rstrip("/").rpartition("/")[2]
+        elif self.name in ("folder", "npz") and self.dir is not None:
+            title = self.dir.resolve().stem if self.name == "npz" else self.dir.resolve().name
+        else:
+            return self.name
+        return re.sub(r"[^\w.+-]+", "_", title).lstrip(".")[:100] or "images"
 
 
 @dataclass(frozen=True)
@@ -96,8 +124,8 @@ class ExperimentConfig:
 
     @property
     def run_name(self) -> str:
-        """The folder's name: `name`, or the data set's."""
-        return self.name or self.data.name
+        """The folder's name: `name`, or the data set's title."""
+        return self.name or self.data.title
 
 
 @dataclass(frozen=True)

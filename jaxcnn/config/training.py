@@ -9,7 +9,8 @@ Augment = Literal["autoaugment", "flipcrop", "none"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["plateau", "cosine", "constant"]
 Mask = Literal["scratch", "full", "partial", "frozen"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "auto"]
+ClassWeights = Literal["none", "balanced"]
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,19 @@ class TrainConfig:
     """Stop after this many epochs without a lower validation loss; None never stops for that."""
     early_stopping_target: float | None = 98.5
     """Stop once the validation accuracy reaches this many percent; None never stops for that."""
+    class_weights: ClassWeights = "none"
+    """balanced: the training loss of an image counts N / (classes * images of its class) times, where N is the number
+    of training images, so that each class counts alike; validation and test are never weighted."""
     precision: Precision = "float32"
-    """What the network computes in. With bfloat16 weights, statistics, loss and optimiser stay in float32."""
+    """What the network computes in. With bfloat16 weights, statistics, loss and optimiser stay in float32. bfloat16 is
+    for accelerators; a CPU computes faster in float32. auto: bfloat16 on an accelerator, float32 on a CPU; a run that
+    continues keeps what it began with."""
 
     def __post_init__(self) -> None:
         set_plain(self)
         require_int("train.epochs", self.epochs, least=1, most=1_000_000)
         require_int("train.batch_size", self.batch_size, least=1, most=2**20)
+        require_choice("train.class_weights", self.class_weights, ClassWeights)
         require_choice("train.precision", self.precision, Precision)
         if self.early_stopping_patience is not None:
             require_int("train.early_stopping_patience", self.early_stopping_patience, least=1)

@@ -4,19 +4,68 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxcnn.data.splits import Split, Stored
+from jaxcnn.data.statistics import channel_statistics
+from jaxcnn.errors import reason
+from jaxcnn.files import cache_folder
+
+if TYPE_CHECKING:
+    from jaxcnn.config.experiment import Resize
 
 _FORMAT = 2
 """Of the arrays and of how images are decoded; another number makes every cached set be read again."""
 
-_SPLITS = ("train", "test")
+_SPLITS = ("train", "test", "validation")
+
+
+def cache_title(name: str, resize: "Resize") -> str:
+    """What a cached set's folder is called: sets of squashed images go without the word."""
+    name = re.sub(r"[^\w.+-]+", "_", name)[:100]
+    return name if resize == "squash" else f"{name}-{resize}"
+
+
+def cached(place: Path, title: str, shape: tuple[int, int, int], made_of: str, read: Callable[[], Stored]) -> Stored:
+    """The arrays of a data set, from the cache if they were made of the same files, or else read and cached.
+
+    A cache that cannot be read or written is a warning on stderr.
+
+    Args:
+        place: file or folder that holds the set.
+        title: what the cached set's folder is called.
+        shape: height, width and channels of the images.
+        made_of: fingerprint of the files and of the settings that decide the pixels.
+        read: decodes the set.
+    """
+    home = cache_folder()
+    where = hashlib.sha256(str(place.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
+    entry = home / f"{title}-{'x'.join(map(str, shape))}-{where}"
+    try:
+        stored = open_cache(entry, made_of, shape)
+    except PermissionError as error:
+        print(
+            f"The decoded images cached in {home} cannot be read: {reason(error)}; they are decoded again",
+            file=sys.stderr,
+        )
+        return read()
+    if stored is None:
+        stored = read()
+        stored = stored._replace(statistics=channel_statistics(stored.train.images))
+        try:
+            write_cache(entry, made_of, stored)
+        except OSError as error:
+            print(f"The decoded images are not cached in {home}: {reason(error)}", file=sys.stderr)
+    return stored
 
 
 def fingerprint(folder: Path) -> str:
@@ -30,6 +79,16 @@ def fingerprint(folder: Path) -> str:
     described = [(folder / name).read_text(encoding="utf-8") for name in ("dataset_info.json", "features.json")]
     facts = [_FORMAT, described, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def file_fingerprint(file: Path) -> str:
+    """Changes with the size and time of a file.
+
+    Raises:
+        OSError: when it is not there.
+    """
+    stat = file.stat()
+    return hashlib.sha256(repr((_FORMAT, stat.st_size, stat.st_mtime_ns)).encode()).hexdigest()
 
 
 def open_cache(entry: Path, wanted: str, shape: tuple[int, int, int]) -> Stored | None:
@@ -49,7 +108,8 @@ def open_cache(entry: Path, wanted: str, shape: tuple[int, int, int]) -> Stored 
         if meta["fingerprint"] != wanted or meta["sizes"] != sizes:
             return None
         mapped = {name: np.asarray(np.load(entry / name, mmap_mode="r")) for name in sizes}
-        splits = {name: Split(mapped[f"{name}_images.npy"], mapped[f"{name}_labels.npy"]) for name in _SPLITS}
+        there = [name for name in _SPLITS if name != "validation" or f"{name}_images.npy" in mapped]
+        splits = {name: Split(mapped[f"{name}_images.npy"], mapped[f"{name}_labels.npy"]) for name in there}
         names = tuple(meta["class_names"])
         for images, labels, _ in splits.values():
             if images.shape != (len(labels), *shape) or [images.dtype, labels.dtype] != [
@@ -59,7 +119,15 @@ def open_cache(entry: Path, wanted: str, shape: tuple[int, int, int]) -> Stored 
                 return None
             if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
                 return None
-        return Stored(**splits, class_names=names, test_origin=str(meta["test_origin"]))
+        left_out = tuple(map(str, meta.get("left_out", ())))
+        mean, std = map(tuple, meta["statistics"]) if "statistics" in meta else (None, None)
+        return Stored(
+            **splits,
+            class_names=names,
+            test_origin=str(meta["test_origin"]),
+            left_out=left_out,
+            statistics=None if mean is None or std is None else (mean, std),
+        )
     except PermissionError:
         raise
     except Exception:  # JSON and NumPy's own header each raise their own kinds, a tokenizer's among them
@@ -83,7 +151,9 @@ def write_cache(entry: Path, made_of: str, stored: Stored) -> None:
     temporary, outdated = (entry.parent / f".{entry.name}-{uuid.uuid4().hex}" for _ in range(2))
     temporary.mkdir()  # with the permissions that the umask gives, which tempfile would not
     try:
-        for name, split in (("train", stored.train), ("test", stored.test)):
+        for name in _SPLITS:
+            if (split := getattr(stored, name)) is None:
+                continue
             for part, array in (("images", split.images), ("labels", split.labels)):
                 np.save(temporary / f"{name}_{part}.npy", array)
         sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
@@ -92,6 +162,8 @@ def write_cache(entry: Path, made_of: str, stored: Stored) -> None:
             "sizes": sizes,
             "class_names": stored.class_names,
             "test_origin": stored.test_origin,
+            "left_out": stored.left_out,
+            **({} if stored.statistics is None else {"statistics": stored.statistics}),
         }
         (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         if open_cache(entry, made_of, stored.train.images.shape[1:]) is not None:

@@ -44,7 +44,10 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
     """
     match = re.fullmatch(rf"(\w+(?:/\w[\w.+-]*)?)(?::({_VERSION}))?", name)
     if match is None:
-        raise InputError(f"data.name={name!r} is no data set; give NAME, NAME/CONFIG or NAME:VERSION")
+        raise InputError(
+            f"data.name={name!r} is no data set; give NAME, NAME/CONFIG or NAME:VERSION, or --data.name folder and "
+            "--data.dir for images of your own"
+        )
     home, wanted = data_dir / match[1], match[2]
     try:
         inside = _folders(home) if home.is_dir() else []
@@ -70,6 +73,8 @@ def recognise(path: Path) -> Mistaken | None:
         if path.is_file():
             if path.name in _ARCHIVES:
                 return Mistaken("an archive", f"give the folder that it is in: --data.archives {path.parent}")
+            if path.suffix == ".npz":
+                return Mistaken("a file of arrays", f"give --data.name npz --data.dir {path}")
             return Mistaken("a file", f"give a folder, such as {path.parent}")
         if path.is_dir():
             return _own_folder(path) or (None if holds_sets(path) else _unpacked(path) or _foreign(path))
@@ -90,7 +95,7 @@ def refuse_other_folders(name: str, data_dir: Path, archives_given: bool) -> Non
     home, found = data_dir / name.partition(":")[0], None
     with suppress(OSError):
         if home.is_dir() and (found := _foreign(home)) is not None:
-            raise InputError(f"{home} is {found.what}, no prepared set; {_BY_TFDS}")
+            raise InputError(f"{home} is {found.what}, no prepared set; {found.remedy or _BY_TFDS}")
     if not _holds_archives(data_dir) or holds_sets(data_dir):
         found = recognise(data_dir)
     elif not archives_given:
@@ -155,13 +160,15 @@ def _unpacked(path: Path) -> Mistaken | None:
 def _foreign(path: Path) -> Mistaken | None:
     """Layouts of other programs."""
     if any(next(path.glob(pattern), None) for pattern in _HUGGING_FACE):
-        return Mistaken("a data set in Hugging Face's layout")
+        return Mistaken("a data set in Hugging Face's layout", f"give --data.name hf:{path}")
     if any(next(path.glob(pattern), None) for pattern in _TORCHVISION):
         return Mistaken("a folder of torchvision's archives of other sets")
     if classes := _classes(path):
-        return Mistaken(f"a folder of image files by class ({', '.join(classes[:3])})")
+        what = f"a folder of image files by class ({', '.join(classes[:3])})"
+        return Mistaken(what, f"give --data.name folder --data.dir {path}")
     if splits := [each.name for each in _folders(path) if _classes(each)]:
-        return Mistaken(f"a folder of image files by split and class ({', '.join(splits[:3])})")
+        what = f"a folder of image files by split and class ({', '.join(splits[:3])})"
+        return Mistaken(what, f"give --data.name folder --data.dir {path}")
     if (path / "dataset_info.json").exists():
         return Mistaken("a folder with the dataset_info.json of another program")
     return None

@@ -3,10 +3,8 @@
 Nothing here loads tensorflow_datasets unless records must be read: a cached set opens without it.
 """
 
-import hashlib
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,18 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.data.cache import fingerprint, open_cache, write_cache
-from jaxcnn.data.decode import decode_image
+from jaxcnn.config.experiment import Resize
+from jaxcnn.data.cache import cache_title, cached, fingerprint
+from jaxcnn.data.decode import decode_image, tell_converted
 from jaxcnn.data.locate import recognise
-from jaxcnn.data.splits import Split, Stored, stratified_split, take
+from jaxcnn.data.progress import show_progress
+from jaxcnn.data.splits import Split, Stored, hold_out_test
 from jaxcnn.errors import InputError, JaxcnnError, reason, unreadable
-from jaxcnn.files import cache_folder
 
 _TEST_SPLITS = ("test", "validation", "val", "valid")
 """What serves as the test split, best first: training holds out a validation split of its own."""
-
-_TEST_SHARE = 0.2
-"""Of the training images, where nothing else serves."""
 
 _UNLABELLED = -1
 """What tfds stores for an image without a label."""
@@ -35,13 +31,14 @@ Fit = Callable[[np.ndarray], np.ndarray]
 """Brings an image, uint8 (height, width, 1 or 3), to the shape wanted."""
 
 
-def load_prepared(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored:
+def load_prepared(folder: Path, fit: Fit, shape: tuple[int, int, int], resize: Resize = "squash") -> Stored:
     """The arrays of a prepared set, from the cache if its files are unchanged.
 
     Args:
         folder: what `find_prepared` found.
         fit: brings an image to `shape`.
         shape: height, width and channels of the images wanted.
+        resize: what `fit` does.
 
     Raises:
         InputError: when the set is damaged, has an image that cannot be used, or needs TensorFlow.
@@ -50,24 +47,8 @@ def load_prepared(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored
         if not (folder / "dataset_info.json").exists() and (mistaken := recognise(folder)) is not None:
             raise InputError(f"{folder} is {mistaken.what}, no prepared data set; choose another --data.dir")
         made_of = fingerprint(folder)
-    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    home = cache_folder()
-    entry = home / f"{folder.parent.name}-{'x'.join(map(str, shape))}-{place}"
-    try:
-        stored = open_cache(entry, made_of, shape)
-    except PermissionError as error:
-        print(
-            f"The decoded images cached in {home} cannot be read: {reason(error)}; they are decoded again",
-            file=sys.stderr,
-        )
-        return _read(folder, fit, shape)
-    if stored is None:
-        stored = _read(folder, fit, shape)
-        try:
-            write_cache(entry, made_of, stored)
-        except OSError as error:
-            print(f"The decoded images are not cached in {home}: {reason(error)}", file=sys.stderr)
-    return stored
+    title = cache_title(folder.parent.name, resize)
+    return cached(folder, title, shape, made_of, lambda: _read(folder, fit, shape))
 
 
 def _read(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored:
@@ -121,7 +102,7 @@ def _read_split(prepared: _Prepared, split: str, fit: Fit, shape: tuple[int, int
         example = prepared.features.deserialize_example_np(record, decoders=encoded)
         known_as = ", ".join(f"{key} {_text(example[key])}" for key in prepared.names)
         name = f"image {i} of {split}" + (f" ({known_as})" if known_as else "")
-        pixels, was = decode_image(example[prepared.image], f"{folder}: {name}")
+        pixels, was, _ = decode_image(example[prepared.image], f"{folder}: {name}")
         if was is not None:
             converted[f"{was} to {'RGB' if pixels.shape[2] == 3 else '8-bit grey'}"] += 1
         try:
@@ -134,9 +115,7 @@ def _read_split(prepared: _Prepared, split: str, fit: Fit, shape: tuple[int, int
                 f"{folder}: {name} has the label {label}, but there are {classes} classes; prepare the set again"
             )
         labels[i] = label
-    if converted:
-        told = ", ".join(f"{change} ({count:,})" for change, count in sorted(converted.items()))
-        print(f"Converted images of {title}: {told}", file=sys.stderr)
+    tell_converted(title, converted)
     return Split(images, labels)
 
 
@@ -161,12 +140,8 @@ def _divide(prepared: _Prepared, read: Callable[[str], Split]) -> Stored:
             if not unlabelled:
                 origin = name if name == "test" else f"the {len(test.labels):,} images of {name}"
                 return Stored(train, test, classes, origin)
-    # Seeded by a constant: every run, whatever its seed, has the same test images.
-    kept, held = stratified_split(train.labels, _TEST_SHARE, seed=0)
-    if not len(held):
-        raise InputError(f"{folder} has no test split, and too few training images to test on some of them")
-    origin = f"{len(held):,} of the {len(train.labels):,} images of {training} ({100 * _TEST_SHARE:.0f} %, stratified)"
-    return Stored(take(train, kept), take(train, held), classes, origin)
+    train, test, origin = hold_out_test(train, training, folder)
+    return Stored(train, test, classes, origin)
 
 
 def _open_split(builder: Any, split: str) -> Any:
@@ -232,12 +207,8 @@ def _refuse_foreign_code(folder: Path) -> None:
 
 def _records(source: Any, title: str) -> Iterator[Any]:
     """All records, by the thousand: twice as fast as one by one."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
     starts = range(0, len(source), 1000)
-    for start in track(starts, title, console=console, transient=True, disable=not console.is_terminal):
+    for start in show_progress(starts, title, len(starts)):
         yield from source.__getitems__(list(range(start, min(start + 1000, len(source)))))
 
 

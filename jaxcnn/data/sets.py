@@ -3,21 +3,26 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from jaxcnn.config.experiment import DataConfig
+from jaxcnn.config.experiment import DataConfig, Resize
+from jaxcnn.data.arrays import load_npz, stored_from_arrays
+from jaxcnn.data.folders import load_folder
+from jaxcnn.data.hugging_face import load_hugging_face
+from jaxcnn.data.image_reader import ImageReader, Wanted
+from jaxcnn.data.images import fit_image
 from jaxcnn.data.locate import find_prepared, refuse_other_folders
-from jaxcnn.data.reader import load_prepared
+from jaxcnn.data.reader import Fit, load_prepared
 from jaxcnn.data.splits import Dataset, Stored, stratified_split
 from jaxcnn.data.splits import Split as Split
 from jaxcnn.data.splits import take as take
+from jaxcnn.data.statistics import channel_statistics
 from jaxcnn.errors import InputError, local_path
 from jaxcnn.files import is_there
 
@@ -32,7 +37,7 @@ def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed:
 
     Args:
         config: names the set; its folder and archives; the classes and the shares to use.
-        input_size: height and width to which images are resized (bilinear), where they differ.
+        input_size: height and width to which images are resized as `config.resize` says, where they differ.
         in_channels: 3, or 1 for grey images.
         seed: decides which images `fraction` and `validation` take.
 
@@ -47,25 +52,95 @@ def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed:
 
     def fit(image: np.ndarray) -> np.ndarray:
         try:
-            return fit_image(image, input_size, in_channels)
+            return fit_image(image, input_size, in_channels, config.resize)
         except InputError as error:
             raise InputError(f"data.name={config.name!r} does not fit the network: {error}") from error
 
-    if config.name == "digits":
-        stored = _load_digits(fit)
-    else:
-        stored = load_prepared(_prepared_folder(config), fit, (input_size, input_size, in_channels))
+    stored, origin = _load(config, fit, (input_size, input_size, in_channels))
+    for problem in stored.left_out:
+        print(f"left out: {problem}", file=sys.stderr)
     if stored.test_origin != "test":
-        print(f"{config.name} has no labelled test split: {stored.test_origin} serve as one", file=sys.stderr)
+        print(f"{config.title} has no labelled test split: {stored.test_origin} serve as one", file=sys.stderr)
+    return _dataset(stored, config, seed, origin)
+
+
+def from_arrays(
+    images: Any,
+    labels: Any,
+    *,
+    test: tuple[Any, Any] | None = None,
+    validation: tuple[Any, Any] | float = 0.1,
+    class_names: Sequence[str] = (),
+    input_size: int | None = None,
+    resize: Resize = "squash",
+    seed: int = 0,
+    name: str = "arrays",
+) -> Dataset:
+    """A data set of a program's own arrays, for `training.loop.fit`.
+
+    Args:
+        images: uint8 (N, H, W) or (N, H, W, 1 or 3).
+        labels: (N,) or (N, 1), whole numbers or text.
+        test: images and labels to test on; a stratified fifth of the others if None.
+        validation: images and labels that steer training, or the share of the training images that does; 0 for none.
+        class_names: of the labels 0, 1, ...; if empty, the training labels in order are the classes.
+        input_size: height and width to resize to; the images' own height if None.
+        resize: how images become squares.
+        seed: decides which images validate.
+        name: of the set.
+
+    Raises:
+        InputError: when these are no labelled images, or too few.
+    """
+    pairs = {"train": (images, labels)}
+    share = 0.1
+    if test is not None:
+        pairs["test"] = test
+    if isinstance(validation, tuple):
+        pairs["validation"] = validation
+    else:
+        share = validation
+    images = np.asarray(images)
+    size = input_size or (images.shape[1] if images.ndim > 1 else 1)
+    channels = images.shape[3] if images.ndim == 4 else 1
+    stored = stored_from_arrays(pairs, class_names, (size, size, channels), resize, name)
+    return _dataset(stored, DataConfig(name=name, validation=share), seed, "arrays")
+
+
+def _dataset(stored: Stored, config: DataConfig, seed: int, origin: str) -> Dataset:
+    """The classes and shares of a set that a configuration asks for, and its statistics."""
     stored = select_classes(stored, config.classes)
-    for name, split in (("training", stored.train), ("test", stored.test)):
-        if not len(split.labels):
+    for name, split in (("training", stored.train), ("test", stored.test), ("validation", stored.validation)):
+        if split is not None and not len(split.labels):
             raise InputError(f"{config.name} has no {name} images of data.classes={config.classes}; choose others")
-    mean, std = channel_statistics(stored.train.images)
+    mean, std = stored.statistics or channel_statistics(stored.train.images)
     if not all(std):
         raise InputError(f"a channel of {config.name} has one value throughout; choose another data set")
-    train, validation = _divide(stored.train, config, seed)
-    return Dataset(config.name, train, validation, stored.test, stored.class_names, mean, std, stored.test_origin)
+    train, validation = _divide(stored, config, seed)
+    return Dataset(
+        config.title, train, validation, stored.test, stored.class_names, mean, std, stored.test_origin, origin
+    )
+
+
+def _load(config: DataConfig, fit: Fit, shape: tuple[int, int, int]) -> tuple[Stored, str]:
+    """The arrays of the set that a configuration names, and where they come from."""
+    reader = ImageReader(Wanted(shape[0], shape[2], config.resize), config.skip_broken)
+    if config.name == "digits":
+        return _load_digits(fit), "scikit-learn"
+    if config.name in ("folder", "npz"):
+        if config.dir is None:
+            wanted = "--data.dir FOLDER" if config.name == "folder" else "--data.dir FILE.npz"
+            raise InputError(f"data.name={config.name!r} needs {wanted}")
+        origin = str(config.dir.resolve())
+        if config.name == "folder":
+            with reader:
+                return load_folder(config.dir, config.title, shape, config.resize, reader), origin
+        return load_npz(config.dir, config.title, shape, config.resize), origin
+    if config.name.startswith("hf:"):
+        with reader:
+            return load_hugging_face(config, shape, reader), config.name
+    folder = _prepared_folder(config)
+    return load_prepared(folder, fit, shape, config.resize), str(folder.resolve())
 
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -75,27 +150,6 @@ CIFAR10_STD = (0.247, 0.2435, 0.2616)
 def as_original(dataset: Dataset) -> Dataset:
     """The set as the original PyTorch program sees it: steered by its test split, with CIFAR-10's statistics."""
     return replace(dataset, validation=dataset.test, mean=CIFAR10_MEAN, std=CIFAR10_STD)
-
-
-def fit_image(image: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """Resizes an image to (size, size, channels), bilinearly; grey is repeated to make RGB.
-
-    Args:
-        image: uint8 (height, width, 1 or 3), or (height, width) for grey.
-
-    Raises:
-        InputError: when colour would have to be thrown away, or the image is neither grey nor RGB bytes.
-    """
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
-        raise InputError(f"an image has {image.dtype} values and shape {image.shape}; grey or RGB bytes are needed")
-    if image.shape[2] > channels:
-        raise InputError(f"the images are RGB, but model.in_channels={channels}; give 3, or weights that read RGB")
-    if image.shape[:2] != (size, size):
-        picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
-        image = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, -1)
-    return np.broadcast_to(image, (size, size, channels))
 
 
 def select_classes(stored: Stored, classes: Sequence[int]) -> Stored:
@@ -117,39 +171,21 @@ def select_classes(stored: Stored, classes: Sequence[int]) -> Stored:
         return take(Split(split.images, new[split.labels]), kept)
 
     names = tuple(stored.class_names[label] for label in classes)
-    return stored._replace(train=keep(stored.train), test=keep(stored.test), class_names=names)
-
-
-def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 images (N, H, W, C) divided by 255.
-
-    The sums are of whole numbers, hence exact, whatever the order.
-    """
-    channels = images.shape[-1]
-    sums = np.zeros((2, channels), np.uint64)
-    for start in range(0, len(images), 128):
-        pixels = images[start : start + 128].reshape(-1, np.prod(images.shape[1:])).astype(np.uint32)
-        for total, values in zip(sums, (pixels, pixels * pixels), strict=True):
-            # 128 squares of at most 255 fit in 32 bits, the sum over an image's pixels may not.
-            columns = values.sum(axis=0, dtype=np.uint32)
-            total += columns.reshape(-1, channels).sum(axis=0, dtype=np.uint64)
-    count = images.size // channels
-    means = [Fraction(int(total), count) for total in sums[0]]
-    variances = [Fraction(int(total), count) - mean**2 for total, mean in zip(sums[1], means, strict=True)]
-    return (
-        tuple(float(mean / 255) for mean in means),
-        tuple(float(variance) ** 0.5 / 255 for variance in variances),
+    validation = None if stored.validation is None else keep(stored.validation)
+    return stored._replace(
+        train=keep(stored.train), test=keep(stored.test), validation=validation, class_names=names, statistics=None
     )
 
 
-def _divide(split: Split, config: DataConfig, seed: int) -> tuple[Split, Split | None]:
-    """What `fraction` leaves of the training images, and what `validation` then holds out."""
+def _divide(stored: Stored, config: DataConfig, seed: int) -> tuple[Split, Split | None]:
+    """What `fraction` leaves of the training images, and those that validate: the set's own, or a share held out."""
+    split = stored.train
     kept = np.arange(len(split.labels))
     if config.fraction < 1:
         kept, _ = stratified_split(split.labels, 1 - config.fraction, (seed, _FRACTION))
-    if config.validation == 0:
+    if config.validation == 0 or stored.validation is not None:
         whole = len(kept) == len(split.labels)
-        return split if whole else take(split, kept), None
+        return split if whole else take(split, kept), stored.validation if config.validation else None
     rest, held = stratified_split(split.labels[kept], config.validation, (seed, _VALIDATION))
     if not len(held):
         raise InputError(
@@ -159,7 +195,7 @@ def _divide(split: Split, config: DataConfig, seed: int) -> tuple[Split, Split |
     return take(split, kept[rest]), take(split, kept[held])
 
 
-def _load_digits(fit: Callable[[np.ndarray], np.ndarray]) -> Stored:
+def _load_digits(fit: Fit) -> Stored:
     """scikit-learn's 1,797 digits of 8x8 pixels; a fifth is the test split, the same in every run."""
     rows = _digits_table()
     grey = np.rint(rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)

@@ -8,6 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from jaxcnn.data.statistics import Statistics
+from jaxcnn.errors import InputError
+
 
 class Split(NamedTuple):
     """Images and their labels, or what a network makes of the images and their labels."""
@@ -28,6 +31,12 @@ class Stored(NamedTuple):
     class_names: tuple[str, ...]
     test_origin: str = "test"
     """Where the test images come from: the split of that name, or what serves in its place."""
+    validation: Split | None = None
+    """The set's own validation split, if it steers training."""
+    left_out: tuple[str, ...] = ()
+    """What was skipped as it could not be used, a line for each."""
+    statistics: Statistics | None = None
+    """Of the training images, where they are known."""
 
 
 def stratified_split(labels: np.ndarray, share: float, seed: int | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -58,6 +67,29 @@ def stratified_split(labels: np.ndarray, share: float, seed: int | Sequence[int]
     out = np.zeros(len(labels), bool)
     out[np.concatenate([np.empty(0, np.int64), *held])] = True
     return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+_TEST_SHARE = 0.2
+
+
+def hold_out_test(train: Split, name: str, place: object) -> tuple[Split, Split, str]:
+    """Training images, test images and their origin in words, of a set that has no split to test on.
+
+    The test images are a stratified fifth, seeded by a constant: every run, whatever its seed, has the same ones.
+
+    Args:
+        train: all images.
+        name: of their split.
+        place: of the set, or its name, for messages.
+
+    Raises:
+        InputError: when there are too few images.
+    """
+    kept, held = stratified_split(train.labels, _TEST_SHARE, seed=0)
+    if not len(held):
+        raise InputError(f"{place} has no test split, and too few training images to test on some of them")
+    origin = f"{len(held):,} of the {len(train.labels):,} images of {name} ({100 * _TEST_SHARE:.0f} %, stratified)"
+    return take(train, kept), take(train, held), origin
 
 
 def take(split: Split, indices: np.ndarray) -> Split:
@@ -94,6 +126,8 @@ class Dataset:
     std: tuple[float, ...]
     test_origin: str = "test"
     """Where the test images come from: the split of that name, or what serves in its place."""
+    origin: str = ""
+    """The folder, file or library that the images come from."""
 
     @property
     def num_classes(self) -> int:

@@ -1,9 +1,8 @@
 """What suits the backend that JAX computes on, and the settings of JAX that results rest on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -23,36 +22,7 @@ def backend_form() -> Form:
     On a CPU four steps a call are a tenth faster than one, since the later ones find their buffers in place; more
     gain little, and a signal would wait longer. An accelerator gets an epoch in one call.
     """
-    return Form(steps_per_call=4 if _is_cpu() else None, vectorized=not _is_cpu())
-
-
-Jit = Callable[..., Any]
-"""`jax.jit`, or `jit` below."""
-
-
-def jit(f: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = (), **options: int) -> Callable[..., Any]:
-    """`jax.jit` with the compiler's `options` for the default backend; not for use while another function is traced.
-
-    On a CPU, XLA up to jax 0.11.0 builds the passes of its newer emitters again for every loop. Without them a training
-    step compiles in two thirds of the time and memory, and is a little faster; but Adam alone takes three times as
-    long.
-
-    Options change how fast a program is, not what it computes. They are XLA's own and come and go with its releases:
-    those that the installed one does not know are left out.
-    """
-    wanted = {**({"xla_cpu_use_fusion_emitters": False} if _is_cpu() else {}), **options}
-    known = {name: value for name, value in wanted.items() if _is_known(name, value)}
-    return jax.jit(f, donate_argnums=donate_argnums, compiler_options=known)
-
-
-@cache
-def _is_known(name: str, value: int) -> bool:
-    """Whether the compiler takes an option, which only an attempt tells."""
-    try:
-        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
-    except (jax.errors.JaxRuntimeError, ValueError, TypeError):
-        return False
-    return True
+    return Form(steps_per_call=4 if is_cpu() else None, vectorized=not is_cpu())
 
 
 def laid_out_by_rows(x: jax.Array) -> jax.Array:
@@ -89,5 +59,6 @@ def fixed_settings() -> Iterator[None]:
         yield
 
 
-def _is_cpu() -> bool:
+def is_cpu() -> bool:
+    """Whether JAX's default backend is a CPU."""
     return jax.default_backend() == "cpu"

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
@@ -20,6 +21,7 @@ from jaxcnn.runs.folder import Summary
 from jaxcnn.training.features import caches_features, feature_bytes
 from jaxcnn.training.records import EpochRecord, Metrics
 
+_MOST_COUNTS = 20  # classes that are counted in one line
 _WIDTH = 80  # columns that an epoch's line has to do with
 
 
@@ -126,6 +128,8 @@ def print_start(
         ),
         highlight=False,
     )
+    if told := _class_counts(dataset):
+        console.print(told, markup=False, highlight=False)
     trained, total = sum(count for _, count, trains in counts if trains), sum(count for _, count, _ in counts)
     parts = ", ".join(f"{name} {count:,}{'' if trains else ' (frozen)'}" for name, count, trains in counts)
     console.print(f"trains {trained:,} of {total:,} parameters: {parts}", highlight=False)
@@ -139,12 +143,28 @@ def print_start(
         console.print(f"the output of the frozen stages is computed once and kept: {size:,.0f} MiB", highlight=False)
 
 
+def _class_counts(dataset: Dataset) -> str:
+    """How many training images each class has, where they differ."""
+    counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
+    if counts.min() == counts.max():
+        return ""
+    order: Sequence[int] = range(dataset.num_classes)
+    if dataset.num_classes > _MOST_COUNTS:
+        ordered = np.argsort(counts, kind="stable")
+        order = [*ordered[: _MOST_COUNTS // 2].tolist(), *ordered[-_MOST_COUNTS // 2 :].tolist()]
+    told = ", ".join(f"{dataset.class_names[label]} {counts[label]:,}" for label in order)
+    some = "" if len(order) == dataset.num_classes else f" (the {len(order)} smallest and largest)"
+    return f"training images by class{some}: {told}"
+
+
 def results_table(summary: Summary) -> Table:
     """A run's results to look at."""
     title = f"{summary['name']}: {summary['dataset']}, seed {summary['seed']}"
     table = Table(title=Text(title, "table.title"), show_header=False)
     best = Text(f"epoch {summary['best_epoch']} of {summary['epochs']} ({summary['stopped']})")
     table.add_row("test accuracy", f"[bold]{summary['test_accuracy']:.2f} %[/]")
+    if "balanced_accuracy" in summary:  # not of runs that an older version finished
+        table.add_row("balanced accuracy", f"{summary['balanced_accuracy']:.2f} %")
     table.add_row("test loss", "not finite" if summary["test_loss"] is None else f"{summary['test_loss']:.4f}")
     if summary["val_accuracy"] is not None:
         table.add_row("validation accuracy", f"{summary['val_accuracy']:.2f} %")

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import NoneType
@@ -20,6 +21,7 @@ from jaxcnn.config.experiment import RESOLVED, Existing, ExperimentConfig, to_js
 from jaxcnn.data.splits import Dataset
 from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason, unreadable
 from jaxcnn.files import TEMPORARY, write_json
+from jaxcnn.kernels.precision import resolve_precision
 
 Summary = dict[str, Any]
 
@@ -56,6 +58,20 @@ SUMMARY: dict[str, Any] = {
     "wall_seconds": _NUMBER,
 }
 """What a summary holds, and of which type."""
+
+
+def with_precision(config: ExperimentConfig, folder: Path, existing: Existing) -> ExperimentConfig:
+    """The configuration with float32 or bfloat16 in place of `auto`: what the folder's run began with, if there is one.
+
+    Raises:
+        InputError: when the folder's `config.json` cannot be read.
+    """
+    if config.train.precision != "auto":
+        return config
+    precision, path = resolve_precision("auto"), folder / "config.json"
+    if path.is_file() and not existing.overwrite and isinstance(train := read_json(path).get("train"), dict):
+        precision = train.get("precision", "float32")  # which runs of older versions do not name
+    return replace(config, train=replace(config.train, precision=precision))
 
 
 def find_finished(
@@ -119,7 +135,7 @@ def _look(folder: Path, wanted: dict[str, Any], existing: Existing) -> Summary |
     _refuse_foreign(folder)
     if not (folder / "config.json").exists():
         return None
-    there = read_json(folder / "config.json")
+    there = _with_defaults(read_json(folder / "config.json"))
     resolved: dict[str, Any] = there.get(RESOLVED) or {}
     differences = {
         name: values
@@ -156,6 +172,13 @@ def _look(folder: Path, wanted: dict[str, Any], existing: Existing) -> Summary |
             f"{'--extend to train it for longer, ' if longer else ''}or --overwrite to replace it"
         )
     return read_summary(folder / "summary.json") if done else None
+
+
+def _with_defaults(there: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the settings that an older version did not know, and so did not change."""
+    defaults = to_json(ExperimentConfig())
+    sections = {name for name in there if isinstance(there[name], dict) and isinstance(defaults.get(name), dict)}
+    return {name: {**defaults[name], **value} if name in sections else value for name, value in there.items()}
 
 
 def _refuse_useless(folder: Path, wanted: dict[str, Any], epochs: int, done: bool) -> None:
@@ -278,6 +301,7 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
             "test": len(dataset.test.labels),
         },
         "test_origin": dataset.test_origin,
+        "origin": dataset.origin,
     }
 
 

@@ -2,15 +2,14 @@
 
 import contextlib
 import platform
-import struct
 import time
 from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import Any
 
 from jaxcnn.errors import reason
 from jaxcnn.files import write_text
+from jaxcnn.runs.events import encode_event, framed
 from jaxcnn.runs.streams import warn
 from jaxcnn.runs.tables import csv_text
 from jaxcnn.training.records import EpochRecord
@@ -45,14 +44,12 @@ class Board:
         return sorted(self._folder.glob(f"{_PREFIX}*"))
 
     def _correct(self, shown: dict[tuple[int, str], float], records: Sequence[EpochRecord]) -> None:
-        from tensorboardX.proto.event_pb2 import SessionLog
-
         wanted = {(record.epoch, tag) for record in records for tag in _values(record)}
         if not (different := shown.keys() ^ wanted):
             return
         first, _ = min(different)
         for _ in range(2):  # TensorBoard drops nothing at the first such event of a run
-            self._write(step=first, session_log=SessionLog(status=SessionLog.START))
+            self._write(encode_event(time.time(), first, restart=True))
         for record in records:
             if record.epoch >= first:  # these went with what is wrong
                 self._add(record.epoch, _values(record), shown.get((record.epoch, _TRAIN_LOSS), time.time()))
@@ -73,23 +70,16 @@ class Board:
             self._file.close()
 
     def _add(self, step: int, values: dict[str, float], wall_time: float) -> None:
-        from tensorboardX.proto.summary_pb2 import Summary
+        self._write(encode_event(wall_time, step, values=values))  # one event, which a kill leaves whole or not at all
 
-        # In one event, which a kill leaves whole or not at all.
-        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-        self._write(step=step, summary=summary, wall_time=wall_time)
-
-    def _write(self, **fields: Any) -> None:
-        # Imported late: it brings PyTorch along, which the first step need not wait for.
-        from tensorboardX.proto.event_pb2 import Event
-
+    def _write(self, event: bytes) -> None:
         if self._file is None:
             # Later than any other even if two starts share a second, or the other's machine has a clock that is fast.
             stamps = [path.name.removeprefix(_PREFIX).partition(".")[0] for path in self._files()]
             stamp = max([int(time.time()), *(int(other) + 1 for other in stamps if other.isdecimal())])
             self._file = (self._folder / f"{_PREFIX}{stamp:010}.{platform.node()}").open("xb", buffering=0)
-            self._write(file_version="brain.Event:2")
-        record = _framed(Event(**{"wall_time": time.time(), **fields}).SerializeToString())
+            self._write(encode_event(time.time(), file_version="brain.Event:2"))
+        record = framed(event)
         while record:
             record = record[self._file.write(record) :]
 
@@ -137,19 +127,11 @@ def _records(data: bytes) -> Iterator[bytes]:
     """What is in a file of records, as far as that is whole; beyond that TensorBoard reads none either."""
     while data:
         record = data[12 : 12 + int.from_bytes(data[:8], "little")]
-        framed = _framed(record)
-        if not data.startswith(framed):
+        whole = framed(record)
+        if not data.startswith(whole):
             return
         yield record
-        data = data[len(framed) :]
-
-
-def _framed(record: bytes) -> bytes:
-    """A record as it is in a file: its length and itself, each followed by its checksum."""
-    from tensorboardX.record_writer import masked_crc32c
-
-    length = struct.pack("<Q", len(record))
-    return length + struct.pack("<I", masked_crc32c(length)) + record + struct.pack("<I", masked_crc32c(record))
+        data = data[len(whole) :]
 
 
 def count_metrics(folder: Path) -> int:

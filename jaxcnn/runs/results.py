@@ -10,11 +10,13 @@ import numpy as np
 
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.data.splits import Dataset
-from jaxcnn.files import write_json, write_npy
+from jaxcnn.files import write_json, write_npy, write_text
 from jaxcnn.runs.folder import Summary
 from jaxcnn.runs.metrics import Board, write_metrics
+from jaxcnn.runs.scores import balanced_accuracy, class_scores
+from jaxcnn.runs.tables import csv_text
 from jaxcnn.training.decisions import kept_epoch, stopped
-from jaxcnn.training.records import EpochRecord, Evaluation
+from jaxcnn.training.records import EpochRecord, Evaluation, softmax
 
 
 def write_results(
@@ -26,10 +28,10 @@ def write_results(
     tested: Evaluation,
     began: float,
 ) -> Summary:
-    """Writes arrays, metrics and, last of all, `summary.json`.
+    """Writes arrays, metrics, the accuracy of each class and, last of all, `summary.json`.
 
     Args:
-        folder: of the run, with its best weights in `model.pth`.
+        folder: of the run.
         config: of the run.
         dataset: whose test split was read.
         records: of all epochs.
@@ -41,7 +43,8 @@ def write_results(
         What `summary.json` holds. A test loss that is not finite is None there: JSON has no such number.
     """
     best = kept_epoch(records, config)
-    loss, accuracy, predictions = tested
+    loss, accuracy, logits = tested
+    predictions = logits.argmax(-1).astype(np.int32)
     write_metrics(folder, records)  # a process killed between checkpoint and table left a line too few
     for name, values in (
         ("train_loss", [r.train_loss for r in records]),
@@ -50,9 +53,13 @@ def write_results(
         ("test_loss", [loss]),
         ("test_accuracy", [accuracy]),
         ("predictions", predictions),
+        ("probabilities", softmax(logits)),
         ("labels", dataset.test.labels),
     ):
         write_npy(folder / "results" / f"{name}.npy", np.asarray(values))
+    scores = class_scores(dataset.test.labels, predictions, dataset.class_names)
+    rows = [(each.name, each.images, each.correct, "" if each.accuracy is None else each.accuracy) for each in scores]
+    write_text(folder / "classes.csv", csv_text([("class", "images", "correct", "accuracy"), *rows]))
     with closing(Board(folder / "logs", records)) as board:
         board.add(records[best].epoch, {"Loss/test": loss, "Accuracy/test": accuracy})
     summary = {
@@ -61,6 +68,7 @@ def write_results(
         "mask": config.freeze.mask,
         "seed": config.seed,
         "test_accuracy": accuracy,
+        "balanced_accuracy": balanced_accuracy(scores),
         "test_loss": loss if math.isfinite(loss) else None,
         "val_accuracy": records[best].val_accuracy,
         "val_loss": records[best].val_loss,

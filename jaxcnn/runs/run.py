@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from jaxcnn.config.experiment import CONTINUE, RESOLVED, Existing, ExperimentConfig, TransferConfig
@@ -23,7 +24,7 @@ from jaxcnn.model import init_variables, key_of
 from jaxcnn.runs.console import Terminal
 from jaxcnn.runs.device import select_device
 from jaxcnn.runs.display import Bar, print_start, results_table
-from jaxcnn.runs.folder import Summary, claimed, find_finished, is_unfinished, read_json, resolve
+from jaxcnn.runs.folder import Summary, claimed, find_finished, is_unfinished, read_json, resolve, with_precision
 from jaxcnn.runs.log import check_log, update_log
 from jaxcnn.runs.metrics import Board, count_metrics, write_metrics
 from jaxcnn.runs.present import present, remove_pictures
@@ -32,9 +33,10 @@ from jaxcnn.runs.signals import noted
 from jaxcnn.runs.streams import only_warns
 from jaxcnn.training.decisions import kept_epoch, validates
 from jaxcnn.training.loop import Paused, evaluate, evaluation_step, fit
-from jaxcnn.training.records import EpochRecord, Evaluation, Metrics, TrainState
+from jaxcnn.training.records import EpochRecord, Metrics, TrainState
 from jaxcnn.training.soundness import require_trainable
 from jaxcnn.training.step import init_state
+from jaxcnn.weights.card import Card, to_metadata
 from jaxcnn.weights.checkpoint import Progress, open_checkpoints
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict
@@ -62,6 +64,8 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
             variables, notes = first_variables(config, source)  # may refuse, so before the folder is made
         with claimed(folder, config, resolved, existing) as summary, _enough_memory():
             if summary is None:
+                if config.train.precision == "bfloat16" and jax.default_backend() == "cpu":
+                    notes = [*notes, "train.precision=bfloat16 is for accelerators; this CPU is faster in float32"]
                 for note in notes:
                     console.print(note, markup=False)
                 began = time.perf_counter()
@@ -69,8 +73,9 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
                 print_start(console, folder, config, dataset, counts)
                 with only_warns(f"row of {folder.name} in the table of all runs"):  # said while someone is there
                     check_log(folder.parent, transfers=isinstance(config, TransferConfig))
-                records = _train(folder, config, dataset, variables, console)
-                summary = write_results(folder, config, dataset, records, counts, _test(folder, config, dataset), began)
+                records, best = _train(folder, config, dataset, variables, console)
+                tested = evaluate(evaluation_step(config, dataset), best, dataset.test, config.train.batch_size)
+                summary = write_results(folder, config, dataset, records, counts, tested, began)
                 remove_pictures(folder)  # of what the folder held before
     present(folder)
     with only_warns(f"row of {folder.name} in the table of all runs"):
@@ -118,6 +123,7 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
     """
     select_device(config.device)
     folder = config.runs_dir / config.run_name
+    config = with_precision(config, folder, existing)
     if not isinstance(config, TransferConfig) and config.freeze != FreezeConfig():
         raise InputError("freeze is for weights that are taken over: use jaxcnn transfer")
     if original := config.protocol == "original":  # all training images train; the test split steers
@@ -212,8 +218,8 @@ def _count(variables: dict[str, Any], config: ExperimentConfig) -> list[tuple[st
 
 def _train(
     folder: Path, config: ExperimentConfig, dataset: Dataset, variables: dict[str, Any], console: Console
-) -> list[EpochRecord]:
-    """Trains to the end, from where an earlier start got to; leaves the best weights in `model.pth`."""
+) -> tuple[list[EpochRecord], dict[str, Any]]:
+    """Trains to the end, from where an earlier start got to; returns the best weights, which `model.pth` has too."""
 
     def state_in(epoch: int) -> TrainState:
         frozen = frozen_stages(config.freeze, config.model, epoch)
@@ -221,6 +227,7 @@ def _train(
 
     images = len(dataset.train.labels)
     steps = -(-images // config.train.batch_size)
+    best_variables = None
     with (
         noted() as signals,
         open_checkpoints(folder / "checkpoints") as checkpoints,
@@ -233,9 +240,9 @@ def _train(
             console.print(f"continuing after {_where(records, part, steps)}")
         if records and part is None and kept_epoch(records, config) == len(records) - 1:
             # Perhaps the earlier start was killed between the two.
-            write_state_dict(folder / "model.pth", _variables(state), config.model)
-        elif records:
-            _require_weights(folder)  # now rather than when all is trained
+            _write_weights(folder, _variables(state), config, dataset)
+        elif records:  # now rather than when all is trained
+            _write_weights(folder, _best_weights(folder, config), config, dataset, ("model.safetensors",))
         behind = 0 if part is None else config.train.batch_size * len(part.loss)
         with (
             closing(Board(folder / "logs", records)) as board,
@@ -249,7 +256,8 @@ def _train(
                     best = kept_epoch(records, config)
                     checkpoints.save(trained, records)
                     if best == len(records) - 1:
-                        write_state_dict(folder / "model.pth", _variables(trained), config.model)
+                        best_variables = jax.tree.map(np.array, _variables(trained))  # the next epoch reuses buffers
+                        _write_weights(folder, best_variables, config, dataset)
                     write_metrics(folder, records)
                     board.add_record(record)
                     bar.epoch(record, is_best=best == len(records) - 1 and validates(config, record))
@@ -263,18 +271,26 @@ def _train(
                 checkpoints.save(paused.state, records, part)
             if signals.came():
                 console.print(f"stopping after {_where(records, part, steps)}")
-    return records
+    if best_variables is None:  # an earlier start got to the best epoch
+        best_variables = _best_weights(folder, config)
+    return records, best_variables
 
 
-def _test(folder: Path, config: ExperimentConfig, dataset: Dataset) -> Evaluation:
-    """The best weights, in `model.pth`, on the test set."""
-    variables = from_torch(read_state_dict(folder / "model.pth"), config.model)
-    return evaluate(evaluation_step(config, dataset), variables, dataset.test, config.train.batch_size)
+def _write_weights(
+    folder: Path,
+    variables: dict[str, Any],
+    config: ExperimentConfig,
+    dataset: Dataset,
+    names: Sequence[str] = ("model.pth", "model.safetensors"),
+) -> None:
+    card = Card(dataset.class_names, dataset.mean, dataset.std, config.data.resize)
+    for name in names:
+        write_state_dict(folder / name, variables, config.model, to_metadata(config.model, card))
 
 
-def _require_weights(folder: Path) -> None:
+def _best_weights(folder: Path, config: ExperimentConfig) -> dict[str, Any]:
     try:
-        read_state_dict(folder / "model.pth")
+        return from_torch(read_state_dict(folder / "model.pth"), config.model)
     except InputError as error:
         raise InputError(f"{folder} has lost its best epoch: {error}; --overwrite begins the run again") from error
 

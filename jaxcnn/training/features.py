@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,6 +13,7 @@ from jaxcnn.data.augment import standardise
 from jaxcnn.data.splits import Dataset, Split, aligned_empty
 from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.kernels.dense import dense_parts
+from jaxcnn.kernels.executables import kept_jit
 from jaxcnn.model import make_network
 
 FEATURE_CACHE_BYTES = 4 * 2**30
@@ -45,7 +45,7 @@ def compute_features(
     that no batch norm precedes they are most, four fifths and more in trained networks. That saves time, not memory.
     """
     network = make_network(model, precision)
-    forward = jax.jit(
+    forward = kept_jit(
         lambda variables, images: network.apply(variables, standardise(images, mean, std), end_stage=end_stage)
     )
 

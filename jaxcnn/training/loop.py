@@ -7,6 +7,7 @@ which calls in turn `augment` and `standardise` of `data.augment`, `model.CNN`, 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -19,15 +20,18 @@ import optax
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.data.splits import Dataset, Split, epoch_order
 from jaxcnn.errors import DivergedError
-from jaxcnn.kernels.backend import Jit, backend_form, fixed_settings, jit
+from jaxcnn.kernels.backend import backend_form, fixed_settings
+from jaxcnn.kernels.executables import Jit, jit, kept_jit
+from jaxcnn.kernels.precision import resolve_precision
 from jaxcnn.kernels.primitives import take_images
 from jaxcnn.masks import frozen_stages, settled_epoch
-from jaxcnn.training.custom import BUILT_IN, Augmentation, Custom, Loss, require_effect
+from jaxcnn.training.class_weights import balanced_weights
+from jaxcnn.training.custom import BUILT_IN, Augmentation, Custom, Loss
 from jaxcnn.training.decisions import plateau_scale, stopped
 from jaxcnn.training.features import caches_features, compute_features
 from jaxcnn.training.optim import Schedule, make_schedule
 from jaxcnn.training.records import Batch, EpochRecord, Evaluation, Metrics, TrainState
-from jaxcnn.training.soundness import require_trainable
+from jaxcnn.training.soundness import require_effect, require_trainable
 from jaxcnn.training.step import EvalStep, TrainStep, make_eval_step, make_train_step, unfreeze
 
 TrainEpoch = Callable[..., tuple[TrainState, Metrics]]
@@ -121,7 +125,7 @@ def _total(metrics: Sequence[Metrics]) -> Metrics:
 def evaluate(
     step: EvalStep, variables: Any, split: Split, batch_size: int, *, seed: int | Sequence[int] = 0
 ) -> Evaluation:
-    """Loss, accuracy and predictions over all of `split`.
+    """Loss, accuracy and logits over all of `split`.
 
     `step` is jitted; `seed` decides its augmentation, if it has any.
     """
@@ -129,8 +133,8 @@ def evaluate(
     parts = zip(batches(split, np.arange(len(split.labels)), batch_size), keys, strict=True)
     results = [step(variables, batch, jnp.asarray(key)) for batch, key in parts]
     total = _total([jax.tree.map(np.asarray, metrics) for metrics, _ in results])
-    predictions = np.concatenate([np.asarray(p) for _, p in results])[: len(split.labels)]
-    return Evaluation(float(total.loss / total.count), float(100 * total.correct / total.count), predictions)
+    logits = np.concatenate([np.asarray(each) for _, each in results])[: len(split.labels)]
+    return Evaluation(float(total.loss / total.count), float(100 * total.correct / total.count), logits)
 
 
 def evaluation_step(
@@ -148,21 +152,22 @@ def evaluation_step(
     """
     custom = Custom(model=model, loss=loss)
     # A module of someone's own need not be hashable.
-    return (_evaluation_step if custom == BUILT_IN else _evaluation_step.__wrapped__)(
+    return (compiled_eval_step if custom == BUILT_IN else compiled_eval_step.__wrapped__)(
         model=config.model,
         mean=tuple(dataset.mean),
         std=tuple(dataset.std),
         augmentation=config.data.augment if config.protocol == "original" else "none",
         first_stage=first_stage,
         vectorized=backend_form().vectorized,
-        precision=config.train.precision,
+        precision=resolve_precision(config.train.precision),
         custom=custom,
     )
 
 
 @lru_cache(maxsize=8)
-def _evaluation_step(**settings: Any) -> EvalStep:
-    return jax.jit(make_eval_step(**settings))
+def compiled_eval_step(**settings: Any) -> EvalStep:
+    """`make_eval_step`, compiled; equal settings get one and the same."""
+    return kept_jit(make_eval_step(**settings))
 
 
 def fit(
@@ -207,6 +212,7 @@ def fit(
     custom = Custom(model, loss, augmentation, optimizer)
     require_effect(config, custom)
     require_trainable(config, dataset, custom)
+    config = replace(config, train=replace(config.train, precision=resolve_precision(config.train.precision)))
     optim, batch_size = config.optim, config.train.batch_size
     n = len(dataset.train.labels)
     steps = -(-n // batch_size)
@@ -322,13 +328,16 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         vectorized=form.vectorized,
         precision=config.train.precision,
         custom=custom,
+        class_weights=balanced_weights(train.labels, dataset.num_classes)
+        if config.train.class_weights == "balanced"
+        else None,
     )
     train_epoch = make_train_epoch(
         step,
         train,
         batch_size,
         steps_per_call=form.steps_per_call,
-        jit=jax.jit if first_stage else jit,  # on features Adam is a large part of the step
+        jit=kept_jit if first_stage else jit,  # on features Adam is a large part of the step
     )
     eval_step = evaluation_step(config, dataset, first_stage, model=custom.model, loss=custom.loss)
     return _Phase(schedule, train_epoch, eval_step, validation)

@@ -65,5 +65,14 @@ class Evaluation(NamedTuple):
     """Mean cross-entropy, in nats."""
     accuracy: float
     """Percent."""
-    predictions: np.ndarray[Any, Any]
-    """int32 (N,), in the split's order."""
+    logits: np.ndarray[Any, Any]
+    """Floating (N, K), in the split's order."""
+
+
+def softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Probabilities, float32 (..., K), of logits (..., K); the arithmetic is in float64."""
+    wide = logits.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of a network that diverged, values that are not finite
+        powers = np.exp(wide - wide.max(-1, keepdims=True))
+    probabilities: np.ndarray[Any, Any] = (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
+    return probabilities

@@ -12,6 +12,7 @@ from jaxcnn.config.network import ModelConfig, stage_of
 from jaxcnn.config.training import Augment, OptimConfig, Precision
 from jaxcnn.data.augment import augment, standardise
 from jaxcnn.kernels.backend import fixed_settings
+from jaxcnn.kernels.executables import kept_jit
 from jaxcnn.kernels.primitives import image_by_image
 from jaxcnn.masks import partition
 from jaxcnn.model import PRNG, key_of, make_network
@@ -59,7 +60,7 @@ def init_state(
             key=jax.random.key_data(key_of(seed)),
         )
 
-    state: TrainState = jax.jit(begin)(variables)
+    state: TrainState = kept_jit(begin)(variables)
     return state
 
 
@@ -94,6 +95,7 @@ def make_train_step(
     vectorized: bool = False,
     precision: Precision = "float32",
     custom: Custom = BUILT_IN,
+    class_weights: Sequence[float] | None = None,
 ) -> TrainStep:
     """A pure step `(state, batch, scale) -> (state, metrics)`; `scale` multiplies the scheduled learning rate.
 
@@ -115,6 +117,8 @@ def make_train_step(
         vectorized: the form of augmentation that suits accelerators.
         precision: what the network computes in; float32 stands for the parameters' own type.
         custom: what takes the place of the built-in network, loss, augmentation and optimiser.
+        class_weights: what the loss of an image of each class is multiplied by; the batch's sum is still divided by its
+            number of images.
     """
     eval_stages = 0 if drifting_stats else frozen_stages
     network = make_network(model, precision) if custom.model is None else CustomModule(custom.model)
@@ -149,6 +153,8 @@ def make_train_step(
                 mutable=["batch_stats"],
             )
             losses = one_an_image(losses_of(logits, batch.labels), batch.labels)
+            if class_weights is not None:
+                losses = losses * jnp.asarray(class_weights, losses.dtype)[batch.labels]
             loss = jnp.sum(jnp.where(batch.mask, losses, 0))
             correct = jnp.sum((jnp.argmax(logits, -1) == batch.labels) & batch.mask)
             return loss / count, (Metrics(loss, correct, count), updated.get("batch_stats", {}))
@@ -185,7 +191,7 @@ def make_eval_step(
     precision: Precision = "float32",
     custom: Custom = BUILT_IN,
 ) -> EvalStep:
-    """A pure `(variables, batch, key) -> (metrics, predictions int32 (B,))` in evaluation mode.
+    """A pure `(variables, batch, key) -> (metrics, logits (B, K))` in evaluation mode; logits of at least float32.
 
     The arguments are those of `make_train_step`; only the original's protocol augments what it evaluates on.
     """
@@ -205,9 +211,9 @@ def make_eval_step(
 
         head_only = first_stage >= model.num_blocks  # its activations are small, and its weights best read once
         logits = forward(inputs) if head_only else image_by_image(forward, inputs)
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         losses = jnp.where(batch.mask, one_an_image(losses_of(logits, batch.labels), batch.labels), 0)
-        predictions = jnp.argmax(logits, -1).astype(jnp.int32)
-        correct = jnp.sum((predictions == batch.labels) & batch.mask)
-        return Metrics(jnp.sum(losses), correct, jnp.sum(batch.mask)), predictions
+        correct = jnp.sum((jnp.argmax(logits, -1) == batch.labels) & batch.mask)
+        return Metrics(jnp.sum(losses), correct, jnp.sum(batch.mask)), logits
 
     return step

@@ -102,14 +102,19 @@ def to_torch(variables: Variables, config: ModelConfig) -> dict[str, Any]:
     """The `state_dict` (torch tensors, PyTorch's names and order) of variables; the inverse of `from_torch`."""
     import torch
 
-    state_dict = {}
+    arrays = to_arrays(variables, config)
+    return {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}  # torch may own it
+
+
+def to_arrays(variables: Variables, config: ModelConfig) -> dict[str, np.ndarray[Any, Any]]:
+    """As `to_torch`, but NumPy arrays in place of tensors. They may be views of the variables."""
+    arrays = {}
     for entry in entries(config):
         node: Any = variables
         for part in entry.path:
             node = node[part]
-        array = _from_flax(np.asarray(node), entry.kind, config)
-        state_dict[entry.torch_name] = torch.from_numpy(np.array(array, order="C"))  # a copy that torch may own
-    return state_dict
+        arrays[entry.torch_name] = _from_flax(np.asarray(node), entry.kind, config)
+    return arrays
 
 
 def _to_numpy(name: str, value: Any) -> np.ndarray[Any, Any]:

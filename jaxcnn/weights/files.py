@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxcnn.config.network import ModelConfig
 from jaxcnn.errors import InputError, JaxcnnError, is_out_of_memory, reason, unreadable
 from jaxcnn.files import is_there, write_whole
-from jaxcnn.weights.convert import to_torch
+from jaxcnn.weights.convert import to_arrays
 from jaxcnn.weights.state_dicts import find_network
+from jaxcnn.weights.torch_file import save_torch_file
 
 _SAVE = "give what torch.save(model.state_dict(), path) writes, or safetensors"
 _FROM_ELSEWHERE = f"load it with the library that wrote it, copy its arrays into the PyTorch network, and {_SAVE}"
@@ -94,7 +97,7 @@ def load_file(path: Path) -> Any:
             raise InputError(f"{path} {what}; {remedy}")
     if tail == _TENSORFLOW_INDEX:
         raise InputError(f"{path} is the index of a TensorFlow checkpoint; {_FROM_ELSEWHERE}")
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**48:  # the length of a header, then the header
+    if _is_safetensors(head):
         return _load_safetensors(path)
     if head.startswith(b"PK\x03\x04"):
         _check_archive(path)
@@ -108,6 +111,10 @@ def refuse_folder(path: Path) -> None:
     for pattern, what, remedy in _FOLDERS:
         if any(path.glob(pattern)):
             raise InputError(f"{path} {what}; {remedy}")
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**48  # the length of a header, then the header
 
 
 def _load_safetensors(path: Path) -> Any:
@@ -251,26 +258,39 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     return find_network(load_file(path), path).tensors
 
 
-def write_state_dict(path: Path, variables: Mapping[str, Any], config: ModelConfig) -> None:
-    """Writes variables as `.pth` or `.safetensors` (by the suffix), whole or not at all."""
-    state_dict = to_torch(variables, config)
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; of any other that `load_file` reads, nothing."""
+    with path.open("rb") as file:
+        if not _is_safetensors(file.read(9)):
+            return {}
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as opened:
+        return dict(opened.metadata() or {})
+
+
+def write_state_dict(
+    path: Path, variables: Mapping[str, Any], config: ModelConfig, metadata: dict[str, str] | None = None
+) -> None:
+    """Writes variables as `.pth` or `.safetensors` (by the suffix), whole or not at all.
+
+    Args:
+        path: of the file.
+        variables: the weights.
+        config: their network.
+        metadata: of a `.safetensors` file; a `.pth` file has none.
+    """
+    arrays = to_arrays(variables, config)
 
     def save(temporary: Path) -> None:
-        if path.suffix == ".safetensors":
-            from safetensors import SafetensorError
-            from safetensors.torch import save_file
+        if path.suffix != ".safetensors":
+            return save_torch_file(temporary, arrays)
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
 
-            try:
-                save_file(state_dict, temporary)
-            except SafetensorError as error:
-                raise OSError(reason(error)) from error
-        else:
-            import torch
-
-            # By way of memory: given a path, torch.save writes the temporary's name into the file, and hides what
-            # the system said when the disk is full.
-            whole = io.BytesIO()
-            torch.save(state_dict, whole)
-            temporary.write_bytes(whole.getvalue())
+        try:
+            save_file({name: np.array(array, order="C") for name, array in arrays.items()}, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(reason(error)) from error
 
     write_whole(path, save)

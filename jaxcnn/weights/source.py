@@ -17,8 +17,9 @@ from jaxcnn.errors import InputError, local_path, reason
 from jaxcnn.files import is_there
 from jaxcnn.masks import freeze_mask, frozen_stages
 from jaxcnn.model import CNN, init_variables, key_of
-from jaxcnn.weights.convert import from_torch, infer_config, to_torch
-from jaxcnn.weights.files import load_file, refuse_folder
+from jaxcnn.weights.card import Described, from_metadata, of_run
+from jaxcnn.weights.convert import from_torch, infer_config, to_arrays
+from jaxcnn.weights.files import load_file, read_metadata, refuse_folder
 from jaxcnn.weights.state_dicts import find_network
 from jaxcnn.weights.transfer import Source, transplant
 
@@ -26,7 +27,8 @@ from jaxcnn.weights.transfer import Source, transplant
 def read_source(path: Path, given: Untold | None = None) -> Source:
     """Weights from a run's folder, an Orbax checkpoint, or a file that `torch.save` or safetensors wrote.
 
-    What a weight file cannot tell comes from `given`, else from a `config.json` beside it, else is assumed.
+    What a weight file cannot tell comes from `given`, else from its metadata (of a safetensors file that this program
+    wrote), else from a `config.json` beside it, else is assumed.
 
     Raises:
         InputError: when nothing usable is there, or the weights and the configuration disagree.
@@ -40,20 +42,22 @@ def read_source(path: Path, given: Untold | None = None) -> Source:
             variables, config = load_weights(path)
             if given.told():
                 changed = given.change(config)
-                variables, config = from_torch(to_torch(variables, config), changed), changed
+                variables, config = from_torch(to_arrays(variables, config), changed), changed
             return Source(variables, config, [])
         path = path / "model.pth"
     state_dict, assumed, notes = find_network(load_file(path), path)
     beside = path.parent / "config.json"
-    if is_there(beside):
-        saved = _saved_model(beside)
-        if saved is not None:
-            config = given.change(saved)
-            try:
-                return Source(from_torch(state_dict, config), config, assumed, notes)
-            except InputError as error:
-                raise InputError(f"{path} and the network in {beside} disagree: {error}") from error
-        notes = [*notes, f"{beside} describes no network of this program and is not used"]
+    where, described = "its metadata", from_metadata(read_metadata(path), path)
+    if described is None and is_there(beside):
+        where, described = str(beside), _describe_run(beside)
+        if described is None:
+            notes = [*notes, f"{beside} describes no network of this program and is not used"]
+    if described is not None:
+        config = given.change(described.model)
+        try:
+            return Source(from_torch(state_dict, config), config, assumed, notes, described.card)
+        except InputError as error:
+            raise InputError(f"{path} and the network in {where} disagree: {error}") from error
     config, more = infer_config(state_dict, given)
     return Source(from_torch(state_dict, config), config, [*assumed, *more], notes)
 
@@ -62,8 +66,8 @@ def read_source(path: Path, given: Untold | None = None) -> Source:
 _OWN = {"hidden_dims", "layers_per_block", "apply_pooling", "apply_bn", "num_blocks", "activation_function"}
 
 
-def _saved_model(path: Path) -> ModelConfig | None:
-    """The network in a run's config.json; None if the file is another program's."""
+def _describe_run(path: Path) -> Described | None:
+    """What a run's config.json tells of its network; None if the file is another program's."""
     try:
         values = json.loads(path.read_bytes())  # which tells UTF-8 from UTF-16, with a byte order mark or without
     except (OSError, ValueError, RecursionError) as error:
@@ -72,8 +76,8 @@ def _saved_model(path: Path) -> ModelConfig | None:
     known = {each.name for each in fields(ModelConfig)}
     if not isinstance(section, dict) or not ((section and section.keys() <= known) or section.keys() & _OWN):
         return None
-    config: ModelConfig = from_dict(ModelConfig, section, f"{path}: model.")
-    return config
+    model: ModelConfig = from_dict(ModelConfig, section, f"{path}: model.")
+    return Described(model, of_run(values, model, path))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
@@ -10,6 +10,9 @@ from jaxcnn.config.experiment import Head
 from jaxcnn.config.network import ModelConfig, stage_of
 from jaxcnn.errors import InputError, require_choice
 from jaxcnn.model import init_variables
+
+if TYPE_CHECKING:
+    from jaxcnn.weights.card import Card
 
 _NEW = {"fc3": ("fc3",), "all": ("fc1", "fc2", "fc3")}
 
@@ -23,6 +26,8 @@ class Source(NamedTuple):
     """What the files did not tell."""
     notes: Sequence[str] = ()
     """What else there is to say of how they were read."""
+    card: Card = Card()
+    """What the files tell of the images that the network reads, and of its classes."""
 
 
 class Transplant(NamedTuple):

@@ -1,0 +1,180 @@
+"""Image files: which there are in a folder, and each as an array of the size that a network reads."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from jaxcnn.data.decode import decode_image
+from jaxcnn.errors import InputError, reason
+
+if TYPE_CHECKING:
+    from jaxcnn.config.experiment import Resize
+
+_LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
+"""What systems leave among images, beside names that begin with a dot."""
+
+
+class Listing(NamedTuple):
+    """The files of a folder, in the order in which they become images."""
+
+    files: list[Path]
+    labels: np.ndarray | None
+    """int32 (N,); None where no folders name classes."""
+    class_names: tuple[str, ...]
+
+
+File = tuple[str, int, int]
+"""A file's name relative to the folder listed, its size in bytes and the time of its last change in ns."""
+
+
+def list_images(folder: Path) -> Listing:
+    """The files in `folder/<class>/`, by class and then by name, both alphabetical; classes may have subfolders.
+
+    Every file counts, whatever its name, unless it is hidden or a system's litter. Where there are no subfolders, the
+    files in `folder` itself are listed, without labels.
+
+    Raises:
+        InputError: when the folder cannot be read.
+    """
+    files, classes = scan(folder)
+    if not classes:
+        return Listing([folder / name for name, _, _ in files], None, ())
+    by_class = [walk(folder / name) for name in classes]
+    paths = [folder / name / each for name, found in zip(classes, by_class, strict=True) for each, _, _ in found]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(found) for found in by_class])
+    return Listing(paths, labels, tuple(classes))
+
+
+def scan(folder: Path | str) -> tuple[list[File], list[str]]:
+    """The files directly in a folder and the names of the folders in it, both sorted, without what is hidden.
+
+    Symbolic links count as what they lead to; one that leads nowhere is a file, to be refused by its name.
+
+    Raises:
+        InputError: when the folder cannot be read.
+    """
+    files, folders = [], []
+    try:
+        with os.scandir(folder) as found:
+            for each in found:
+                name = each.name
+                if name[0] == "." or name in _LITTER:
+                    continue
+                if each.is_dir():
+                    folders.append(name)
+                    continue
+                try:
+                    stat = each.stat()
+                    files.append((name, stat.st_size, stat.st_mtime_ns))
+                except OSError:
+                    files.append((name, 0, 0))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {reason(error)}; give another folder") from error
+    return sorted(files), sorted(folders)
+
+
+def walk(folder: Path) -> list[File]:
+    """All files below a folder, sorted. A link to a folder that it is in is not followed.
+
+    Raises:
+        InputError: when a folder cannot be read.
+    """
+    return sorted(_walk(str(folder), "", (os.stat(folder),)))
+
+
+def _walk(folder: str, prefix: str, above: tuple[os.stat_result, ...]) -> list[File]:
+    files, folders = scan(folder)
+    if prefix:
+        files = [(prefix + name, size, time) for name, size, time in files]
+    for name in folders:
+        at = os.stat(f"{folder}/{name}")
+        if not any(os.path.samestat(at, each) for each in above):
+            files += _walk(f"{folder}/{name}", f"{prefix}{name}/", (*above, at))
+    return files
+
+
+def read_image(
+    file: Path | bytes | bytearray | memoryview | Image.Image,
+    *,
+    size: int,
+    channels: int,
+    resize: "Resize" = "squash",
+    name: str = "the image",
+) -> np.ndarray:
+    """An image as a network of this input reads it, uint8 (size, size, channels), turned as its metadata says.
+
+    Args:
+        file: path, content of a file, or an image that Pillow has opened.
+        size: height and width.
+        channels: 3, or 1 for grey.
+        resize: how other sizes and shapes become squares.
+        name: what messages call what is no path.
+
+    Raises:
+        InputError: when it cannot be decoded, or colour would have to be thrown away; the message names the file.
+    """
+    source = bytes(file) if isinstance(file, (bytearray, memoryview)) else file
+    called = shown(file) if isinstance(file, Path) else name
+    return fit_decoded(decode_image(source, called, upright=True).pixels, size, channels, resize, called)
+
+
+def shown(path: Path | str) -> str:
+    """A path in one line of a message."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
+def fit_decoded(pixels: np.ndarray, size: int, channels: int, resize: "Resize", name: str) -> np.ndarray:
+    """`fit_image`, whose message names the image."""
+    try:
+        return fit_image(pixels, size, channels, resize)
+    except InputError as error:
+        raise InputError(f"{name} does not fit the network: {error}") from error
+
+
+def fit_image(image: np.ndarray, size: int, channels: int, resize: "Resize" = "squash") -> np.ndarray:
+    """Resizes an image to (size, size, channels), bilinearly; grey is repeated to make RGB.
+
+    Args:
+        image: uint8 (height, width, 1 or 3), or (height, width) for grey.
+        size: height and width wanted.
+        channels: 3, or 1 for grey.
+        resize: squash ignores the proportions; crop and pad are Pillow's `ImageOps.fit` and `ImageOps.pad`.
+
+    Raises:
+        InputError: when colour would have to be thrown away, or the image is neither grey nor RGB bytes.
+    """
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
+        raise InputError(f"an image has {image.dtype} values and shape {image.shape}; grey or RGB bytes are needed")
+    if image.shape[2] > channels:
+        raise InputError(f"the images are RGB, but model.in_channels={channels}; give 3, or weights that read RGB")
+    if image.shape == (size, size, channels):
+        return image
+    if image.shape[:2] != (size, size):
+        picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+        image = np.asarray(_SQUARED[resize](picture, size)).reshape(size, size, -1)
+    return np.broadcast_to(image, (size, size, channels))
+
+
+def _squash(picture: Image.Image, size: int) -> Image.Image:
+    return picture.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def _crop(picture: Image.Image, size: int) -> Image.Image:
+    return ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
+
+
+def _pad(picture: Image.Image, size: int) -> Image.Image:
+    longer = max(picture.size)
+    if min(picture.size) * size < longer:  # of which Pillow would leave nothing
+        width, height = (max(1, round(side * size / longer)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return ImageOps.pad(picture, (size, size), Image.Resampling.BILINEAR)
+
+
+_SQUARED = {"squash": _squash, "crop": _crop, "pad": _pad}

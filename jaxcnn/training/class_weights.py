@@ -1,0 +1,14 @@
+"""Weights of the loss by class."""
+
+import numpy as np
+
+
+def balanced_weights(labels: np.ndarray, num_classes: int) -> tuple[float, ...]:
+    """N / (classes * images of the class) for each class: scikit-learn's "balanced" weights.
+
+    Args:
+        labels: int (N,), of the training images.
+        num_classes: classes without images count too, with the weight 0.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    return tuple(len(labels) / (num_classes * count) if count else 0.0 for count in counts.tolist())
