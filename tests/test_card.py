@@ -12,7 +12,8 @@ from test_convert import SMALL, assert_same_variables, draw_weights
 from tiny_run import MODEL, weights
 
 from jaxcnn.cli.convert import Flags, convert
-from jaxcnn.weights.card import KEY, Card, from_metadata, of_run, to_metadata
+from jaxcnn.config.card import Card
+from jaxcnn.weights.card import KEY, from_metadata, of_run, to_metadata
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_metadata, write_state_dict
 from jaxcnn.weights.source import read_source

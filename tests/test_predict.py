@@ -18,10 +18,11 @@ from tiny_run import MODEL, TINY, ended, weights
 import jaxcnn
 from jaxcnn.cli.predict import program
 from jaxcnn.config import ModelConfig
+from jaxcnn.config.card import Card
 from jaxcnn.data.sets import load_dataset
 from jaxcnn.model import init_variables
 from jaxcnn.weights import classifier as classifier_module
-from jaxcnn.weights.card import Card, to_metadata
+from jaxcnn.weights.card import to_metadata
 from jaxcnn.weights.classifier import Classifier
 from jaxcnn.weights.files import write_state_dict
 from jaxcnn.weights.pytorch_network import torch_network

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from jaxcnn.cli.flags import parse_flags
-from jaxcnn.config.experiment import Device, Resize
-from jaxcnn.config.network import Untold
+from jaxcnn.config.experiment import Device
+from jaxcnn.config.network import Resize, Untold
 from jaxcnn.errors import InputError, local_path, require_int
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ from jaxcnn.config.experiment import Existing as Existing
 from jaxcnn.config.experiment import ExperimentConfig as ExperimentConfig
 from jaxcnn.config.experiment import Head as Head
 from jaxcnn.config.experiment import Protocol as Protocol
-from jaxcnn.config.experiment import Resize as Resize
 from jaxcnn.config.experiment import TransferConfig as TransferConfig
 from jaxcnn.config.experiment import from_dict as from_dict
 from jaxcnn.config.experiment import to_json as to_json
@@ -15,6 +14,7 @@ from jaxcnn.config.network import PRESETS as PRESETS
 from jaxcnn.config.network import SHALLOW as SHALLOW
 from jaxcnn.config.network import Activation as Activation
 from jaxcnn.config.network import ModelConfig as ModelConfig
+from jaxcnn.config.network import Resize as Resize
 from jaxcnn.config.network import WeightInit as WeightInit
 from jaxcnn.config.network import stage_of as stage_of
 from jaxcnn.config.training import Augment as Augment

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxcnn.config.network import ModelConfig, Untold
+from jaxcnn.config.network import ModelConfig, Resize, Untold
 from jaxcnn.config.training import Augment, FreezeConfig, OptimConfig, TrainConfig
 from jaxcnn.errors import (
     require,
@@ -22,7 +22,6 @@ from jaxcnn.errors import (
 Device = Literal["auto", "cpu", "gpu", "tpu"]
 Head = Literal["fc3", "all"]
 Protocol = Literal["sound", "original"]
-Resize = Literal["squash", "crop", "pad"]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from jaxcnn.errors import require, require_choice, require_int, require_number, 
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "leaky_relu", "elu"]
 WeightInit = Literal["default", "xavier", "kaiming", "normal"]
+Resize = Literal["squash", "crop", "pad"]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.config.experiment import Resize
+from jaxcnn.config.network import Resize
 from jaxcnn.data.cache import cache_title, cached, file_fingerprint
 from jaxcnn.data.images import fit_image
 from jaxcnn.data.progress import show_progress

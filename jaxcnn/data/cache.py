@@ -21,7 +21,7 @@ from jaxcnn.errors import reason
 from jaxcnn.files import cache_folder
 
 if TYPE_CHECKING:
-    from jaxcnn.config.experiment import Resize
+    from jaxcnn.config.network import Resize
 
 _FORMAT = 2
 """Of the arrays and of how images are decoded; another number makes every cached set be read again."""

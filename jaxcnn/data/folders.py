@@ -14,7 +14,7 @@ from jaxcnn.data.splits import Stored, hold_out_test
 from jaxcnn.errors import InputError
 
 if TYPE_CHECKING:
-    from jaxcnn.config.experiment import Resize
+    from jaxcnn.config.network import Resize
     from jaxcnn.data.image_reader import ImageReader
 
 _FORMAT = 1

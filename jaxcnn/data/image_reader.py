@@ -26,7 +26,7 @@ from jaxcnn.data.splits import Split, aligned_empty, take
 from jaxcnn.errors import InputError
 
 if TYPE_CHECKING:
-    from jaxcnn.config.experiment import Resize
+    from jaxcnn.config.network import Resize
 
 _CHUNK = 64
 """Images that a worker takes at a time."""

@@ -11,7 +11,7 @@ from jaxcnn.data.decode import decode_image
 from jaxcnn.errors import InputError, reason
 
 if TYPE_CHECKING:
-    from jaxcnn.config.experiment import Resize
+    from jaxcnn.config.network import Resize
 
 _LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
 """What systems leave among images, beside names that begin with a dot."""

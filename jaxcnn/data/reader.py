@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.config.experiment import Resize
+from jaxcnn.config.network import Resize
 from jaxcnn.data.cache import cache_title, cached, fingerprint
 from jaxcnn.data.decode import decode_image, tell_converted
 from jaxcnn.data.locate import recognise

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.config.experiment import DataConfig, Resize
+from jaxcnn.config.experiment import DataConfig
+from jaxcnn.config.network import Resize
 from jaxcnn.data.arrays import load_npz, stored_from_arrays
 from jaxcnn.data.folders import load_folder
 from jaxcnn.data.hugging_face import load_hugging_face

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from jaxcnn.config.card import Card
 from jaxcnn.config.experiment import CONTINUE, RESOLVED, Existing, ExperimentConfig, TransferConfig
 from jaxcnn.config.training import FreezeConfig
 from jaxcnn.data.sets import as_original, load_dataset
@@ -36,7 +37,7 @@ from jaxcnn.training.loop import Paused, evaluate, evaluation_step, fit
 from jaxcnn.training.records import EpochRecord, Metrics, TrainState
 from jaxcnn.training.soundness import require_trainable
 from jaxcnn.training.step import init_state
-from jaxcnn.weights.card import Card, to_metadata
+from jaxcnn.weights.card import to_metadata
 from jaxcnn.weights.checkpoint import Progress, open_checkpoints
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict

@@ -2,63 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxcnn.config.experiment import RESOLVED, Resize, from_dict
+from jaxcnn.config.card import Card
+from jaxcnn.config.experiment import RESOLVED, from_dict
 from jaxcnn.config.network import ModelConfig
-from jaxcnn.errors import InputError, reason, require, require_choice, require_number, set_plain
+from jaxcnn.errors import InputError, reason, require
 
 KEY = "jaxcnn"
 """The entry of a safetensors file's metadata that holds all of it, as JSON."""
 _VERSION = 1
-
-
-@dataclass(frozen=True)
-class Card:
-    """Which images a network reads, and what its outputs are called. An empty field is not known.
-
-    Raises:
-        InputError: when a field holds something else; the message names the field.
-    """
-
-    class_names: tuple[str, ...] = ()
-    """By label."""
-    mean: tuple[float, ...] = ()
-    """Of each channel of pixels in [0, 1], subtracted; `std` divides what is left."""
-    std: tuple[float, ...] = ()
-    """See `mean`."""
-    resize: Resize = "squash"
-    """How images of other sizes become squares."""
-
-    def __post_init__(self) -> None:
-        set_plain(self)
-        for name in ("class_names", "mean", "std"):
-            value = getattr(self, name)
-            require(isinstance(value, (list, tuple)), name, value, "give a sequence")
-            object.__setattr__(self, name, tuple(value))
-        names = self.class_names
-        require(all(isinstance(name, str) for name in names), "class_names", names, "every entry must be a text")
-        for value in self.mean:
-            require_number("mean", value, least=-1e6, most=1e6)
-        for value in self.std:
-            require_number("std", value, least=0, most=1e6, open_ends="(")
-        require_choice("resize", self.resize, Resize)
-
-    def check(self, model: ModelConfig) -> None:
-        """Refuses a card that is not this network's.
-
-        Raises:
-            InputError: when the number of names, means or deviations does not fit; the message names the field.
-        """
-        for name, count, what in (
-            ("class_names", model.num_classes, "class of the network"),
-            ("mean", model.in_channels, "channel of the network's images"),
-            ("std", model.in_channels, "channel of the network's images"),
-        ):
-            value = getattr(self, name)
-            require(len(value) in (0, count), name, value, f"give {count}, one for each {what}")
 
 
 class Described(NamedTuple):

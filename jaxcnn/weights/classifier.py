@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from jaxcnn.config.experiment import Resize
-from jaxcnn.config.network import Activation, ModelConfig, Untold
+from jaxcnn.config.card import Card
+from jaxcnn.config.network import Activation, ModelConfig, Resize, Untold
 from jaxcnn.data.image_reader import ImageReader, Wanted
 from jaxcnn.data.images import fit_image, read_image, shown, walk
 from jaxcnn.errors import InputError, local_path
@@ -23,7 +23,7 @@ from jaxcnn.files import is_there
 from jaxcnn.kernels.backend import backend_form, fixed_settings
 from jaxcnn.training.loop import compiled_eval_step
 from jaxcnn.training.records import Batch, softmax
-from jaxcnn.weights.card import Card, changed
+from jaxcnn.weights.card import changed
 from jaxcnn.weights.source import read_source
 
 Array: TypeAlias = np.ndarray[Any, Any]

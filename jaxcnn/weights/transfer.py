@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
+from jaxcnn.config.card import Card
 from jaxcnn.config.experiment import Head
 from jaxcnn.config.network import ModelConfig, stage_of
 from jaxcnn.errors import InputError, require_choice
 from jaxcnn.model import init_variables
-
-if TYPE_CHECKING:
-    from jaxcnn.weights.card import Card
 
 _NEW = {"fc3": ("fc3",), "all": ("fc1", "fc2", "fc3")}
 
