@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import pytest
 import torch
-from test_cli import contents, run, save, squeezed
+from test_cli import contents, run, squeezed
+from test_config_file import save
 
 from jaxcnn.cli import train
 from jaxcnn.cli.flags import parse
