@@ -10,6 +10,7 @@ import pytest
 from refusals import message
 
 from experiments.checks import make_archives as archives
+from jaxcnn.data import archives as module
 from jaxcnn.data.archives import CIFAR10, read_cifar_binary, read_cifar_python, read_svhn
 
 
@@ -79,10 +80,7 @@ def test_labels_and_names_out_of_range(tmp_path: Path) -> None:
 
 
 def test_bombs_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "jaxcnn.data.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.archives._LARGEST",
-        1_000_000,
-    )
+    monkeypatch.setattr(module, "_LARGEST", 1_000_000)
     told = refused_tar(tmp_path / "a.tar.gz", (member(f"{FOLDER}/readme", 2_000_000), bytes(2_000_000)))
     assert "it holds more than 1,000,000 bytes" in told
     # A size that the archive declares but does not hold.
@@ -223,9 +221,6 @@ def test_mats_of_something_else(x: Any, y: Any, why: str, tmp_path: Path) -> Non
 
 
 def test_mats_that_declare_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "jaxcnn.data.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.archives._LARGEST",
-        3072 * 10,
-    )
+    monkeypatch.setattr(module, "_LARGEST", 3072 * 10)
     archives.write_mat(tmp_path / "a.mat", archives.svhn()["train"])
     assert "not uint8 (32, 32, 3, N)" in message(lambda: read_svhn(tmp_path / "a.mat"))

@@ -186,7 +186,7 @@ def test_frequencies_are_those_of_the_definition():
     assert_frequency(both, count, np.mean([a.probability * b.probability for a, b in POLICY]))
 
 
-@pytest.mark.parametrize(("height", "width", "channels"), [(32, 32, 3), (6, 9, 1)])
+@pytest.mark.parametrize(("height", "width", "channels"), [(6, 9, 1), pytest.param(32, 32, 3, marks=pytest.mark.slow)])
 def test_flipcrop_gives_each_window_and_its_mirror_equally_often(height, width, channels):
     image = np.random.default_rng(0).integers(1, 256, (height, width, channels), dtype=np.uint8)
     padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))

@@ -157,10 +157,7 @@ def test_archives_given_as_prepared_sets(tmp_path: Path, monkeypatch: pytest.Mon
             told = message(lambda name=name, folder=folder: load(name=name, dir=folder))
             assert told == f"data.dir={folder} is a folder of archives, {needed}; give it by --data.archives {folder}"
     # With archives given, that is where they are kept and where the sets are prepared.
-    monkeypatch.setattr(
-        "jaxcnn.data.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.sets.prepare.prepare.__defaults__",
-        (None, checksums),
-    )
+    monkeypatch.setattr(prepare, "__defaults__", (None, checksums))
     assert len(load(dir=tmp_path / "official", archives=tmp_path / "official").test.labels) == 20
 
     unpacked = tmp_path / "python/cifar-10-batches-py"

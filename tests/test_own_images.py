@@ -16,8 +16,9 @@ from test_data import noise
 from test_decode import encode, png
 
 from jaxcnn.config import DataConfig
+from jaxcnn.data import image_reader
 from jaxcnn.data.images import list_images, read_image, walk
-from jaxcnn.data.sets import image_reader, load_dataset
+from jaxcnn.data.sets import load_dataset
 from jaxcnn.data.splits import Dataset, stratified_split
 
 SIZE = 8
