@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.config.experiment import ExperimentConfig
-from jaxcnn.config.training import FreezeConfig
 from jaxcnn.errors import InputError
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -77,23 +75,3 @@ def restart(optimizer: optax.GradientTransformation, opt_state: Any, trained: An
     if structure == given_structure and all(a.shape == b.shape for a, b in zip(leaves, given, strict=True)):
         return opt_state
     return jax.tree.map(jnp.array, optimizer.init(trained))  # copies: steps reuse buffers, and it may hold parameters
-
-
-def require_effect(config: ExperimentConfig, custom: Custom) -> None:
-    """Refuses settings that what the user gives would leave without effect, where they are not the defaults.
-
-    Raises:
-        InputError: naming the setting and what to do instead.
-    """
-    optim, freeze = config.optim, config.freeze
-    for given, name, unused, remedy in (
-        (custom.model, "freeze", freeze != FreezeConfig(), "freeze with an optimizer of your own, as by optax.freeze"),
-        (custom.model, "train.precision", config.train.precision != "float32", "give the module a dtype"),
-        (custom.model, "protocol", config.protocol != "sound", "it is for the built-in network"),
-        (custom.loss, "optim.label_smoothing", optim.label_smoothing > 0, "smooth within the loss"),
-        (custom.optimizer, "optim.clip_norm", optim.clip_norm is not None, "chain optax.clip_by_global_norm"),
-        (custom.optimizer, "freeze.layer_decay", freeze.layer_decay != 1, "give rates by optax.partition"),
-    ):
-        if given is not None and unused:
-            kind = next(field for field, value in custom._asdict().items() if value is given)
-            raise InputError(f"{name} has no effect with your own {kind}: {remedy}")

@@ -22,12 +22,12 @@ from jaxcnn.errors import InputError
 from jaxcnn.kernels.backend import Jit, backend_form, fixed_settings, jit
 from jaxcnn.kernels.primitives import take_images
 from jaxcnn.masks import frozen_stages, settled_epoch
-from jaxcnn.training.custom import BUILT_IN, Augmentation, Custom, Loss, require_effect
+from jaxcnn.training.custom import BUILT_IN, Augmentation, Custom, Loss
 from jaxcnn.training.decisions import plateau_scale, stopped
 from jaxcnn.training.features import caches_features, compute_features
 from jaxcnn.training.optim import Schedule, make_schedule
 from jaxcnn.training.records import Batch, EpochRecord, Evaluation, Metrics, TrainState
-from jaxcnn.training.soundness import require_trainable
+from jaxcnn.training.soundness import require_effect, require_trainable
 from jaxcnn.training.step import EvalStep, TrainStep, make_eval_step, make_train_step, unfreeze
 
 TrainEpoch = Callable[..., tuple[TrainState, Metrics]]
