@@ -14,7 +14,7 @@ import pytest
 from experiments.bench import __main__ as bench
 from experiments.checks import compare_pytorch, faults, fuzz
 from jaxcnn import SHALLOW, init_variables
-from jaxcnn.cli import baselines, convert, train, transfer
+from jaxcnn.cli import baselines, convert, predict, train, transfer
 from jaxcnn.cli import flags as cli
 from jaxcnn.cli.flags import baseline
 from jaxcnn.config.experiment import to_json
@@ -50,6 +50,8 @@ def parses(words: list[str]) -> bool:
         return bool(transfer.parse(flags)[0])
     if module == "experiments.convert":
         return bool(convert.tyro.cli(convert.Flags, args=flags))
+    if module == "experiments.predict":
+        return bool(predict.tyro.cli(predict.Flags, args=flags).images)
     if module in FLAGS:
         return bool(cli.parse_flags(FLAGS[module](), "", flags))
     if module in ARGPARSE:
@@ -142,7 +144,8 @@ def test_the_commands_on_embedded_data_run_one_after_the_other(tmp_path: Path, m
 def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_state_dict(Path("runs/cifar10/model.pth"), init_variables(SHALLOW, jax.random.key(0)), SHALLOW)
-    write_json(Path("runs/cifar10/config.json"), to_json(baseline("cifar10")))
+    resolved = {"mean": [0.5] * 3, "std": [0.25] * 3, "class_names": list("abcdefghij")}
+    write_json(Path("runs/cifar10/config.json"), {**to_json(baseline("cifar10")), "resolved": resolved})
     names: dict[str, dict[str, Any]] = {}
     for path, page in PAGES.items():
         for example in blocks(page, "python"):
@@ -151,6 +154,7 @@ def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert names["python.md"]["logits"].shape == (100, 10)
     assert Path("runs/small/summary.json").is_file()
     assert names["python.md"]["result"].accuracy > 50  # of the network and the parts of one's own
+    assert names["predict.md"]["probabilities"].shape == (2, 10)
     given, trained = init_variables(SHALLOW, jax.random.key(0)), names["python.md"]["variables"]
     moved = {
         collection: {name: not same(given[collection][name], module) for name, module in modules.items()}

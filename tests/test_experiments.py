@@ -33,6 +33,7 @@ from jaxcnn.training.records import EpochRecord
 from jaxcnn.weights.pytorch_network import TorchCNN
 
 FILES = {
+    "classes.csv",
     "config.json",
     "confusion.png",
     "curves.png",
@@ -74,7 +75,18 @@ def test_the_saved_configuration_is_the_runs_own(finished: Path) -> None:
 def test_the_summary_agrees_with_the_other_files(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary.keys() == {
-        *("name", "dataset", "seed", "test_accuracy", "test_loss", "val_accuracy", "val_loss", "best_epoch", "epochs"),
+        *(
+            "name",
+            "dataset",
+            "seed",
+            "test_accuracy",
+            "balanced_accuracy",
+            "test_loss",
+            "val_accuracy",
+            "val_loss",
+            "best_epoch",
+            "epochs",
+        ),
         *(
             "stopped",
             "seconds",

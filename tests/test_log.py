@@ -16,11 +16,13 @@ from tiny_run import TINY, rows
 
 from jaxcnn.config import ExperimentConfig, FreezeConfig, OptimConfig, TransferConfig
 from jaxcnn.config.experiment import to_json
+from jaxcnn.errors import MachineError
 from jaxcnn.files import write_json
 from jaxcnn.runs.log import check_log, log_path, update_log
 
 SUMMARY = {
-    "dataset": "digits", "mask": "full", "seed": 0, "test_accuracy": 93.75, "test_loss": 0.25, "val_accuracy": None,
+    "dataset": "digits", "mask": "full", "seed": 0, "test_accuracy": 93.75, "balanced_accuracy": 92.5,
+    "test_loss": 0.25, "val_accuracy": None,
     "val_loss": None, "best_epoch": 1, "epochs": 2, "stopped": "all 2 epochs are done", "seconds": 1.5,
     "images_per_second": 10.0, "trainable_parameters": 5, "total_parameters": 6, "wall_seconds": 2.5,
 }  # fmt: skip
@@ -257,7 +259,7 @@ def test_a_log_that_cannot_be_written_stays_as_it_is(tmp_path: Path, monkeypatch
         raise OSError("No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    assert "No space left on device; free space" in message(lambda: update_log(tmp_path, transfers=False))
+    assert "No space left on device; free space" in message(lambda: update_log(tmp_path, transfers=False), MachineError)
     assert log_path(tmp_path, transfers=False).read_bytes() == before
 
 

@@ -283,7 +283,7 @@ def padded(image: Image.Image) -> Image.Image:
         return ImageOps.pad(image, (SIZE, SIZE), Image.Resampling.BILINEAR)
     line = (SIZE, 1) if image.width > image.height else (1, SIZE)  # of which Pillow would leave nothing
     out = Image.new("RGB", (SIZE, SIZE))
-    out.paste(image.resize(line, Image.Resampling.BILINEAR), ((SIZE - line[0]) // 2, (SIZE - line[1]) // 2))
+    out.paste(image.resize(line, Image.Resampling.BILINEAR), (round((SIZE - line[0]) / 2), round((SIZE - line[1]) / 2)))
     return out
 
 

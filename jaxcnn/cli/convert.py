@@ -34,7 +34,7 @@ def convert(flags: Flags) -> None:
         InputError: when the source cannot be read or the destination is taken.
     """
     from jaxcnn.runs.console import Terminal
-    from jaxcnn.weights.card import to_metadata
+    from jaxcnn.weights.card import Card, to_metadata
     from jaxcnn.weights.convert import flags_to_read, to_torch
     from jaxcnn.weights.files import write_state_dict
     from jaxcnn.weights.source import read_source
@@ -72,7 +72,7 @@ def convert(flags: Flags) -> None:
             f"largest difference of the logits on 64 random images: {difference:.2g} (logits up to {scale:.2g})"
         )
     if flags.destination.suffix == ".safetensors":
-        write_state_dict(flags.destination, variables, config, to_metadata(config, card))
+        write_state_dict(flags.destination, variables, config, to_metadata(config, card or Card()))
     elif flags.destination.suffix in WEIGHT_FILES:
         write_state_dict(flags.destination, variables, config)
         if words := flags_to_read(to_torch(variables, config), config):

@@ -53,6 +53,7 @@ def predict(flags: Flags) -> None:
     """
     from jaxcnn.runs.console import Terminal
     from jaxcnn.runs.device import select_device
+    from jaxcnn.runs.folder import is_unfinished
     from jaxcnn.runs.predictions import accuracy, predictions_table, untold, write_csv, write_json
     from jaxcnn.weights.classifier import image_files, read_classifier
 
@@ -78,6 +79,8 @@ def predict(flags: Flags) -> None:
         console.print(f"assumed, as the model does not tell: {assumption}", markup=False)
     for note in classifier.notes:
         console.print(note, markup=False)
+    if is_unfinished(model if model.is_dir() else model.parent):
+        console.print(f"the run of {model} is not finished; its best epoch so far is taken", markup=False)
     classes = [str(name) for name in classifier.classes]
     predictions, broken = _classify(classifier, classes, files, flags.skip_broken)
     if not predictions:

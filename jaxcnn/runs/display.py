@@ -163,7 +163,7 @@ def results_table(summary: Summary) -> Table:
     table = Table(title=Text(title, "table.title"), show_header=False)
     best = Text(f"epoch {summary['best_epoch']} of {summary['epochs']} ({summary['stopped']})")
     table.add_row("test accuracy", f"[bold]{summary['test_accuracy']:.2f} %[/]")
-    if "balanced_accuracy" in summary:  # not of runs that an older version finished
+    if summary["balanced_accuracy"] is not None:  # of a run that an older version finished
         table.add_row("balanced accuracy", f"{summary['balanced_accuracy']:.2f} %")
     table.add_row("test loss", "not finite" if summary["test_loss"] is None else f"{summary['test_loss']:.4f}")
     if summary["val_accuracy"] is not None:

@@ -45,6 +45,7 @@ SUMMARY: dict[str, Any] = {
     "mask": str,
     "seed": int,
     "test_accuracy": _NUMBER,
+    "balanced_accuracy": (*_NUMBER, NoneType),
     "test_loss": (*_NUMBER, NoneType),
     "val_accuracy": (*_NUMBER, NoneType),
     "val_loss": (*_NUMBER, NoneType),
@@ -268,7 +269,7 @@ def read_summary(path: Path) -> Summary:
         InputError: when the file is damaged.
     """
     remedy = "delete it, and the same command computes it again"
-    summary = read_json(path, remedy)
+    summary = {"balanced_accuracy": None, **read_json(path, remedy)}  # which earlier versions did not write
     wrong = [name for name, kind in SUMMARY.items() if not _is(summary.get(name, ...), kind)]
     if wrong:
         raise InputError(f"{path} lacks {', '.join(wrong)}, or has something else there; {remedy}")

@@ -1,11 +1,13 @@
 """What a network says of images: a table to look at, and files."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -37,15 +39,14 @@ def accuracy(predictions: Sequence[Prediction]) -> tuple[float, int] | None:
 
 def predictions_table(predictions: Sequence[Prediction], classes: Sequence[str], top_k: int) -> Table:
     """The most probable classes of the first images, each with its probability in percent."""
-    table = Table()
+    table = Table(box=SIMPLE_HEAD)
     table.add_column("image", overflow="fold")
-    for _ in range(top_k):
-        table.add_column("class", overflow="fold")
-        table.add_column("%", justify="right")
+    for place in range(1, top_k + 1):
+        table.add_column(f"{place}.", overflow="fold")
     for each in predictions[:_ROWS]:
         order = np.argsort(-each.probabilities, kind="stable")[:top_k]
-        cells = [(shown(classes[i]), f"{100 * each.probabilities[i]:.2f}") for i in order]
-        table.add_row(Text(shown(str(each.file))), *(Text(text) for cell in cells for text in cell))
+        cells = [f"{shown(classes[i])} {100 * each.probabilities[i]:.2f} %" for i in order]
+        table.add_row(*map(Text, [shown(each.file), *cells]))
     return table
 
 
@@ -60,7 +61,7 @@ def write_csv(path: Path, predictions: Sequence[Prediction], classes: Sequence[s
     Raises:
         InputError: when it cannot be written.
     """
-    rows = [[each.file, each.label, each.best, *map(str, each.probabilities)] for each in predictions]
+    rows = [[_in_utf8(each.file), each.label, each.best, *map(str, each.probabilities)] for each in predictions]
     names = (f"p({name})" for name in classes)
     write_text(path, csv_text([["file", "label", "prediction", *names], *rows]))
 
@@ -77,7 +78,7 @@ def write_json(path: Path, predictions: Sequence[Prediction], classes: Sequence[
         "accuracy": None if found is None else found[0],
         "images": [
             {
-                "file": str(each.file),
+                "file": _in_utf8(each.file),
                 "label": each.label,
                 "prediction": each.best,
                 "probabilities": [float(str(p)) for p in each.probabilities],  # as short as float32 is
@@ -86,3 +87,8 @@ def write_json(path: Path, predictions: Sequence[Prediction], classes: Sequence[
         ],
     }
     write_text(path, json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def _in_utf8(path: Path) -> str:
+    """A path as text that a file can hold: a name may be any bytes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -47,7 +47,7 @@ def from_metadata(metadata: Mapping[str, str], path: Path) -> Described | None:
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} has metadata that cannot be used: {reason(error)}; write it again from the run or model.pth with "
-            "python -m experiments.convert"
+            "jaxcnn convert"
         ) from error
     return Described(model, card)
 

@@ -189,7 +189,7 @@ def load(
 def read_classifier(path: Path, untold: Untold, **given: Any) -> Classifier:
     """What `load` returns, without its warning; `given` are the other arguments of it."""
     source = read_source(path, untold)
-    card = changed(source.card, **given)
+    card = changed(source.card or Card(), **given)
     card.check(source.config)
     if not (card.mean and card.std):
         raise InputError(

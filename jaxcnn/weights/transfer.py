@@ -24,7 +24,7 @@ class Source(NamedTuple):
     """What the files did not tell."""
     notes: Sequence[str] = ()
     """What else there is to say of how they were read."""
-    card: Card = Card()
+    card: Card | None = None
     """What the files tell of the images that the network reads, and of its classes."""
 
 
