@@ -139,23 +139,36 @@ def test_the_commands_on_embedded_data_run_one_after_the_other(tmp_path: Path, m
     assert ran >= 7
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("isolated")
-def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def run_examples(page: Path) -> dict[str, Any]:
     write_state_dict(Path("runs/cifar10/model.pth"), init_variables(SHALLOW, jax.random.key(0)), SHALLOW)
     resolved = {"mean": [0.5] * 3, "std": [0.25] * 3, "class_names": list("abcdefghij")}
     write_json(Path("runs/cifar10/config.json"), {**to_json(baseline("cifar10")), "resolved": resolved})
-    names: dict[str, dict[str, Any]] = {}
-    for path, page in PAGES.items():
-        for example in blocks(page, "python"):
-            exec(example, names.setdefault(path.name, {}))
-    assert names["README.md"]["model"].config.num_classes == 10
-    assert names["python.md"]["logits"].shape == (100, 10)
+    names: dict[str, Any] = {}
+    for example in blocks(PAGES[page], "python"):
+        exec(example, names)
+    return names
+
+
+def test_the_python_examples_of_the_readme_and_of_predictions_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_examples(README)["model"].config.num_classes == 10
+    assert run_examples(ROOT / "docs" / "predict.md")["probabilities"].shape == (2, 10)
+    pages = {path.name for path, page in PAGES.items() if blocks(page, "python")}
+    assert pages == {"README.md", "data.md", "predict.md", "python.md"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("isolated")
+def test_the_examples_from_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_examples(ROOT / "docs" / "python.md")
+    assert names["summary"]["epochs"] == 2
     assert Path("runs/small/summary.json").is_file()
-    assert names["python.md"]["result"].accuracy > 50  # of the network and the parts of one's own
-    assert names["predict.md"]["probabilities"].shape == (2, 10)
-    given, trained = init_variables(SHALLOW, jax.random.key(0)), names["python.md"]["variables"]
+    assert names["result"].accuracy > 50  # of the network with parts of one's own
+    assert names["logits"].shape == (100, 10)
+    given, trained = init_variables(SHALLOW, jax.random.key(0)), names["variables"]
     moved = {
         collection: {name: not same(given[collection][name], module) for name, module in modules.items()}
         for collection, modules in trained.items()

@@ -33,8 +33,9 @@ def convert(flags: Flags) -> None:
     Raises:
         InputError: when the source cannot be read or the destination is taken.
     """
+    from jaxcnn.config.card import Card
     from jaxcnn.runs.console import Terminal
-    from jaxcnn.weights.card import Card, to_metadata
+    from jaxcnn.weights.card import to_metadata
     from jaxcnn.weights.convert import flags_to_read, to_torch
     from jaxcnn.weights.files import write_state_dict
     from jaxcnn.weights.source import read_source
