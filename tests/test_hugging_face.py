@@ -10,7 +10,8 @@ from refusals import message
 from test_data import noise
 
 from jaxcnn.config import DataConfig
-from jaxcnn.data.sets import hugging_face, load_dataset
+from jaxcnn.data import hugging_face
+from jaxcnn.data.sets import load_dataset
 from jaxcnn.data.splits import Dataset
 
 datasets = pytest.importorskip("datasets", reason="the extra [hf] is not installed")

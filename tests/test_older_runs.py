@@ -31,7 +31,7 @@ def test_a_run_of_an_earlier_version_goes_on_to_its_numbers(tmp_path: Path, caps
     assert "continuing after epoch 1 and 4 of 11 steps\n" in capsys.readouterr().out
 
     wanted = json.loads((finished / "summary.json").read_text())
-    assert summary.keys() == wanted.keys()
+    assert summary.keys() >= wanted.keys()  # later versions tell more
     for name, value in wanted.items():
         if name not in ("seconds", "images_per_second", "wall_seconds"):
             assert summary[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value), name

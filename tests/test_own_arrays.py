@@ -17,8 +17,8 @@ from test_data import noise
 
 import jaxcnn
 from jaxcnn.config import DataConfig, OptimConfig
+from jaxcnn.data import arrays as arrays_module
 from jaxcnn.data.images import fit_image
-from jaxcnn.data.sets import arrays as arrays_module
 from jaxcnn.data.sets import channel_statistics, load_dataset
 from jaxcnn.data.splits import Dataset
 from jaxcnn.runs.scores import balanced_accuracy, class_scores

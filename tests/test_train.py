@@ -187,8 +187,9 @@ def test_validation_is_evaluated_with_the_epochs_own_weights_and_unsmoothed() ->
     config = experiment(label_smoothing=0.3, learning_rate=0.02)
     states, records = run(config, dataset)
     inputs = standardise(jnp.asarray(dataset.validation.images), MEAN, STD)
+    apply = jax.jit(CNN(MODEL).apply)
     for state, record in zip(states, records, strict=True):
-        logits = np.asarray(CNN(MODEL).apply(variables_of(state), inputs), np.float64)
+        logits = np.asarray(apply(variables_of(state), inputs), np.float64)
         log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
         labels = dataset.validation.labels
         assert record.val_loss == pytest.approx(-log_probabilities[np.arange(21), labels].mean(), rel=1e-6)

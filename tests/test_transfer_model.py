@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from test_parity import NETWORKS, REFERENCE, load
+from test_parity import REFERENCE, load
 from test_transfer import MASKS, TINY
 
 from jaxcnn import InputError, ModelConfig
@@ -20,7 +20,7 @@ from jaxcnn.weights.transfer import Source, transplant
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["small", pytest.param("deep", marks=pytest.mark.slow)])
 def test_trainable_names_are_the_originals(name: str, mask: str) -> None:
     wanted = json.loads((REFERENCE / name / "meta.json").read_text())["trainable"][mask]
     config = replace(load(name)[0], num_classes=100)
