@@ -85,10 +85,11 @@ def test_layouts_of_other_programs(case: str, tmp_path: Path) -> None:
     folder = tmp_path / "home/other"
     folder.mkdir(parents=True)
     make(folder)
-    flags = (
-        "--data.name folder --data.dir " if "image files" in what else "--data.name hf:" if "Hugging" in what else ""
-    )
-    remedy = f"give {flags}{folder}" if flags and case != "hub cache" else BY_TFDS
+    remedy = BY_TFDS
+    if "image files" in what:
+        remedy = f"give --data.name folder --data.dir {folder}"
+    elif case in ("parquet", "saved dict", "saved split"):
+        remedy = f"give --data.name hf:{folder}"
     before = sorted(folder.rglob("*"))
     for name in ("cifar10", "other"):  # the one would be prepared there
         told = message(lambda name=name: load(name=name, dir=folder))
