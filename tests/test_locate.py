@@ -85,10 +85,15 @@ def test_layouts_of_other_programs(case: str, tmp_path: Path) -> None:
     folder = tmp_path / "home/other"
     folder.mkdir(parents=True)
     make(folder)
+    remedy = BY_TFDS
+    if "image files" in what:
+        remedy = f"give --data.name folder --data.dir {folder}"
+    elif case in ("parquet", "saved dict", "saved split"):
+        remedy = f"give --data.name hf:{folder}"
     before = sorted(folder.rglob("*"))
     for name in ("cifar10", "other"):  # the one would be prepared there
         told = message(lambda name=name: load(name=name, dir=folder))
-        assert told == f"data.dir={folder} is {what}, where a folder of prepared sets is needed; {BY_TFDS}"
+        assert told == f"data.dir={folder} is {what}, where a folder of prepared sets is needed; {remedy}"
     told = message(lambda: load(8, name="other", dir=folder.parent))
     assert what in told
     told = message(lambda: prepare("svhn_cropped", tmp_path / "sets", folder))
@@ -103,7 +108,8 @@ def test_a_foreign_folder_of_the_sets_name_beside_prepared_sets(tmp_path: Path) 
     photographs(tmp_path / "photos")
     told = message(lambda: load(8, name="photos", dir=tmp_path))
     assert told == (
-        f"{tmp_path / 'photos'} is a folder of image files by class (ant, bee, cow), no prepared set; {BY_TFDS}"
+        f"{tmp_path / 'photos'} is a folder of image files by class (ant, bee, cow), no prepared set; "
+        f"give --data.name folder --data.dir {tmp_path / 'photos'}"
     )
     saved_split(tmp_path / "hub/1.0.0")
     (tmp_path / "hub/1.0.0/dataset_info.json").write_text('{"builder_name": "parquet", "splits": {}}')

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,35 +17,8 @@ _LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
 """What systems leave among images, beside names that begin with a dot."""
 
 
-class Listing(NamedTuple):
-    """The files of a folder, in the order in which they become images."""
-
-    files: list[Path]
-    labels: np.ndarray | None
-    """int32 (N,); None where no folders name classes."""
-    class_names: tuple[str, ...]
-
-
 File = tuple[str, int, int]
 """A file's name relative to the folder listed, its size in bytes and the time of its last change in ns."""
-
-
-def list_images(folder: Path) -> Listing:
-    """The files in `folder/<class>/`, by class and then by name, both alphabetical; classes may have subfolders.
-
-    Every file counts, whatever its name, unless it is hidden or a system's litter. Where there are no subfolders, the
-    files in `folder` itself are listed, without labels.
-
-    Raises:
-        InputError: when the folder cannot be read.
-    """
-    files, classes = scan(folder)
-    if not classes:
-        return Listing([folder / name for name, _, _ in files], None, ())
-    by_class = [walk(folder / name) for name in classes]
-    paths = [folder / name / each for name, found in zip(classes, by_class, strict=True) for each, _, _ in found]
-    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(found) for found in by_class])
-    return Listing(paths, labels, tuple(classes))
 
 
 def scan(folder: Path | str) -> tuple[list[File], list[str]]:

@@ -12,7 +12,8 @@ from jaxcnn.errors import InputError, reason
 
 _VERSION = r"\d+\.\d+\.\d+"
 _IMAGE = re.compile(r"\.(?:jpe?g|png|gif|bmp|tiff?|webp|avif|p[bgp]m)$", re.IGNORECASE)
-_HUGGING_FACE = ("dataset_dict.json", "state.json", "*.arrow", "*/*.arrow", "*.parquet", "*/*.parquet", "datasets--*")
+_HUB = "datasets--*"
+_HUGGING_FACE = ("dataset_dict.json", "state.json", "*.arrow", "*/*.arrow", "*.parquet", "*/*.parquet", _HUB)
 _TORCHVISION = ("raw/*-ubyte*", "*/raw/*-ubyte*", "*-ubyte.gz", "stl10_binary")
 _BY_TFDS = "prepare it with a tfds builder that yields its images (file_format='array_record'), and give that folder"
 _ARCHIVES = (
@@ -30,6 +31,13 @@ class Mistaken(NamedTuple):
     what: str
     remedy: str | None = None
     """Which path to give instead, if there is one."""
+    flags: str | None = None
+    """What reads it as it is, if anything does."""
+
+    @property
+    def data_remedy(self) -> str:
+        """What to do where it was given as a folder of prepared sets."""
+        return self.remedy or (_BY_TFDS if self.flags is None else f"give {self.flags}")
 
 
 def find_prepared(name: str, data_dir: Path) -> Path | None:
@@ -74,7 +82,7 @@ def recognise(path: Path) -> Mistaken | None:
             if path.name in _ARCHIVES:
                 return Mistaken("an archive", f"give the folder that it is in: --data.archives {path.parent}")
             if path.suffix == ".npz":
-                return Mistaken("a file of arrays", f"give --data.name npz --data.dir {path}")
+                return Mistaken("a file of arrays", flags=f"--data.name npz --data.dir {path}")
             return Mistaken("a file", f"give a folder, such as {path.parent}")
         if path.is_dir():
             return _own_folder(path) or (None if holds_sets(path) else _unpacked(path) or _foreign(path))
@@ -95,14 +103,14 @@ def refuse_other_folders(name: str, data_dir: Path, archives_given: bool) -> Non
     home, found = data_dir / name.partition(":")[0], None
     with suppress(OSError):
         if home.is_dir() and (found := _foreign(home)) is not None:
-            raise InputError(f"{home} is {found.what}, no prepared set; {found.remedy or _BY_TFDS}")
+            raise InputError(f"{home} is {found.what}, no prepared set; {found.data_remedy}")
     if not _holds_archives(data_dir) or holds_sets(data_dir):
         found = recognise(data_dir)
     elif not archives_given:
         found = Mistaken("a folder of archives", f"give it by --data.archives {data_dir}")
     if found is not None:
         what = f"{found.what}, where a folder of prepared sets is needed"
-        raise InputError(f"data.dir={data_dir} is {what}; {found.remedy or _BY_TFDS}")
+        raise InputError(f"data.dir={data_dir} is {what}; {found.data_remedy}")
 
 
 def holds_sets(path: Path) -> bool:
@@ -160,15 +168,16 @@ def _unpacked(path: Path) -> Mistaken | None:
 def _foreign(path: Path) -> Mistaken | None:
     """Layouts of other programs."""
     if any(next(path.glob(pattern), None) for pattern in _HUGGING_FACE):
-        return Mistaken("a data set in Hugging Face's layout", f"give --data.name hf:{path}")
+        hub = any(path.glob(_HUB))
+        return Mistaken("a data set in Hugging Face's layout", flags=None if hub else f"--data.name hf:{path}")
     if any(next(path.glob(pattern), None) for pattern in _TORCHVISION):
         return Mistaken("a folder of torchvision's archives of other sets")
     if classes := _classes(path):
         what = f"a folder of image files by class ({', '.join(classes[:3])})"
-        return Mistaken(what, f"give --data.name folder --data.dir {path}")
+        return Mistaken(what, flags=f"--data.name folder --data.dir {path}")
     if splits := [each.name for each in _folders(path) if _classes(each)]:
         what = f"a folder of image files by split and class ({', '.join(splits[:3])})"
-        return Mistaken(what, f"give --data.name folder --data.dir {path}")
+        return Mistaken(what, flags=f"--data.name folder --data.dir {path}")
     if (path / "dataset_info.json").exists():
         return Mistaken("a folder with the dataset_info.json of another program")
     return None
