@@ -62,6 +62,7 @@ def make_set(
     config: str | None = None,
     supervised: bool = True,
     features: dict[str, Any] | None = None,
+    in_order: bool = False,
 ) -> Path:
     """Prepares a set with a builder of tfds's kind.
 
@@ -69,6 +70,7 @@ def make_set(
         data_dir: where.
         examples: by split: an array or what else tfds takes for an image, a label, and maybe a dict of other features.
         features: in place of `picture` and `kind`.
+        in_order: keeps the order of the examples, which tfds shuffles otherwise.
     """
 
     class Toys(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -86,6 +88,7 @@ def make_set(
                     }
                 ),
                 supervised_keys=("picture", "kind") if supervised else None,
+                disable_shuffling=in_order,
             )
 
         def _split_generators(self, _: Any) -> Any:

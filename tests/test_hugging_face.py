@@ -16,6 +16,8 @@ from jaxcnn.data.splits import Dataset
 
 datasets = pytest.importorskip("datasets", reason="the extra [hf] is not installed")
 
+pytestmark = pytest.mark.filterwarnings("ignore::dill.PicklingWarning")  # of dill, which datasets pickles with
+
 IMAGES, LABELS = noise(12, 8, 8, 3), np.arange(12) % 3
 
 

@@ -1,15 +1,18 @@
 """Data sets from `.npz` files and a program's arrays; weights and scores of unequal classes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from refusals import message
 from sklearn.metrics import balanced_accuracy_score, recall_score
 from sklearn.utils.class_weight import compute_class_weight
-from small_training import MEAN, MODEL, STD, draw_split, draw_variables
+from small_training import MEAN, MODEL, STD, draw_split, torch_inputs, variables_of
 from test_data import noise
 
 import jaxcnn
@@ -22,6 +25,8 @@ from jaxcnn.runs.scores import balanced_accuracy, class_scores
 from jaxcnn.training.class_weights import balanced_weights
 from jaxcnn.training.records import Batch
 from jaxcnn.training.step import init_state, make_train_step
+from jaxcnn.weights.convert import from_torch, to_torch
+from jaxcnn.weights.pytorch_network import TorchCNN
 
 IMAGES, LABELS = noise(30, 8, 8, 3), np.arange(30) % 3
 
@@ -87,7 +92,10 @@ def test_npz_with_plain_names(tmp_path: Path) -> None:
         ({"images": IMAGES, "labels": LABELS, "split": np.array(["test"] * 3)}, "3 entries of split"),
         ({"images": IMAGES, "labels": LABELS, "class_names": np.array(["a"])}, "labels have 1, but class_names has"),
         ({"images": IMAGES, "labels": LABELS.astype(object)}, "is no .npz file of plain arrays: Object arrays cannot"),
-        ({"train_images": IMAGES, "train_labels": LABELS, "test_images": IMAGES, "test_labels": LABELS + 9}, "have 3"),
+        (
+            {"train_images": IMAGES, "train_labels": LABELS, "test_images": IMAGES, "test_labels": LABELS + 9},
+            "labels have 9",
+        ),
     ],
 )
 def test_npz_that_cannot_be_used_is_named(values: dict[str, Any], why: str, tmp_path: Path) -> None:
@@ -142,29 +150,32 @@ def test_scores_are_scikit_learns() -> None:
     )
 
 
-def test_class_weights_weigh_the_training_loss_alone() -> None:
-    weights = (0.5, 2.0, 0.0, 1.0)
+@pytest.mark.usefixtures("compiled_once")
+def test_class_weights_are_those_of_pytorchs_loss() -> None:
+    weights, rate = (0.5, 2.0, 0.0, 1.0), 2.0**-3
+    model = replace(MODEL, layers_per_block=(1, 1), apply_bn=(0, 0))
+    optim = OptimConfig(optimizer="sgd", momentum=0.0, weight_decay=0.0)
     split = draw_split(6, 0)
-    batch = Batch(split.images, split.labels, np.arange(6) < 5)
-    state = init_state(draw_variables(MODEL), MODEL, OptimConfig(), seed=0)
-    common = {
-        "model": MODEL,
-        "mean": MEAN,
-        "std": STD,
-        "optim": OptimConfig(),
-        "schedule": lambda step: 0.0,
-        "augmentation": "none",
-    }
-    with jax.disable_jit():
-        _, plain = make_train_step(**common)(state, batch, np.float32(1))
-        _, weighted = make_train_step(**common, class_weights=weights)(state, batch, np.float32(1))
-    assert weighted.count == plain.count == 5
-    assert weighted.correct == plain.correct
-    per_class = []
-    with jax.disable_jit():
-        for label in range(4):
-            only = tuple(float(label == other) for other in range(4))
-            _, metrics = make_train_step(**common, class_weights=only)(state, batch, np.float32(1))
-            per_class.append(float(metrics.loss))
-    assert float(plain.loss) == pytest.approx(sum(per_class), rel=1e-5)
-    assert float(weighted.loss) == pytest.approx(np.dot(weights, per_class), rel=1e-5)
+    torch.manual_seed(0)
+    network = TorchCNN(model)
+    state = init_state(from_torch(network.state_dict(), model), model, optim, seed=0)
+    step = make_train_step(
+        model=model,
+        optim=optim,
+        schedule=lambda step: jnp.float32(rate),
+        mean=MEAN,
+        std=STD,
+        augmentation="none",
+        class_weights=weights,
+    )
+    state, metrics = jax.jit(step)(state, Batch(split.images, split.labels, np.arange(6) < 5), np.float32(1))
+    per_image = torch.nn.CrossEntropyLoss(torch.tensor(weights), reduction="none")
+    losses = per_image(network(torch_inputs(split).float()), torch.from_numpy(split.labels).long())[:5]
+    (losses.sum() / 5).backward()
+    assert float(metrics.loss) == pytest.approx(losses.sum().item(), rel=1e-5)
+    assert metrics.count == 5
+    trained = to_torch(variables_of(state), model)
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None
+        wanted = (parameter - rate * parameter.grad).detach()
+        np.testing.assert_allclose(trained[name], wanted, rtol=1e-4, atol=1e-6)

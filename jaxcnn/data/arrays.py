@@ -65,7 +65,7 @@ def _pairs(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.n
         split = arrays["split"].reshape(-1).astype(str)
         if not len(images) == len(labels) == len(split):
             raise InputError(f"it has {len(images)} images, {len(labels)} labels and {len(split)} entries of split")
-        if unknown := sorted(set(split) - _SPLITS.keys()):
+        if unknown := sorted(set(split.tolist()) - _SPLITS.keys()):
             raise InputError(f"split has {unknown[0]!r}; its values are {', '.join(_SPLITS)}")
         named = {name: split == name for name in _SPLITS}
         return {_SPLITS[name]: (images[chosen], labels[chosen]) for name, chosen in named.items() if chosen.any()}
