@@ -90,23 +90,3 @@ def _require_varying(config: ExperimentConfig, images: int) -> None:
                 f"and block_{block} normalises maps of 1x1, so that a channel's statistics would come from one value. "
                 "Give another train.batch_size, or a 0 for that block in model.apply_bn"
             )
-
-
-def require_effect(config: ExperimentConfig, custom: Custom) -> None:
-    """Refuses settings that what the user gives would leave without effect, where they are not the defaults.
-
-    Raises:
-        InputError: naming the setting and what to do instead.
-    """
-    optim, freeze = config.optim, config.freeze
-    for given, name, unused, remedy in (
-        (custom.model, "freeze", freeze != FreezeConfig(), "freeze with an optimizer of your own, as by optax.freeze"),
-        (custom.model, "train.precision", config.train.precision != "float32", "give the module a dtype"),
-        (custom.model, "protocol", config.protocol != "sound", "it is for the built-in network"),
-        (custom.loss, "optim.label_smoothing", optim.label_smoothing > 0, "smooth within the loss"),
-        (custom.optimizer, "optim.clip_norm", optim.clip_norm is not None, "chain optax.clip_by_global_norm"),
-        (custom.optimizer, "freeze.layer_decay", freeze.layer_decay != 1, "give rates by optax.partition"),
-    ):
-        if given is not None and unused:
-            kind = next(field for field, value in custom._asdict().items() if value is given)
-            raise InputError(f"{name} has no effect with your own {kind}: {remedy}")
