@@ -65,7 +65,7 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes values as indented JSON, whole or not at all. Numbers must be finite: JSON has no others."""
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 

@@ -16,7 +16,7 @@ from jaxcnn.cli.flags import parse
 from jaxcnn.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
 from jaxcnn.config.experiment import to_json
 from jaxcnn.model import init_variables
-from jaxcnn.runs.folder import SUMMARY
+from jaxcnn.runs.summary import SUMMARY
 from jaxcnn.weights.convert import to_torch
 
 FINISHED = to_json(parse(train.DIGITS, "", ["--data.name", "digits"])[0])

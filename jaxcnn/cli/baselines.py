@@ -4,13 +4,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxcnn.cli.flags import baseline, parse_flags, shallow
 from jaxcnn.config.experiment import Device, Existing, ExperimentConfig
 from jaxcnn.config.network import PRESETS
 from jaxcnn.config.training import Augment
 from jaxcnn.errors import InputError, JaxcnnError, reason
+from jaxcnn.runs.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Outcome(NamedTuple):
     """How one of several runs ended."""
 
     name: str
-    summary: dict[str, Any] | None
+    summary: Summary | None
     error: str | None
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
@@ -14,6 +14,7 @@ from jaxcnn.config.experiment import CONTINUE, DataConfig, Existing, ExperimentC
 from jaxcnn.config.network import ModelConfig
 from jaxcnn.config.training import FreezeConfig, Mask, OptimConfig, TrainConfig
 from jaxcnn.errors import InputError, local_path
+from jaxcnn.runs.summary import Summary
 
 MASKS: tuple[Mask, ...] = ("scratch", "frozen", "partial", "full")
 CHOICES = (*MASKS, "all")
@@ -153,7 +154,7 @@ def program(argv: Sequence[str]) -> None:
 
 def compare(
     configs: Sequence[ExperimentConfig], folder: Path, existing: Existing = CONTINUE, *, before: int = 0
-) -> list[dict[str, Any]]:
+) -> list[Summary]:
     """Runs each configuration and writes `comparison.png`, `.md` and `.csv` into a folder; returns the summaries.
 
     They are counted on from the `before` runs that the program has made.

@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -11,17 +10,18 @@ from jaxcnn.files import write_text
 from jaxcnn.runs.figures import plot_comparison
 from jaxcnn.runs.present import read_metrics
 from jaxcnn.runs.streams import only_warns
+from jaxcnn.runs.summary import Summary
 from jaxcnn.runs.tables import csv_text
 
 _COLUMNS = ("mask", "runs", "test accuracy (%)", "against scratch", "epochs to best", "seconds", "trained parameters")
 
 
-def rows(summaries: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+def rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
     """One row for each mask, over its seeds: mean and standard deviation, and the paired difference to scratch.
 
     The difference is that of runs with the same seed: its mean and the standard error of the mean.
     """
-    by_mask: dict[str, dict[int, dict[str, Any]]] = {}
+    by_mask: dict[str, dict[int, Summary]] = {}
     for summary in summaries:
         by_mask.setdefault(summary["mask"], {})[summary["seed"]] = summary
     scratch = by_mask.get("scratch", {})
@@ -51,7 +51,7 @@ def _spread(values: Sequence[float], *, signed: bool = False, error_of_mean: boo
     return f"{mean} ± {spread:.2f}"
 
 
-def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
+def comparison_table(summaries: Sequence[Summary]) -> Table:
     """The rows to look at."""
     table = Table(*_COLUMNS, title="What transfer bought")
     for row in rows(summaries):
@@ -59,7 +59,7 @@ def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def write_comparison(folder: Path, runs: Sequence[Path], summaries: Sequence[dict[str, Any]]) -> None:
+def write_comparison(folder: Path, runs: Sequence[Path], summaries: Sequence[Summary]) -> None:
     """Writes comparison.csv, .md and .png (validation accuracy by epoch, a line for each mask).
 
     A file that cannot be written, or that lacks a run's `metrics.csv`, is a warning on stderr.

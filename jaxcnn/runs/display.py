@@ -17,7 +17,7 @@ from rich.text import Text
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.data.splits import Dataset
 from jaxcnn.masks import frozen_stages, settled_epoch
-from jaxcnn.runs.folder import Summary
+from jaxcnn.runs.summary import Summary
 from jaxcnn.training.features import caches_features, feature_bytes
 from jaxcnn.training.records import EpochRecord, Metrics
 

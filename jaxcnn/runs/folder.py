@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +21,13 @@ from jaxcnn.data.splits import Dataset
 from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason, unreadable
 from jaxcnn.files import TEMPORARY, write_json
 from jaxcnn.kernels.precision import resolve_precision
-
-Summary = dict[str, Any]
+from jaxcnn.runs.summary import SUMMARY, Summary
 
 PLACES = ("device", "runs_dir", "name", "data.dir", "data.archives")
 """Settings that say where a run is, and not what."""
 
 _LOCK = ".lock"
 _PENDING = "summary.pending.json"
-_NUMBER = (int, float)
 _SETTINGS = (
     "XLA_FLAGS",
     "LIBTPU_INIT_ARGS",
@@ -39,26 +36,6 @@ _SETTINGS = (
     "JAX_DISABLE_MOST_OPTIMIZATIONS",
 )
 """What else the environment may change results by, which programs do not set themselves."""
-SUMMARY: dict[str, Any] = {
-    "name": str,
-    "dataset": str,
-    "mask": str,
-    "seed": int,
-    "test_accuracy": _NUMBER,
-    "balanced_accuracy": (*_NUMBER, NoneType),
-    "test_loss": (*_NUMBER, NoneType),
-    "val_accuracy": (*_NUMBER, NoneType),
-    "val_loss": (*_NUMBER, NoneType),
-    "best_epoch": int,
-    "epochs": int,
-    "stopped": str,
-    "seconds": _NUMBER,
-    "images_per_second": _NUMBER,
-    "trainable_parameters": int,
-    "total_parameters": int,
-    "wall_seconds": _NUMBER,
-}
-"""What a summary holds, and of which type."""
 
 
 def with_precision(config: ExperimentConfig, folder: Path, existing: Existing) -> ExperimentConfig:
@@ -273,7 +250,7 @@ def read_summary(path: Path) -> Summary:
     wrong = [name for name, kind in SUMMARY.items() if not _is(summary.get(name, ...), kind)]
     if wrong:
         raise InputError(f"{path} lacks {', '.join(wrong)}, or has something else there; {remedy}")
-    return summary
+    return cast(Summary, summary)
 
 
 def _is(value: Any, kind: Any) -> bool:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from jaxcnn.config.experiment import RESOLVED, ExperimentConfig, TransferConfig, to_json
 from jaxcnn.errors import InputError, MachineError, reason
 from jaxcnn.files import TEMPORARY, write_text
-from jaxcnn.runs.folder import PLACES, SUMMARY, read_json, read_summary
+from jaxcnn.runs.folder import PLACES, read_json, read_summary
 from jaxcnn.runs.streams import warn
+from jaxcnn.runs.summary import SUMMARY, Summary
 from jaxcnn.runs.tables import csv_text, read_table
 
 _IN_SUMMARY = ("seed", "data.name", "freeze.mask")  # settings that have a column anyway
@@ -19,7 +20,7 @@ _IN_SUMMARY = ("seed", "data.name", "freeze.mask")  # settings that have a colum
 class _Run(NamedTuple):
     name: str
     """That of its folder, so that a copy or a renamed run has its own."""
-    summary: dict[str, Any]
+    summary: Summary
     settings: dict[str, Any]
     """By dotted name."""
     finished_at: float

@@ -11,9 +11,9 @@ import numpy as np
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.data.splits import Dataset
 from jaxcnn.files import write_json, write_npy, write_text
-from jaxcnn.runs.folder import Summary
 from jaxcnn.runs.metrics import Board, write_metrics
 from jaxcnn.runs.scores import balanced_accuracy, class_scores
+from jaxcnn.runs.summary import Summary
 from jaxcnn.runs.tables import csv_text
 from jaxcnn.training.decisions import kept_epoch, stopped
 from jaxcnn.training.records import EpochRecord, Evaluation, softmax
@@ -62,7 +62,7 @@ def write_results(
     write_text(folder / "classes.csv", csv_text([("class", "images", "correct", "accuracy"), *rows]))
     with closing(Board(folder / "logs", records)) as board:
         board.add(records[best].epoch, {"Loss/test": loss, "Accuracy/test": accuracy})
-    summary = {
+    summary: Summary = {
         "name": config.run_name,
         "dataset": dataset.name,
         "mask": config.freeze.mask,

@@ -25,13 +25,14 @@ from jaxcnn.model import init_variables, key_of
 from jaxcnn.runs.console import Terminal
 from jaxcnn.runs.device import select_device
 from jaxcnn.runs.display import Bar, print_start, results_table
-from jaxcnn.runs.folder import Summary, claimed, find_finished, is_unfinished, read_json, resolve, with_precision
+from jaxcnn.runs.folder import claimed, find_finished, is_unfinished, read_json, resolve, with_precision
 from jaxcnn.runs.log import check_log, update_log
 from jaxcnn.runs.metrics import Board, count_metrics, write_metrics
 from jaxcnn.runs.present import present, remove_pictures
 from jaxcnn.runs.results import write_results
 from jaxcnn.runs.signals import noted
 from jaxcnn.runs.streams import only_warns
+from jaxcnn.runs.summary import Summary
 from jaxcnn.training.decisions import kept_epoch, validates
 from jaxcnn.training.loop import Paused, evaluate, evaluation_step, fit
 from jaxcnn.training.records import EpochRecord, Metrics, TrainState
