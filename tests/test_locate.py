@@ -215,4 +215,5 @@ def test_an_unreadable_description_does_not_hide_what_a_folder_is(tmp_path: Path
         (tmp_path / "set/1.0.0").mkdir(parents=True, exist_ok=True)
         (tmp_path / "set/1.0.0/dataset_info.json").write_text(text)
         mistaken = recognise(tmp_path / "set")
-        assert mistaken == ("the folder of one prepared set", f"give --data.dir {tmp_path} --data.name set")
+        assert mistaken is not None
+        assert mistaken[:2] == ("the folder of one prepared set", f"give --data.dir {tmp_path} --data.name set")

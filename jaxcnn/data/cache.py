@@ -60,7 +60,8 @@ def cached(place: Path, title: str, shape: tuple[int, int, int], made_of: str, r
         return read()
     if stored is None:
         stored = read()
-        stored = stored._replace(statistics=channel_statistics(stored.train.images))
+        if len(stored.train.labels):
+            stored = stored._replace(statistics=channel_statistics(stored.train.images))
         try:
             write_cache(entry, made_of, stored)
         except OSError as error:

@@ -40,7 +40,7 @@ def load_hugging_face(config: DataConfig, shape: tuple[int, int, int], reader: "
         InputError: when the package is missing, or the set cannot be had or has no labelled images.
     """
     try:
-        import datasets  # type: ignore[import-not-found, unused-ignore]  # an extra
+        import datasets
     except ImportError as error:
         raise InputError(f"data.name={config.name!r} needs a package: pip install 'jaxcnn[hf]'") from error
     with _few_words(datasets), _named(config.name):
