@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from jaxcnn import InputError, ModelConfig
 from jaxcnn.config.network import Untold
+from jaxcnn.errors import MachineError
 from jaxcnn.weights.convert import flags_to_read, from_torch, infer_config, to_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict
 from jaxcnn.weights.pytorch_network import TorchCNN
@@ -257,7 +258,7 @@ def test_nothing_that_names_and_shapes_can_be_ends_in_another_error(
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_weights_that_the_disk_does_not_take_are_an_input_error(
+def test_weights_that_the_disk_does_not_take_are_told(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the limit on a file's size, which ends a write as a full disk does."""
@@ -270,7 +271,7 @@ def test_weights_that_the_disk_does_not_take_are_an_input_error(
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        problem = message(lambda: write_state_dict(path, variables, big))
+        problem = message(lambda: write_state_dict(path, variables, big), MachineError)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)

@@ -245,7 +245,7 @@ def test_names_are_printed_as_they_are(name: str) -> None:
     print_start(terminal, Path(name), TINY, dataset, [("fc1", 3, True)])
     assert f"{Path(name)}: {name}, 10 classes, " in screen.getvalue()
     summary = {
-        **dict.fromkeys(("test_accuracy", "test_loss", "seconds", "images_per_second"), 1.0),
+        **dict.fromkeys(("test_accuracy", "balanced_accuracy", "test_loss", "seconds", "images_per_second"), 1.0),
         **dict.fromkeys(("best_epoch", "epochs", "trainable_parameters", "total_parameters", "seed"), 1),
         "name": name,
         "dataset": name,

@@ -18,6 +18,7 @@ from refusals import message
 from test_checkpoint import MODEL, assert_same_bits, draw_records, draw_state
 
 from jaxcnn import files as integrity
+from jaxcnn.errors import UnreadableError
 from jaxcnn.files import MANIFEST, digest, find_damage, made_by_older_version, older_digest, write_manifest
 from jaxcnn.weights.checkpoint import open_checkpoints
 
@@ -112,7 +113,7 @@ def test_what_cannot_be_read_now_is_not_damaged(
     before = contents(folder)
     with open_checkpoints(folder) as checkpoints, monkeypatch.context() as patch:
         patch.setattr(integrity, "_file_digest", fail)
-        told = message(lambda: checkpoints.restore(lambda epoch: draw_state(0)))
+        told = message(lambda: checkpoints.restore(lambda epoch: draw_state(0)), UnreadableError)
     assert f"checkpoints/2 cannot be read: {error}. Nothing was changed" in told
     assert contents(folder) == before
     with open_checkpoints(folder) as checkpoints:  # the cause is gone

@@ -270,5 +270,7 @@ def test_images_that_are_no_floating_point_numbers_are_refused() -> None:
         num_blocks=1,
     )  # fmt: skip
     variables = init_variables(config, jax.random.key(0))
-    with pytest.raises(InputError, match=r"the images are uint8, not floating-point; see jaxcnn\.augment\.standardise"):
+    with pytest.raises(
+        InputError, match=r"the images are uint8, not floating-point; see jaxcnn\.data\.augment\.standardise"
+    ):
         CNN(config).apply(variables, jnp.zeros((1, 8, 8, 3), jnp.uint8))

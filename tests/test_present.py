@@ -20,11 +20,21 @@ from jaxcnn.files import write_json, write_npy
 from jaxcnn.runs import present as present_module
 from jaxcnn.runs import run
 from jaxcnn.runs.comparison import write_comparison
-from jaxcnn.runs.folder import read_summary
+from jaxcnn.runs.folder import read_json, read_summary
+from jaxcnn.runs.log import update_log
 from jaxcnn.runs.metrics import write_metrics
 from jaxcnn.runs.present import present, read_metrics, remove_pictures
 from jaxcnn.runs.run import run_experiment
+from jaxcnn.runs.streams import only_warns
 from jaxcnn.training.records import EpochRecord
+
+
+def complete(folder: Path) -> None:
+    """What `run_experiment` does for a finished run."""
+    present(folder)
+    with only_warns(f"row of {folder.name} in the table of all runs"):
+        update_log(folder.parent, transfers="source" in read_json(folder / "config.json"))
+
 
 RECORDS = [
     EpochRecord(1, 2.0, 10.0, 3.0, 20.0, 1e-3, 1.0, 1.0),
@@ -53,17 +63,17 @@ def test_what_is_missing_is_made_from_the_folder_alone_and_nothing_else(
 ) -> None:
     folder = make_finished(tmp_path)
     before = times(folder)
-    present(folder)
+    complete(folder)
     assert [row["name"] for row in rows(tmp_path / "experiment_logs.csv")] == ["a"]
     for name in MADE:
         with Image.open(folder / name) as picture:
             picture.load()
     after = times(tmp_path)
     assert before.items() <= after.items()
-    present(folder)
+    complete(folder)
     assert times(tmp_path) == after  # nothing is made twice
     (folder / "curves.png").unlink()
-    present(folder)
+    complete(folder)
     assert (folder / "confusion.png").stat().st_mtime_ns == after[folder / "confusion.png"]
     assert (folder / "curves.png").exists()
     remove_pictures(folder)
@@ -84,7 +94,7 @@ def test_what_cannot_be_made_is_a_warning_and_the_rest_is_made(
     folder = make_finished(tmp_path)
     (folder / file).rename(folder / "away")
     (folder / f".jaxcnn-{missing}-0123.png").write_bytes(b"what a killed process was writing")
-    present(folder)
+    complete(folder)
     err = capsys.readouterr().err
     assert err.startswith(f"warning: no {folder / missing}: ")
     assert told in err
@@ -92,7 +102,7 @@ def test_what_cannot_be_made_is_a_warning_and_the_rest_is_made(
     assert [name for name in MADE if not (folder / name).exists()] == [missing]
     assert (tmp_path / "experiment_logs.csv").exists()
     (folder / "away").rename(folder / file)
-    present(folder)
+    complete(folder)
     assert all((folder / name).exists() for name in MADE)
     assert not list(folder.glob(".jaxcnn-*"))
     assert capsys.readouterr().err == ""
@@ -114,14 +124,14 @@ def test_no_picture_costs_the_others(tmp_path: Path, capsys: pytest.CaptureFixtu
         with pytest.MonkeyPatch.context() as patch:
             for name in ("plot_curves", "plot_confusion"):
                 patch.setattr(present_module, name, lambda *_, error=error: fail(error))
-            present(folder)
+            complete(folder)
         told = capsys.readouterr().err.splitlines()
         assert len(told) == 2
         for line in told:
             assert (str(error) or "MemoryError") in line
             assert line.endswith("Once that is mended, the same command makes it")
         assert rows(tmp_path / "experiment_logs.csv")[0]["name"] == "a"
-    present(folder)
+    complete(folder)
     assert all((folder / name).exists() for name in MADE)
 
 
@@ -185,7 +195,7 @@ def test_a_run_whose_pictures_and_log_fail_is_finished_and_the_same_command_make
     folder, log = tmp_path / "tiny", tmp_path / "experiment_logs.csv"
     shutil.copytree(finished, folder)
     (folder / "summary.json").unlink()  # trained, and not evaluated
-    old = (folder / "confusion.png").stat().st_ino
+    old = (folder / "confusion.png").stat().st_mtime_ns
     seen: list[set[str]] = []
 
     def fail(*_: object) -> None:
@@ -210,7 +220,7 @@ def test_a_run_whose_pictures_and_log_fail_is_finished_and_the_same_command_make
     assert f"no {folder / 'curves.png'}: RuntimeError: no font" in warnings[1]
     assert warnings[2] == warnings[0]
     assert not (folder / "curves.png").exists()  # that of the time before would be another run's
-    assert (folder / "confusion.png").stat().st_ino != old
+    assert (folder / "confusion.png").stat().st_mtime_ns != old
     log.unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "fit", lambda *_, **__: pytest.fail("it trains"))

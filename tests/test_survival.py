@@ -113,7 +113,7 @@ def test_a_run_that_diverges_keeps_the_last_good_weights(finished: Path, tmp_pat
     config = replace(TINY, runs_dir=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_module, "plateau_scale", lambda losses, optim: 1e30 if len(losses) == 2 else 1.0)
-        with pytest.raises(InputError, match=rf"the loss is (nan|inf) at step ({2 * STEPS + 1}|\d+) \(epoch 3\)"):
+        with pytest.raises(DivergedError, match=rf"the loss is (nan|inf) at step ({2 * STEPS + 1}|\d+) \(epoch 3\)"):
             run_experiment(config)
     assert {path.name for path in (tmp_path / "tiny/checkpoints").iterdir()} == {str(STEPS), str(2 * STEPS)}
     assert len(rows(tmp_path / "tiny/metrics.csv")) == 2
@@ -146,7 +146,7 @@ def full(*_: object, **__: object) -> None:
     ("place", "named"),
     [
         ("orbax.checkpoint.CheckpointManager.save", "checkpoints"),
-        pytest.param("torch.save", "model.pth", marks=pytest.mark.slow),
+        pytest.param("jaxcnn.weights.files.save_torch_file", "model.pth", marks=pytest.mark.slow),
         pytest.param("numpy.save", "train_loss.npy", marks=pytest.mark.slow),
         pytest.param("jaxcnn.files.os.fsync", "config.json", marks=pytest.mark.slow),
     ],

@@ -33,6 +33,7 @@ from jaxcnn import CNN, InputError
 from jaxcnn.config import FreezeConfig
 from jaxcnn.data.augment import standardise
 from jaxcnn.data.splits import Split
+from jaxcnn.errors import DivergedError
 from jaxcnn.kernels.backend import Form
 from jaxcnn.training import loop as train_module
 from jaxcnn.training.decisions import stopped
@@ -112,7 +113,7 @@ def diverge_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     diverge_at(6, monkeypatch)  # the first step of the third epoch
     records = []
-    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step 7 \(epoch 3\).*optim\.learning_rate"):
+    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step 7 \(epoch 3\).*optim\.learning_rate"):
         records += [record for _, record in fit(begin(experiment()), experiment(), draw_dataset())]
     assert records == []
     epochs = fit(begin(experiment()), experiment(), draw_dataset())
@@ -124,7 +125,7 @@ def test_weights_lost_in_the_last_step_of_an_epoch_end_the_run_as_well(monkeypat
     diverge_at(2, monkeypatch)
     for patience in (None, 2):
         config = experiment(early_stopping_patience=patience)
-        with pytest.raises(InputError, match=r"loss is (nan|inf)"):
+        with pytest.raises(DivergedError, match=r"loss is (nan|inf)"):
             list(fit(begin(config), config, draw_dataset()))
 
 
@@ -240,21 +241,24 @@ def test_the_learning_rate_on_record_is_that_of_the_epochs_last_step() -> None:
     np.testing.assert_allclose([r.learning_rate for r in records], wanted, rtol=1e-5)
 
 
-def test_a_run_compiles_each_step_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_compiles_each_step_once(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     """Neither the short last batch, nor a cut of the rate, nor a later epoch compiles anything again."""
     train_module.compiled_eval_step.cache_clear()  # other tests evaluate alike
     config = experiment(epochs=4, learning_rate=0.03, plateau_patience=0)
     state = begin(config)
     per_epoch: list[list[str]] = []
     rates: list[float] = []
+    kept = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))  # with nothing in it
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         for _, record in fit(state, config, contradicting()):
             rates.append(record.learning_rate)
             compiled = [re.match(r"Compiling (?:jit\()?([\w<>]+)", r.getMessage()) for r in caplog.records]
             per_epoch.append([match[1] for match in compiled if match])
             caplog.clear()
+    jax.config.update("jax_compilation_cache_dir", kept)
     assert rates[-1] < rates[0]
-    assert per_epoch[0].count("run") == per_epoch[0].count("step") == 1  # one to train, one to evaluate
+    assert per_epoch[0].count("kept_run") == per_epoch[0].count("kept_step") == 1  # one to train, one to evaluate
     assert per_epoch[1:] == [[], [], []]
 
 

@@ -33,17 +33,8 @@ class DataConfig:
     npz for arrays, hf:NAME_OR_PATH[:CONFIG] for a Hugging Face data set."""
     dir: Path | None = None
     """Folder of prepared tfds data sets, tfds's own default if not given; the folder of images, or the .npz file."""
-    skip_broken: bool = False
-    """Go on without image files that cannot be used, and list them."""
     archives: Path | None = None
     """Folder of archives already downloaded (the official ones, or what torchvision leaves behind)."""
-    image_column: str = ""
-    """Column of a Hugging Face data set that holds the images; if empty, the only one of that type."""
-    label_column: str = ""
-    """Column of a Hugging Face data set that holds the labels; if empty, the only one of class labels."""
-    resize: Resize = "squash"
-    """How images become squares of the network's size: squash changes their proportions, crop takes the middle, pad
-    adds black borders; bilinear each."""
     augment: Augment = "autoaugment"
     """Augmentation of the training images: AutoAugment's CIFAR-10 policy, random flip and crop, or none."""
     classes: tuple[int, ...] = ()
@@ -53,6 +44,15 @@ class DataConfig:
     validation: float = 0.1
     """Share of the training images held out to steer training, unless the set has a folder or arrays for validation;
     0 trains on all of them and steers by nothing."""
+    image_column: str = ""
+    """Column of a Hugging Face data set that holds the images; if empty, the only one of that type."""
+    label_column: str = ""
+    """Column of a Hugging Face data set that holds the labels; if empty, the only one of class labels."""
+    resize: Resize = "squash"
+    """How images become squares of the network's size: squash changes their proportions, crop takes the middle, pad
+    adds black borders; bilinear each."""
+    skip_broken: bool = False
+    """Go on without image files that cannot be used, and list them."""
 
     def __post_init__(self) -> None:
         set_plain(self)

@@ -144,9 +144,9 @@ def print_start(
 
 
 def _class_counts(dataset: Dataset) -> str:
-    """How many training images each class has, where they differ."""
+    """How many training images each class has, where one has 1.5 times as many as another."""
     counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
-    if counts.min() == counts.max():
+    if counts.max() < 1.5 * counts.min():
         return ""
     order: Sequence[int] = range(dataset.num_classes)
     if dataset.num_classes > _MOST_COUNTS:
