@@ -23,7 +23,7 @@ class Value(NamedTuple):
     wall_time: float
 
 
-def framed(event: Any) -> bytes:
+def frame_record(event: Any) -> bytes:
     data = event.SerializeToString()
     parts = struct.pack("<Q", len(data)), data
     return b"".join(part + struct.pack("<I", checksum(part)) for part in parts)

@@ -179,7 +179,7 @@ def test_a_file_that_holds_all_epochs_so_far_is_continued(tmp_path: Path, clock:
         for tag, value in metrics._values(each).items():
             old.append(Event(wall_time=float(each.epoch), step=each.epoch, summary=scalar(tag, value)))
     path = tmp_path / "events.out.tfevents.1600000000.here"
-    path.write_bytes(b"".join(map(board.framed, old[:-2])))  # killed within the third epoch's
+    path.write_bytes(b"".join(map(board.frame_record, old[:-2])))  # killed within the third epoch's
     train(tmp_path, 2, 4, clock)
     assert {tag: [value.step for value in values] for tag, values in board.shown(tmp_path).items()} == {
         tag: [1, 2, 3, 4] for tag in TAGS
@@ -217,7 +217,7 @@ def test_any_sequence_of_ends_shows_each_step_once(
                         break
             if saved in written and data.draw(st.booleans(), "torn") and (last := last_event(folder)).step == saved:
                 path = max(folder.iterdir())
-                lost = data.draw(st.integers(1, len(board.framed(last)) - 1), "bytes")
+                lost = data.draw(st.integers(1, len(board.frame_record(last)) - 1), "bytes")
                 os.truncate(path, path.stat().st_size - lost)
                 written.pop(saved)
             if data.draw(st.booleans(), "evaluated") and saved:
@@ -242,7 +242,7 @@ def damage_by(name: str) -> Callable[[Path, pytest.MonkeyPatch], None]:
 
     def damage(folder: Path, patch: pytest.MonkeyPatch) -> None:
         if name == "a full disk":
-            patch.setattr(metrics, "framed", full)
+            patch.setattr(metrics, "frame_record", full)
         elif name == "a file in the folder's place":
             folder.write_bytes(b"")
         elif name == "a link to what is gone":
@@ -251,7 +251,7 @@ def damage_by(name: str) -> Callable[[Path, pytest.MonkeyPatch], None]:
             (folder / "events.out.tfevents.1700000000.host").mkdir(parents=True)
         else:  # another program's records
             folder.mkdir()
-            (folder / "events.out.tfevents.1600000000.host").write_bytes(metrics.framed(b"\xff no protobuf"))
+            (folder / "events.out.tfevents.1600000000.host").write_bytes(metrics.frame_record(b"\xff no protobuf"))
 
     return damage
 

@@ -9,7 +9,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
-from jaxcnn.runs.events import encode_event, framed
+from jaxcnn.runs.events import encode_event, frame_record
 
 VALUES = {"Loss/train": 1.25e-7, "Accuracy/\N{GREEK SMALL LETTER ALPHA}" * 20: -3.0, "rate": float("inf")}
 
@@ -29,7 +29,7 @@ def test_an_event_is_read_as_it_was_meant(step: int) -> None:
 def test_a_record_has_the_checksums_of_its_format(record: bytes) -> None:
     length = len(record).to_bytes(8, "little")
     sums = [masked_crc32c(each).to_bytes(4, "little") for each in (length, record)]
-    assert framed(record) == length + sums[0] + record + sums[1]
+    assert frame_record(record) == length + sums[0] + record + sums[1]
 
 
 def test_what_a_run_leaves_is_written_without_importing_pytorch(tmp_path: Path) -> None:

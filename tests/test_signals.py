@@ -18,7 +18,7 @@ from jaxcnn.cli.main import main
 from jaxcnn.runs import results, run
 from jaxcnn.runs.display import Bar
 from jaxcnn.runs.run import run_experiment
-from jaxcnn.runs.signals import Interrupted, noted
+from jaxcnn.runs.signals import Interrupted, note_signals
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -116,7 +116,7 @@ def noting(*numbers: int) -> int:
     """How many of the signals sent were noted before one ended the program; with the status, on the way out."""
     count = 0
     try:
-        with noted() as signals:
+        with note_signals() as signals:
             for number in numbers:
                 send(number)
                 assert signals.came()
@@ -175,7 +175,7 @@ def handled(number: int, handler: Any) -> Iterator[None]:
 
 
 def send_unnoted(number: int) -> None:
-    with noted() as signals:
+    with note_signals() as signals:
         send(number)
         assert not signals.came()
 

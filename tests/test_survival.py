@@ -43,9 +43,9 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 HOLDER = """
 import sys
 from pathlib import Path
-from jaxcnn.runs.folder import _locked
+from jaxcnn.runs.folder import _lock_folder
 
-with _locked(Path(sys.argv[1])):
+with _lock_folder(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -77,7 +77,7 @@ def test_a_run_that_is_in_use_is_refused(finished: Path, tmp_path: Path) -> None
     """The lock belongs to an opened file: within one process too, it keeps a second one out."""
     shutil.copytree(finished, tmp_path / "tiny")
     (tmp_path / "tiny/summary.json").unlink()  # trained, and not evaluated
-    with folder_module._locked(tmp_path / "tiny"):
+    with folder_module._lock_folder(tmp_path / "tiny"):
         before = contents(tmp_path)
         for existing in (Existing(), OVERWRITE):
             with pytest.raises(InputError, match=r"tiny is in use by another process; wait"):
@@ -100,7 +100,7 @@ def test_a_removal_that_is_cut_short_leaves_a_run_that_can_be_removed(finished: 
     shutil.copytree(finished, tmp_path / "tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folder_module.shutil, "rmtree", lambda path: send(signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt), folder_module._locked(tmp_path / "tiny"):
+        with pytest.raises(KeyboardInterrupt), folder_module._lock_folder(tmp_path / "tiny"):
             folder_module._empty(tmp_path / "tiny")
     assert not (tmp_path / "tiny/summary.json").exists()
     assert run_experiment(config, OVERWRITE)["epochs"] == 1

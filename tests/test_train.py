@@ -36,7 +36,7 @@ from jaxcnn.data.splits import Split
 from jaxcnn.errors import DivergedError
 from jaxcnn.kernels.backend import Form
 from jaxcnn.training import loop as train_module
-from jaxcnn.training.decisions import stopped
+from jaxcnn.training.decisions import reason_to_stop
 from jaxcnn.training.loop import Paused, fit
 from jaxcnn.training.records import EpochRecord, Metrics
 from jaxcnn.training.step import init_state
@@ -214,13 +214,13 @@ def test_a_run_stops_early() -> None:
     _, records = run(config, dataset)
     best = min(range(len(records)), key=lambda i: records[i].val_loss)
     assert len(records) == best + 3 < 20
-    assert stopped(records, config) == "no lower validation loss for 2 epochs"
-    assert stopped(records[:-1], config) is None
+    assert reason_to_stop(records, config) == "no lower validation loss for 2 epochs"
+    assert reason_to_stop(records[:-1], config) is None
 
     reached = experiment(epochs=20, learning_rate=1e-30, early_stopping_target=0.5)
     _, records = run(reached, draw_dataset())  # any image of 21 that is right will do
     assert len(records) == 1
-    assert "target of 0.5 %" in (stopped(records, reached) or "")
+    assert "target of 0.5 %" in (reason_to_stop(records, reached) or "")
 
 
 def test_without_validation_all_epochs_are_trained_at_the_scheduled_rate() -> None:
@@ -230,7 +230,7 @@ def test_without_validation_all_epochs_are_trained_at_the_scheduled_rate() -> No
     _, records = run(config, draw_dataset(validation=None))
     assert [(r.epoch, r.val_loss, r.val_accuracy) for r in records] == [(i, None, None) for i in (1, 2, 3, 4)]
     assert {r.learning_rate for r in records} == {0.01}
-    assert stopped(records, config) is None
+    assert reason_to_stop(records, config) is None
 
 
 def test_the_learning_rate_on_record_is_that_of_the_epochs_last_step() -> None:

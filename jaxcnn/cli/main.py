@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from jaxcnn.errors import JaxcnnError
-from jaxcnn.runs.signals import Interrupted, raised
+from jaxcnn.runs.signals import Interrupted, raise_on_signal
 from jaxcnn.runs.streams import standard_streams
 
 PROGRAMS = {
@@ -41,7 +41,7 @@ def main(program: Callable[[], object]) -> None:
     """Runs a program; bad input ends in one message on stderr and status 2, a signal in 128 + its number."""
     with standard_streams():
         try:
-            with raised():
+            with raise_on_signal():
                 program()
         except JaxcnnError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -117,7 +117,7 @@ def read_cifar_binary(path: Path, kind: Cifar) -> Contents:
         labels = {label.feature: rows[:, i] for i, label in enumerate(kind.labels)}
         splits[split] = Examples(_planes_last(rows[:, first:]), labels)
     names = {label.feature: data[label.names_file].decode("ascii", "replace").split("\n") for label in kind.labels}
-    return _checked(path, kind, Contents(splits, names))
+    return _check_labels(path, kind, Contents(splits, names))
 
 
 def read_cifar_python(path: Path, kind: Cifar) -> Contents:
@@ -146,7 +146,7 @@ def read_cifar_python(path: Path, kind: Cifar) -> Contents:
         ]
         for label in kind.labels
     }
-    return _checked(path, kind, Contents(splits, names))
+    return _check_labels(path, kind, Contents(splits, names))
 
 
 def read_svhn(path: Path) -> Examples:
@@ -279,7 +279,7 @@ def _planes_last(rows: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
 
 
-def _checked(path: Path, kind: Cifar, contents: Contents) -> Contents:
+def _check_labels(path: Path, kind: Cifar, contents: Contents) -> Contents:
     """The contents, once names and labels are as many, and in the range, that the set promises."""
     names = {feature: [name for name in listed if name] for feature, listed in contents.names.items()}
     for label in kind.labels:

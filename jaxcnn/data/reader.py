@@ -78,7 +78,7 @@ def _open_prepared(folder: Path) -> _Prepared:
 
     described = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
     if not isinstance(described, dict) or "name" not in described:
-        raise _damaged(folder, "its dataset_info.json is another program's")
+        raise _damage_error(folder, "its dataset_info.json is another program's")
     _refuse_foreign_code(folder)
     builder = tfds.builder_from_directory(folder)
     there = builder.info.features
@@ -161,7 +161,7 @@ def _require_files(folder: Path, paths: Any) -> None:
     """Refuses a set that lacks records, before the library that reads them says so at length."""
     for path in map(Path, paths):
         if not path.exists() or not path.stat().st_size:
-            raise _damaged(folder, f"{path.name} is {'empty' if path.exists() else 'missing'}")
+            raise _damage_error(folder, f"{path.name} is {'empty' if path.exists() else 'missing'}")
 
 
 def _class_names(folder: Path, key: str, label: Any) -> tuple[str, ...]:
@@ -171,7 +171,7 @@ def _class_names(folder: Path, key: str, label: Any) -> tuple[str, ...]:
         return tuple(label.names)
     names = tuple(filter(None, map(str.strip, path.read_text(encoding="utf-8").split("\n"))))
     if len(names) != label.num_classes:
-        raise _damaged(folder, f"{path.name} names {len(names)} classes of {label.num_classes}")
+        raise _damage_error(folder, f"{path.name} names {len(names)} classes of {label.num_classes}")
     return names
 
 
@@ -237,7 +237,7 @@ def _image_and_label(folder: Path, info: Any) -> tuple[str, str]:
     return keys[0], keys[1]
 
 
-def _damaged(folder: Path, what: str) -> InputError:
+def _damage_error(folder: Path, what: str) -> InputError:
     return InputError(f"{folder} is no whole prepared data set: {what}; delete the folder and have it prepared again")
 
 
@@ -248,4 +248,4 @@ def _reading(folder: Path) -> Iterator[None]:
     except (JaxcnnError, MemoryError):  # no damage
         raise
     except Exception as error:  # protobuf, JSON, array_record and tfds each raise their own kinds
-        raise unreadable(folder, error) or _damaged(folder, reason(error)) from error
+        raise unreadable(folder, error) or _damage_error(folder, reason(error)) from error

@@ -73,7 +73,7 @@ def _plain_gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
 
 def _forward(x: Array, kernel: Array) -> Array:
     if x.dtype.itemsize < 4:  # XLA's bfloat16 convolutions take minutes on a CPU
-        return _forward(*_widened(x, kernel)).astype(x.dtype)
+        return _forward(*_widen(x, kernel)).astype(x.dtype)
     if x.shape[-1] <= _THIN:
         return _thin_forward(x, kernel)
     if _is_small(x, kernel):
@@ -82,7 +82,7 @@ def _forward(x: Array, kernel: Array) -> Array:
 
     def some(x: Array) -> Array:
         products = [[v @ k for v, k in zip(*rows, strict=True)] for rows in zip(_tiles(x), u, strict=True)]
-        return _untiled(_transform(_OUTPUT, products), (*x.shape[:3], features))
+        return _untile(_transform(_OUTPUT, products), (*x.shape[:3], features))
 
     return in_chunks(some, x, _images_at_once(x, features))
 
@@ -90,7 +90,7 @@ def _forward(x: Array, kernel: Array) -> Array:
 def _gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
     """Of the input and of the kernel: what `_forward` does, backwards, so that both share the products' gradient."""
     if x.dtype.itemsize < 4:
-        to_x, to_kernel = _gradients(*_widened(x, kernel, g))
+        to_x, to_kernel = _gradients(*_widen(x, kernel, g))
         return to_x.astype(x.dtype), to_kernel.astype(x.dtype)
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     if x.shape[-1] <= _THIN:
@@ -113,10 +113,10 @@ def _gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
 
     zeros = [[jnp.zeros_like(u[0][0])] * 4] * 4
     to_x, total = lax.fori_loop(0, -(-b // n), some, (jnp.zeros_like(x), zeros))
-    return to_x, jnp.stack([jnp.stack(row) for row in _transform(_transposed(_KERNEL), total)])
+    return to_x, jnp.stack([jnp.stack(row) for row in _transform(_transpose(_KERNEL), total)])
 
 
-def _widened(*arrays: Array) -> list[Array]:
+def _widen(*arrays: Array) -> list[Array]:
     return [a.astype(jnp.float32) for a in arrays]
 
 
@@ -146,7 +146,7 @@ def _tiles(x: Array) -> Grid:
     return [[v.reshape(-1, c) for v in row] for row in _transform(_INPUT, taps)]
 
 
-def _untiled(y: Grid, shape: tuple[int, ...]) -> Array:
+def _untile(y: Grid, shape: tuple[int, ...]) -> Array:
     """The array (B, H, W, C) whose tiles of 2x2 pixels, or of more that are cut off, are y: each (tiles, C)."""
     b, h, w, c = shape
     y = [[a.reshape(b, (h + 1) // 2, (w + 1) // 2, c) for a in row] for row in y]
@@ -157,15 +157,13 @@ def _tile_gradients(g: Array) -> Grid:
     """The gradient of the products, a 4x4 grid of (tiles, O), from that of the output (B, H, W, O)."""
     h, w = g.shape[1:3]
     g = jnp.pad(g, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)))
-    return [[a.reshape(-1, a.shape[-1]) for a in row] for row in _transform(_transposed(_OUTPUT), phases(g))]
+    return [[a.reshape(-1, a.shape[-1]) for a in row] for row in _transform(_transpose(_OUTPUT), phases(g))]
 
 
 def _gather_tiles(tiles: Grid, shape: tuple[int, ...]) -> Array:
     """The gradient of the input (B, H, W, C) from that of its transformed tiles, which overlap by two pixels."""
     b, h, w, c = shape
-    taps = [
-        [a.reshape(b, (h + 1) // 2, (w + 1) // 2, c) for a in row] for row in _transform(_transposed(_INPUT), tiles)
-    ]
+    taps = [[a.reshape(b, (h + 1) // 2, (w + 1) // 2, c) for a in row] for row in _transform(_transpose(_INPUT), tiles)]
     rows = [_overlap(column, 1) for column in zip(*taps, strict=True)]
     return _interleave([_overlap(row, 2) for row in zip(*rows, strict=True)])[:, :h, :w]
 
@@ -173,10 +171,10 @@ def _gather_tiles(tiles: Grid, shape: tuple[int, ...]) -> Array:
 def _overlap(taps: Sequence[Array], axis: int) -> list[Array]:
     """Sums the four taps of all tiles along an axis into its even and its odd pixels; the padding's are lost."""
     first, second, third, fourth = taps
-    return [second + _moved(fourth, 1, axis), third + _moved(first, -1, axis)]
+    return [second + _shift(fourth, 1, axis), third + _shift(first, -1, axis)]
 
 
-def _moved(x: Array, by: int, axis: int) -> Array:
+def _shift(x: Array, by: int, axis: int) -> Array:
     """x moved one place up or down an axis, with a zero for what comes in."""
     pads = [(0, 0)] * x.ndim
     pads[axis] = (max(by, 0), max(-by, 0))
@@ -190,7 +188,7 @@ def _interleave(grid: Grid) -> Array:
     return jnp.stack([jnp.stack(row, 3) for row in grid], 2).reshape(b, 2 * h, 2 * w, c)
 
 
-def _transposed(matrix: Matrix) -> Matrix:
+def _transpose(matrix: Matrix) -> Matrix:
     return tuple(zip(*matrix, strict=True))
 
 

@@ -45,7 +45,7 @@ def _dense_forward(x: Array, kernel: Array, columns: Array | None) -> tuple[Arra
 @fixed_settings()
 def _dense_backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple[Array, Array, None]:
     x, kernel, columns = saved
-    to_rows: Array = cpu_or_plain(dot_rows if kernel.size < _LARGE else _turned_dot, dot_rows, x, g)
+    to_rows: Array = cpu_or_plain(dot_rows if kernel.size < _LARGE else _transposed_dot, dot_rows, x, g)
     to_kernel = to_rows if columns is None else jnp.zeros_like(kernel).at[columns].set(to_rows, **_IN_ORDER)
     return dot_columns(g, _rows(kernel, columns)), to_kernel, None
 
@@ -61,7 +61,7 @@ def _dot_in_parts(parts: int, x: Array, kernel: Array) -> Array:
     return sum(products[1:], products[0])
 
 
-def _turned_dot(a: Array, b: Array) -> Array:
+def _transposed_dot(a: Array, b: Array) -> Array:
     """a.T @ b with a.T written down, which XLA would undo without the barrier: half the time for fc1.
 
     Turned by its layout, as its own transposition takes ten times as long in the form that `jit` of

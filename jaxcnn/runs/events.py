@@ -31,7 +31,7 @@ def encode_event(
     return event
 
 
-def framed(record: bytes) -> bytes:
+def frame_record(record: bytes) -> bytes:
     """A record as it is in a file: its length and itself, each followed by its checksum."""
     length = struct.pack("<Q", len(record))
     return length + _masked_crc32c(length) + record + _masked_crc32c(record)

@@ -70,7 +70,7 @@ def find_finished(
 
 
 @contextlib.contextmanager
-def claimed(
+def claim_folder(
     folder: Path, config: ExperimentConfig, resolved: dict[str, Any], existing: Existing
 ) -> Iterator[Summary | None]:
     """The run's folder, made or found, for this process alone; yields the summary if the run is finished after all.
@@ -82,7 +82,7 @@ def claimed(
     """
     wanted = {**to_json(config), RESOLVED: resolved}
     _refuse_foreign(folder, existing.overwrite)
-    with _locked(folder):
+    with _lock_folder(folder):
         if existing.overwrite:
             _empty(folder)
         if (folder / _PENDING).exists():  # an earlier version, killed when all but the log was written
@@ -205,7 +205,7 @@ def _describes_run(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _lock_folder(folder: Path) -> Iterator[None]:
     """Keeps other processes out. The lock is the kernel's and goes with the process, however that ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

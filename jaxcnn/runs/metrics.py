@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxcnn.errors import reason
 from jaxcnn.files import write_text
-from jaxcnn.runs.events import encode_event, framed
+from jaxcnn.runs.events import encode_event, frame_record
 from jaxcnn.runs.streams import warn
 from jaxcnn.runs.tables import csv_text
 from jaxcnn.training.records import EpochRecord
@@ -79,7 +79,7 @@ class Board:
             stamp = max([int(time.time()), *(int(other) + 1 for other in stamps if other.isdecimal())])
             self._file = (self._folder / f"{_PREFIX}{stamp:010}.{platform.node()}").open("xb", buffering=0)
             self._write(encode_event(time.time(), file_version="brain.Event:2"))
-        record = framed(event)
+        record = frame_record(event)
         while record:
             record = record[self._file.write(record) :]
 
@@ -127,7 +127,7 @@ def _records(data: bytes) -> Iterator[bytes]:
     """What is in a file of records, as far as that is whole; beyond that TensorBoard reads none either."""
     while data:
         record = data[12 : 12 + int.from_bytes(data[:8], "little")]
-        whole = framed(record)
+        whole = frame_record(record)
         if not data.startswith(whole):
             return
         yield record

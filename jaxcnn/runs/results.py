@@ -15,7 +15,7 @@ from jaxcnn.runs.metrics import Board, write_metrics
 from jaxcnn.runs.scores import balanced_accuracy, class_scores
 from jaxcnn.runs.summary import Summary
 from jaxcnn.runs.tables import csv_text
-from jaxcnn.training.decisions import kept_epoch, stopped
+from jaxcnn.training.decisions import kept_epoch, reason_to_stop
 from jaxcnn.training.records import EpochRecord, Evaluation, softmax
 
 
@@ -74,7 +74,7 @@ def write_results(
         "val_loss": records[best].val_loss,
         "best_epoch": records[best].epoch,
         "epochs": len(records),
-        "stopped": stopped(records, config) or f"all {config.train.epochs} epochs are done",
+        "stopped": reason_to_stop(records, config) or f"all {config.train.epochs} epochs are done",
         "seconds": sum(r.seconds for r in records),
         "images_per_second": float(np.median([r.images_per_second for r in records])),
         "trainable_parameters": sum(count for _, count, trains in counts if trains),

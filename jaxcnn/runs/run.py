@@ -25,12 +25,12 @@ from jaxcnn.model import init_variables, key_of
 from jaxcnn.runs.console import Terminal
 from jaxcnn.runs.device import select_device
 from jaxcnn.runs.display import Bar, print_start, results_table
-from jaxcnn.runs.folder import claimed, find_finished, is_unfinished, read_json, resolve, with_precision
+from jaxcnn.runs.folder import claim_folder, find_finished, is_unfinished, read_json, resolve, with_precision
 from jaxcnn.runs.log import check_log, update_log
 from jaxcnn.runs.metrics import Board, count_metrics, write_metrics
 from jaxcnn.runs.present import present, remove_pictures
 from jaxcnn.runs.results import write_results
-from jaxcnn.runs.signals import noted
+from jaxcnn.runs.signals import note_signals
 from jaxcnn.runs.streams import only_warns
 from jaxcnn.runs.summary import Summary
 from jaxcnn.training.decisions import kept_epoch, validates
@@ -64,7 +64,7 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
     if summary is None:
         with _enough_memory():
             variables, notes = first_variables(config, source)  # may refuse, so before the folder is made
-        with claimed(folder, config, resolved, existing) as summary, _enough_memory():
+        with claim_folder(folder, config, resolved, existing) as summary, _enough_memory():
             if summary is None:
                 if config.train.precision == "bfloat16" and jax.default_backend() == "cpu":
                     notes = [*notes, "train.precision=bfloat16 is for accelerators; this CPU is faster in float32"]
@@ -231,7 +231,7 @@ def _train(
     steps = -(-images // config.train.batch_size)
     best_variables = None
     with (
-        noted() as signals,
+        note_signals() as signals,
         open_checkpoints(folder / "checkpoints") as checkpoints,
     ):
         found = checkpoints.restore(state_in)
@@ -263,7 +263,7 @@ def _train(
                     write_metrics(folder, records)
                     board.add_record(record)
                     bar.epoch(record, is_best=best == len(records) - 1 and validates(config, record))
-                    if thawed := _thawed(config, len(records)):
+                    if thawed := _thawing_stages(config, len(records)):
                         console.print(f"from the next epoch on, these train too: {', '.join(thawed)}", highlight=False)
                         bar.compiling()
                     if signals.came():
@@ -297,7 +297,7 @@ def _best_weights(folder: Path, config: ExperimentConfig) -> dict[str, Any]:
         raise InputError(f"{folder} has lost its best epoch: {error}; --overwrite begins the run again") from error
 
 
-def _thawed(config: ExperimentConfig, epoch: int) -> list[str]:
+def _thawing_stages(config: ExperimentConfig, epoch: int) -> list[str]:
     """The stages that begin to train with an epoch (counted from 0)."""
     if epoch == config.train.epochs:
         return []

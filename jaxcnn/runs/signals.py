@@ -47,22 +47,22 @@ class Noted:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None and number == signal.SIGINT:
             raise Interrupted(number)
-        # _AGAIN is of a signal that came before, and which `raised` has not forgotten.
+        # _AGAIN is of a signal that came before, and which `raise_on_signal` has not forgotten.
         self.number = self.number or (signal.SIGTERM if number == _AGAIN else number)
 
 
 @contextmanager
-def noted() -> Iterator[Noted]:
+def note_signals() -> Iterator[Noted]:
     """Signals are noted within, and raise `Interrupted` only on the way out."""
     note = Noted()
-    with _handled(note._handle):
+    with _handle_signals(note._handle):
         yield note
     if note.number is not None:
         raise Interrupted(note.number)
 
 
 @contextmanager
-def raised() -> Iterator[None]:
+def raise_on_signal() -> Iterator[None]:
     """Signals raise `Interrupted` at once, unless the program is inside a library; then when that call returns."""
     came: list[int] = []
 
@@ -74,7 +74,7 @@ def raised() -> Iterator[None]:
         elif came:
             raise Interrupted(came[0])
 
-    with _handled(handle):
+    with _handle_signals(handle):
         try:
             yield
         except BaseException:
@@ -120,7 +120,7 @@ def _is_free(handler: Any) -> bool:
 
 
 @contextmanager
-def _handled(handle: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+def _handle_signals(handle: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     report = sys.unraisablehook
 
     def again(unraisable: Any) -> None:

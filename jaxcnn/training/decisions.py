@@ -49,7 +49,7 @@ def best_epoch(losses: Sequence[float], accuracies: Sequence[float]) -> int:
     return max(range(len(losses)), key=lambda i: (accuracies[i], -losses[i], -i))
 
 
-def stopped(records: Sequence[EpochRecord], config: ExperimentConfig) -> str | None:
+def reason_to_stop(records: Sequence[EpochRecord], config: ExperimentConfig) -> str | None:
     """Why a run with these records is over before its last epoch, or None.
 
     Epochs of probing and of gradual unfreezing do not count, since a run should train what its mask leaves free before

@@ -27,7 +27,7 @@ from jaxcnn.kernels.primitives import take_images
 from jaxcnn.masks import frozen_stages, settled_epoch
 from jaxcnn.training.class_weights import balanced_weights
 from jaxcnn.training.custom import BUILT_IN, Augmentation, Custom, Loss
-from jaxcnn.training.decisions import plateau_scale, stopped
+from jaxcnn.training.decisions import plateau_scale, reason_to_stop
 from jaxcnn.training.features import caches_features, compute_features
 from jaxcnn.training.optim import Schedule, make_schedule
 from jaxcnn.training.records import Batch, EpochRecord, Evaluation, Metrics, TrainState
@@ -219,7 +219,7 @@ def fit(
     records = list(history)
     settled = settled_epoch(config.freeze, config.model)
     frozen, phase = -1, None
-    while len(records) < config.train.epochs and stopped(records, config) is None:
+    while len(records) < config.train.epochs and reason_to_stop(records, config) is None:
         began = time.perf_counter()
         epoch = len(records)
         if (now_frozen := frozen_stages(config.freeze, config.model, epoch)) != frozen:

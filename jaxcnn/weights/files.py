@@ -138,7 +138,7 @@ def _load_torch(path: Path) -> Any:
     except MemoryError:
         raise
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path} {_refused(path)}") from error
+        raise InputError(f"{path} {_why_refused(path)}") from error
     except Exception as error:  # the legacy format fails in as many ways as there are bytes
         raise _unusable(path, "a PyTorch", error) from error
 
@@ -183,10 +183,10 @@ def _check_archive(path: Path) -> None:
         raise _unusable(path, "a PyTorch", error) from error
 
 
-def _refused(path: Path) -> str:
+def _why_refused(path: Path) -> str:
     """Why PyTorch does not read a pickle as one of weights alone, and the remedy."""
     try:
-        protocol, names = _disassembled(path)
+        protocol, names = _disassemble(path)
     except (OSError, zipfile.BadZipFile, StopIteration):
         protocol, names = 0, []
     if protocol > 3:
@@ -213,7 +213,7 @@ _OF_TENSORS = re.compile(
 )
 
 
-def _disassembled(path: Path) -> tuple[int, list[str]]:
+def _disassemble(path: Path) -> tuple[int, list[str]]:
     """The protocol of the pickle in a PyTorch file, and the classes and functions that it names; nothing is run."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

@@ -124,9 +124,9 @@ def find_network(loaded: object, path: Path) -> Weights:
         import torch
 
         tensors.update({name: torch.tensor(0) for name in missing})
-        notes.append(f"not in the file, and taken for 0: {_listed(missing)}")
+        notes.append(f"not in the file, and taken for 0: {_list_names(missing)}")
     if ignored := [*_beside(network.keys, loaded), *network.others]:
-        notes.append(f"ignored: {_listed(ignored)}")
+        notes.append(f"ignored: {_list_names(ignored)}")
     return Weights(tensors, assumed, notes)
 
 
@@ -229,5 +229,5 @@ def _places(networks: Sequence[_Network]) -> str:
     return " and ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _listed(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     return ", ".join(map(_plain, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
