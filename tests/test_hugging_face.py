@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,8 +14,6 @@ from jaxcnn.config import DataConfig
 from jaxcnn.data import hugging_face
 from jaxcnn.data.sets import load_dataset
 from jaxcnn.data.splits import Dataset
-
-datasets = pytest.importorskip("datasets", reason="the extra [hf] is not installed")
 
 IMAGES, LABELS = noise(12, 8, 8, 3), np.arange(12) % 3
 
