@@ -138,6 +138,7 @@ def test_a_process_of_its_own_answers_with_time_and_memory(tmp_path: Path) -> No
 ROWS = {"evaluate", "convert_model"}
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_rows_a_table_and_a_chart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

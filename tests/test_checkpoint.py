@@ -263,6 +263,7 @@ def test_weights_that_are_missing_or_damaged_are_refused(damage: Callable[[Path]
         load_weights(tmp_path / "weights")
 
 
+@pytest.mark.slow
 def test_other_folders_and_files_are_no_weights(tmp_path: Path) -> None:
     with open_checkpoints(tmp_path / "run") as checkpoints:
         checkpoints.save(draw_state(1), draw_records(1))

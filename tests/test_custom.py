@@ -49,6 +49,7 @@ def doubled(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return 2 * cross_entropy(logits, labels)
 
 
+@pytest.mark.slow
 def test_what_is_the_built_in_trains_to_its_bits() -> None:
     """Twice the loss at half the rate, which is exact. Plateaus cut nothing: the optimiser has its own rate."""
     built_in = experiment(

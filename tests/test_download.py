@@ -32,6 +32,7 @@ def test_no_network_says_what_to_do_at_once(name: str, tmp_path: Path, no_networ
     assert_nothing_left(tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_a_silent_name_server_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
 

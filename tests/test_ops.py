@@ -163,6 +163,7 @@ def dots(f: Callable[..., Any], *args: Array) -> int:
     return sum(" dot(" in line or " convolution(" in line for line in text.splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("by_tiles")
 @pytest.mark.parametrize(("channels", "forward", "backward"), [(3, 1, 1), (16, 16, 16)])
 def test_gradient_of_the_kernel_alone_computes_no_gradient_of_the_input(

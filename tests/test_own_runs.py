@@ -18,6 +18,7 @@ from jaxcnn.runs.run import run_experiment
 CLASSES = ("ant", "bee", "cow")  # as make_set names them
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("isolated")
 def test_a_run_on_a_folder_is_one_on_a_prepared_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -65,6 +65,7 @@ def test_auto_is_the_same_run_as_the_precision_it_stands_for(finished: Path) -> 
     assert planned.summary is not None
 
 
+@pytest.mark.slow
 def test_auto_trains_the_same_bits_as_float32_on_a_cpu() -> None:
     config = experiment(epochs=1)
     (auto,), _ = run(computing_in("auto", config), draw_dataset())
@@ -117,6 +118,7 @@ def relative_norm(of: Any, wanted: Any) -> float:
 SMALL = replace(SHALLOW, input_size=16, hidden_dims=(16, 32, 64, 64, 64, 32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "batch_size"), [(SMALL, 64), pytest.param(SHALLOW, 256, marks=pytest.mark.slow)], ids=["small", "shallow"]
 )

@@ -133,6 +133,7 @@ def test_what_the_padding_shows_changes_nothing() -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "steps_per_call", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(None, marks=pytest.mark.slow)]
 )

@@ -95,6 +95,7 @@ def test_what_a_killed_start_left_is_no_obstacle(finished: Path, tmp_path: Path)
     assert [path.name for path in (tmp_path / "tiny").rglob(".*") if path.name != ".zarray"] == [".lock"]
 
 
+@pytest.mark.slow
 def test_a_removal_that_is_cut_short_leaves_a_run_that_can_be_removed(finished: Path, tmp_path: Path) -> None:
     config = replace(TINY, runs_dir=tmp_path, train=TrainConfig(1, 64))
     shutil.copytree(finished, tmp_path / "tiny")
@@ -214,6 +215,7 @@ def test_a_checkpoint_that_the_disk_does_not_take_whole_is_one_clear_error(
 # More epochs
 
 
+@pytest.mark.slow
 def test_an_extended_run_is_the_run_that_was_begun_with_more_epochs(finished: Path, tmp_path: Path) -> None:
     config = replace(TINY, runs_dir=tmp_path)
     assert run_experiment(replace(config, train=replace(TINY.train, epochs=2)))["epochs"] == 2

@@ -47,6 +47,7 @@ from jaxcnn.weights.pytorch_network import TorchCNN
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
     dataset = draw_dataset()
     config = experiment(model=replace(MODEL, dropout_rate=0.3), augment="flipcrop", epochs=2)
@@ -120,6 +121,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(monkeypatch: p
     assert [next(epochs)[1].epoch, next(epochs)[1].epoch] == [1, 2]
 
 
+@pytest.mark.slow
 def test_weights_lost_in_the_last_step_of_an_epoch_end_the_run_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     """The training losses are all finite still; it is the validation loss that is not."""
     diverge_at(2, monkeypatch)
@@ -262,6 +264,7 @@ def test_a_run_compiles_each_step_once(caplog: pytest.LogCaptureFixture, tmp_pat
     assert per_epoch[1:] == [[], [], []]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [5, *(pytest.param(cut, marks=pytest.mark.slow) for cut in (1, 2, 7))])
 def test_an_epoch_that_is_cut_short_goes_on_to_the_same_bits(cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three epochs of three steps; augmentation, dropout and momentum make every step depend on all before."""
@@ -280,6 +283,7 @@ def test_an_epoch_that_is_cut_short_goes_on_to_the_same_bits(cut: int, monkeypat
     assert_same_bits(more[-1], states[-1])
 
 
+@pytest.mark.slow
 def test_an_epoch_that_is_over_is_not_cut_short() -> None:
     config, dataset = experiment(), draw_dataset()
     dispatches = iter(range(1, 100))
@@ -287,6 +291,7 @@ def test_an_epoch_that_is_over_is_not_cut_short() -> None:
     assert [record.epoch for _, record in epochs] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_early_stopping_waits_until_the_mask_is_reached() -> None:
     """Three epochs of probing whose loss only rises would have exhausted a patience of one."""
     config = experiment(epochs=9, learning_rate=0.3, early_stopping_patience=1)

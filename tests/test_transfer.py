@@ -172,6 +172,7 @@ def moved(before: Any, after: Any) -> set[str]:
     return {name for name, leaves in same.items() if not any(leaves)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_linear_probing_then_fine_tuning_moves_the_head_then_what_the_mask_says(cache: bool) -> None:
     freeze = FreezeConfig(mask="partial", freeze_until_block=0, probe_epochs=2, cache_features=cache)

@@ -134,6 +134,7 @@ def test_a_model_of_the_original_is_a_source_with_no_other_flag(tmp_path: Path) 
             assert torch.equal(tuned[name], value), name
 
 
+@pytest.mark.slow
 def test_the_originals_protocol_steers_by_the_test_split_and_keeps_the_last_weights(
     source: Path, tmp_path: Path
 ) -> None:
@@ -186,6 +187,7 @@ def test_folders_that_differ_behind_a_dot_are_different_sources() -> None:
     assert names == ["transfer_lr0.1_to_cifar100_full", "transfer_lr0.5_to_cifar100_full"]
 
 
+@pytest.mark.slow
 def test_what_is_taken_over_and_what_trains_is_printed(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,6 +255,7 @@ def test_saved_settings_keep_their_source_and_leave_their_name_to_others(tmp_pat
     assert named.name == "mine"
 
 
+@pytest.mark.slow
 def test_an_unfinished_source_is_told(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (source.parent / ".lock").touch()
     transfer(flags(source, tmp_path / "runs", "--mask", "frozen", "--train.epochs", "1"))
