@@ -21,11 +21,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from experiments.checks.report import conclude
 
 ROOT = Path(__file__).parent.parent.parent
 NETWORK = (
@@ -280,16 +282,12 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="jaxcnn-faults-") as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"  # one cache of compiled programs for all starts
         report = run(flags.kills, flags.terms, flags.seed, flags.cases, Path(folder))
-    if flags.json:
-        print(json.dumps(asdict(report), indent=2))
-    else:
-        print(
-            f"{report.kills} SIGKILLs, {report.kills_inside_a_checkpoint} of them inside a checkpoint being written, "
-            f"and {report.terms} SIGTERMs in {len(flags.cases)} configurations; {report.finished_runs_compared} runs "
-            f"compared with uninterrupted ones; {len(report.failures)} failures; {report.seconds:.0f} s"
-        )
-        print(*(f"FAILED {failure}" for failure in report.failures), sep="\n", end="")
-    return int(bool(report.failures))
+    told = (
+        f"{report.kills} SIGKILLs, {report.kills_inside_a_checkpoint} of them inside a checkpoint being written, and "
+        f"{report.terms} SIGTERMs in {len(flags.cases)} configurations; {report.finished_runs_compared} runs compared "
+        "with uninterrupted ones"
+    )
+    return conclude(report, told, flags.json)
 
 
 if __name__ == "__main__":

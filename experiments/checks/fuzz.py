@@ -14,13 +14,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.checks.attempts import Report, attempt, explore
 from experiments.checks.fuzz_files import fuzz_files
+from experiments.checks.report import conclude
 
 BUILT = 8  # of so many accepted configurations, one is built
 
@@ -202,17 +203,13 @@ def main(argv: list[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="jaxcnn-fuzz-") as folder:
         report = run(flags.configs, flags.files, flags.seed, Path(folder))
-    if flags.json:
-        print(json.dumps(asdict(report), indent=2))
-    else:
-        kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(report.files).most_common())
-        print(
-            f"{report.configurations} configurations, {report.accepted} of them accepted, {report.built} built; "
-            f"{sum(report.files.values())} damaged files ({kinds}), {report.read_all_the_same} of them read all the "
-            f"same; slowest {report.slowest} s; {len(report.failures)} failures; {report.seconds:.0f} s"
-        )
-        print(*(f"FAILED {failure}" for failure in report.failures), sep="\n", end="")
-    return int(bool(report.failures))
+    kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(report.files).most_common())
+    told = (
+        f"{report.configurations} configurations, {report.accepted} of them accepted, {report.built} built; "
+        f"{sum(report.files.values())} damaged files ({kinds}), {report.read_all_the_same} of them read all the same; "
+        f"slowest {report.slowest} s"
+    )
+    return conclude(report, told, flags.json)
 
 
 if __name__ == "__main__":

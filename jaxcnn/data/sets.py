@@ -20,9 +20,7 @@ from jaxcnn.data.image_reader import ImageReader, Wanted
 from jaxcnn.data.images import fit_image
 from jaxcnn.data.locate import find_prepared, refuse_other_folders
 from jaxcnn.data.reader import Fit, load_prepared
-from jaxcnn.data.splits import Dataset, Stored, stratified_split
-from jaxcnn.data.splits import Split as Split
-from jaxcnn.data.splits import take as take
+from jaxcnn.data.splits import Dataset, Split, Stored, stratified_split, take
 from jaxcnn.data.statistics import channel_statistics
 from jaxcnn.errors import InputError, local_path
 from jaxcnn.files import is_there

@@ -19,7 +19,7 @@ from jaxcnn.data.sets import as_original, load_dataset
 from jaxcnn.data.splits import Dataset
 from jaxcnn.errors import InputError, MachineError, is_out_of_memory, reason
 from jaxcnn.files import digest, is_there, made_by_older_version, older_digest
-from jaxcnn.kernels.backend import fixed_settings
+from jaxcnn.kernels.backend import fixed_settings, is_cpu
 from jaxcnn.masks import count_parameters, frozen_stages
 from jaxcnn.model import init_variables, key_of
 from jaxcnn.runs.console import Terminal
@@ -66,7 +66,7 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
             variables, notes = first_variables(config, source)  # may refuse, so before the folder is made
         with claim_folder(folder, config, resolved, existing) as summary, _enough_memory():
             if summary is None:
-                if config.train.precision == "bfloat16" and jax.default_backend() == "cpu":
+                if config.train.precision == "bfloat16" and is_cpu():
                     notes = [*notes, "train.precision=bfloat16 is for accelerators; this CPU is faster in float32"]
                 for note in notes:
                     console.print(note, markup=False)
@@ -229,7 +229,7 @@ def _train(
 
     images = len(dataset.train.labels)
     steps = -(-images // config.train.batch_size)
-    best_variables = None
+    best_variables: dict[str, Any] = {}
     with (
         note_signals() as signals,
         open_checkpoints(folder / "checkpoints") as checkpoints,
@@ -242,9 +242,11 @@ def _train(
             console.print(f"continuing after {_where(records, part, steps)}")
         if records and part is None and kept_epoch(records, config) == len(records) - 1:
             # Perhaps the earlier start was killed between the two.
-            _write_weights(folder, _variables(state), config, dataset)
-        elif records:  # now rather than when all is trained
-            _write_weights(folder, _best_weights(folder, config), config, dataset, ("model.safetensors",))
+            best_variables = jax.tree.map(np.array, _variables(state))  # the next epoch reuses buffers
+            _write_weights(folder, best_variables, config, dataset)
+        elif records:
+            best_variables = _best_weights(folder, config)  # which may refuse: now rather than when all is trained
+            _write_weights(folder, best_variables, config, dataset, ("model.safetensors",))
         behind = 0 if part is None else config.train.batch_size * len(part.loss)
         with (
             closing(Board(folder / "logs", records)) as board,
@@ -258,7 +260,7 @@ def _train(
                     best = kept_epoch(records, config)
                     checkpoints.save(trained, records)
                     if best == len(records) - 1:
-                        best_variables = jax.tree.map(np.array, _variables(trained))  # the next epoch reuses buffers
+                        best_variables = jax.tree.map(np.array, _variables(trained))
                         _write_weights(folder, best_variables, config, dataset)
                     write_metrics(folder, records)
                     board.add_record(record)
@@ -273,8 +275,6 @@ def _train(
                 checkpoints.save(paused.state, records, part)
             if signals.came():
                 console.print(f"stopping after {_where(records, part, steps)}")
-    if best_variables is None:  # an earlier start got to the best epoch
-        best_variables = _best_weights(folder, config)
     return records, best_variables
 
 
