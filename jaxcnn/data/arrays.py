@@ -10,11 +10,8 @@ from jaxcnn.config.network import Resize
 from jaxcnn.data.cache import cache_title, cached, file_fingerprint
 from jaxcnn.data.images import fit_image
 from jaxcnn.data.progress import show_progress
-from jaxcnn.data.splits import Split, Stored, aligned_empty, hold_out_test
+from jaxcnn.data.splits import SPLIT_NAMES, Split, Stored, aligned_empty, hold_out_test
 from jaxcnn.errors import InputError, reason
-
-_SPLITS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
-"""Names of splits, and which one each is."""
 
 _NAMES = "train_images and train_labels (test_..., val_...), or images and labels (split, class_names)"
 
@@ -65,12 +62,12 @@ def _pairs(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.n
         split = arrays["split"].reshape(-1).astype(str)
         if not len(images) == len(labels) == len(split):
             raise InputError(f"it has {len(images)} images, {len(labels)} labels and {len(split)} entries of split")
-        if unknown := sorted(set(split.tolist()) - _SPLITS.keys()):
-            raise InputError(f"split has {unknown[0]!r}; its values are {', '.join(_SPLITS)}")
-        named = {name: split == name for name in _SPLITS}
-        return {_SPLITS[name]: (images[chosen], labels[chosen]) for name, chosen in named.items() if chosen.any()}
-    whole = {name: (f"{name}_images", f"{name}_labels") for name in _SPLITS}
-    found = {_SPLITS[name]: (arrays[i], arrays[j]) for name, (i, j) in whole.items() if i in arrays and j in arrays}
+        if unknown := sorted(set(split.tolist()) - SPLIT_NAMES.keys()):
+            raise InputError(f"split has {unknown[0]!r}; its values are {', '.join(SPLIT_NAMES)}")
+        named = {name: split == name for name in SPLIT_NAMES}
+        return {SPLIT_NAMES[name]: (images[chosen], labels[chosen]) for name, chosen in named.items() if chosen.any()}
+    whole = {name: (f"{name}_images", f"{name}_labels") for name in SPLIT_NAMES}
+    found = {SPLIT_NAMES[name]: (arrays[i], arrays[j]) for name, (i, j) in whole.items() if i in arrays and j in arrays}
     if "train" not in found:
         raise InputError(f"it has the arrays {', '.join(arrays) or 'none'}; {_NAMES} are needed")
     return found

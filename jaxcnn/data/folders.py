@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcnn.data.cache import cache_title, cached
 from jaxcnn.data.images import File, scan, shown, walk
-from jaxcnn.data.splits import Stored, hold_out_test
+from jaxcnn.data.splits import SPLIT_NAMES, Stored, hold_out_test
 from jaxcnn.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 """Of how images become pixels; another number makes every cached folder be read again."""
-
-_SPLITS = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
-"""Names of folders, and which split each is."""
 
 Classes = Mapping[str, list[File]]
 """The files of each class, by its name."""
@@ -55,9 +52,9 @@ def _find_layout(folder: Path) -> dict[str, Classes]:
     """The files by folder of a split, "" if the classes lie in the folder itself, and by class."""
     _, inside = scan(folder)
     below = {name: scan(folder / name) for name in inside}
-    splits = [name for name in inside if name in _SPLITS and below[name][1]]
+    splits = [name for name in inside if name in SPLIT_NAMES and below[name][1]]
     if "train" in splits:
-        given = [name for name in splits if _SPLITS[name] == "validation"]
+        given = [name for name in splits if SPLIT_NAMES[name] == "validation"]
         if len(given) > 1:
             raise InputError(f"{folder} has the folders {' and '.join(given)}; keep one for validation")
         return {split: {name: walk(folder / split / name) for name in below[split][1]} for split in splits}
@@ -111,7 +108,7 @@ def _read(folder: Path, title: str, layout: Mapping[str, Classes], reader: "Imag
         )
         if not len(read.labels):
             raise InputError(f"{place} has no images that can be used; add some, or remove it")
-        splits[_SPLITS.get(split, "train")] = read
+        splits[SPLIT_NAMES.get(split, "train")] = read
     train = splits["train"]
     for label, name in enumerate(names):
         if not (train.labels == label).any():

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcnn.config.experiment import DataConfig
 from jaxcnn.data.cache import cache_title, cached
-from jaxcnn.data.splits import Split, Stored, hold_out_test
+from jaxcnn.data.splits import SPLIT_NAMES, Split, Stored, hold_out_test
 from jaxcnn.errors import InputError, local_path, reason
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ PREFIX = "hf:"
 
 _FORMAT = 1
 """Of how images become pixels; another number makes every cached set be read again."""
-
-_SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
-"""Names of splits, and which one each is."""
 
 _UNLABELLED = -1
 
@@ -110,7 +107,7 @@ def _read(
         names, numbers = tuple(map(str, values)), {value: number for number, value in enumerate(values)}
     read: dict[str, Split] = {}
     for name, split in splits.items():
-        if name not in _SPLITS or _SPLITS[name] in read:
+        if name not in SPLIT_NAMES or SPLIT_NAMES[name] in read:
             continue
         labels = split[label]
         if name != "train" and all(each == _UNLABELLED for each in labels):
@@ -121,7 +118,7 @@ def _read(
         source = _Column(split.cast_column(image, datasets.Image(decode=False)), image)
         called = [f"image {i} of {config.name} {name}" for i in range(len(labels))]
         title = f"{config.title} {name}"
-        read[_SPLITS[name]] = reader.read(source, called, numbered, title=title, total_bytes=split.data.nbytes)
+        read[SPLIT_NAMES[name]] = reader.read(source, called, numbered, title=title, total_bytes=split.data.nbytes)
     if "test" in read:
         return Stored(read["train"], read["test"], names, "test", read.get("validation"), tuple(reader.left_out))
     train, test, origin = hold_out_test(read["train"], "train", config.name)

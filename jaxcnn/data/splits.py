@@ -11,6 +11,9 @@ import numpy.typing as npt
 from jaxcnn.data.statistics import Statistics
 from jaxcnn.errors import InputError
 
+SPLIT_NAMES = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
+"""What splits are called in folders, files and data sets of others, and which one each is."""
+
 
 class Split(NamedTuple):
     """Images and their labels, or what a network makes of the images and their labels."""
