@@ -9,11 +9,10 @@ import jax
 from jaxcnn.config.experiment import Device
 from jaxcnn.errors import InputError, reason
 from jaxcnn.files import cache_folder
-from jaxcnn.runs.memory import keep_freed_memory
 
 
 def select_device(device: Device) -> None:
-    """Has JAX compute on a kind of device, keep compiled programs for the next start, and a CPU's memory for reuse.
+    """Has JAX compute on a kind of device, and keep compiled programs for the next start.
 
     Raises:
         InputError: when the machine has no such device, or JAX no support for it installed.
@@ -33,8 +32,6 @@ def select_device(device: Device) -> None:
         raise InputError(
             f"device={device!r} cannot be had: {why}; {remedy.get(device, 'install jax again')}, or give --device cpu"
         ) from error
-    if found == "cpu":
-        keep_freed_memory()
     # On an accelerator JAX's own choice for float32 is less: TF32 on an NVIDIA GPU, bfloat16 on a TPU.
     _configure("jax_default_matmul_precision", None if found == "cpu" else "highest")
     if device not in ("auto", found):
