@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from jaxcnn.config.network import ModelConfig, stage_of
-from jaxcnn.config.training import FreezeConfig
+from jaxcnn.config.training import FreezeConfig, Mask
 from jaxcnn.errors import InputError
 
 Params = dict[str, Any]
@@ -22,14 +22,20 @@ def frozen_stages(freeze: FreezeConfig, config: ModelConfig, epoch: int) -> int:
     """How many stages are frozen in an epoch (counted from 0); never any where there are no weights to keep.
 
     Raises:
-        InputError: when the mask freezes blocks that the network does not have.
+        InputError: when stages are to be frozen that the network does not have.
     """
+    if (freeze.frozen_stages or 0) > config.num_stages:
+        raise InputError(
+            f"freeze.frozen_stages={freeze.frozen_stages} is not usable: the network has {config.num_stages} stages "
+            f"that can be frozen, block_0 to block_{config.num_blocks - 1}, fc1 and fc2"
+        )
     if freeze.mask == "partial" and freeze.freeze_until_block >= config.num_blocks:
         raise InputError(
             f"freeze_until_block={freeze.freeze_until_block} is not usable: the network has blocks 0 to "
             f"{config.num_blocks - 1}"
         )
-    finally_frozen = {"partial": freeze.freeze_until_block + 1, "frozen": config.num_blocks}.get(freeze.mask, 0)
+    named = {"partial": freeze.freeze_until_block + 1, "frozen": config.num_blocks}
+    finally_frozen = named.get(freeze.mask, freeze.frozen_stages or 0)
     if freeze.mask == "scratch":
         return 0
     if epoch < freeze.probe_epochs:
@@ -37,6 +43,14 @@ def frozen_stages(freeze: FreezeConfig, config: ModelConfig, epoch: int) -> int:
     if freeze.unfreeze_every:
         return max(finally_frozen, config.num_stages - epoch // freeze.unfreeze_every)
     return finally_frozen
+
+
+def mask_name(freeze: FreezeConfig, config: ModelConfig) -> Mask:
+    """The mask, or the one that a number of frozen stages amounts to; fc1 and fc2 may be frozen beside the blocks."""
+    frozen = freeze.frozen_stages or 0
+    if freeze.mask != "full" or not frozen:
+        return freeze.mask
+    return "partial" if frozen < config.num_blocks else "frozen"
 
 
 def settled_epoch(freeze: FreezeConfig, config: ModelConfig) -> int:

@@ -50,7 +50,7 @@ def test_a_transplant_takes_all_but_the_head() -> None:
     assert fc3.variables["params"]["fc3"]["kernel"].shape == (32, 7)
     for name in fc3.taken:
         jax.tree.map(np.testing.assert_array_equal, fc3.variables["params"][name], source.variables["params"][name])
-    classifier = transplant(source, num_classes=10, head="all", key=jax.random.key(0))
+    classifier = transplant(source, num_classes=10, copied_stages=4, key=jax.random.key(0))
     assert classifier.new == ["fc1", "fc2", "fc3"]
     for name in classifier.new:
         assert np.any(classifier.variables["params"][name]["kernel"] != source.variables["params"][name]["kernel"])

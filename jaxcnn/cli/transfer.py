@@ -91,7 +91,7 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
     if saved is not None:
         default = read_config(local_path("--config", saved), TransferConfig)
         target, mask = target or default.data.name, mask or default.freeze.mask
-        generated = f"{default_name(default)}_{default.freeze.mask}"
+        generated = f"{default_name(default)}_{case_name(default)}"
     else:
         target, mask = target or "cifar100", mask or "full"
         default = settings(target, mask if mask in CHOICES else "full")
@@ -109,24 +109,19 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
         raise InputError(f"--data.name {flags.data.name} contradicts --target {flags.target}; give one of them")
     if flags.seeds and flags.mask != "all":
         raise InputError(f"seeds={flags.seeds!r} belongs to --mask all; give --seed to a single run")
-    config = narrow(TransferConfig, flags, freeze=FreezeConfig())
     masks: tuple[Mask, ...] = MASKS if flags.mask == "all" else (flags.mask,)
-    name = flags.name
+    cases = [
+        narrow(TransferConfig, flags, freeze=FreezeConfig(**{**shallow(flags.freeze), "mask": mask})) for mask in masks
+    ]
+    config, name = cases[0], flags.name
     if generated and re.fullmatch(rf"{re.escape(generated)}(_seed\d+)?", name):  # by the saved settings
-        name = name if f"{default_name(config)}_{flags.mask}" == generated else ""
-    if len(masks) == 1 and name:
-        names = {masks[0]: name}
-    else:
-        names = {each: f"{name or default_name(config)}_{each}" for each in masks}
+        name = name if len(masks) == 1 and f"{default_name(config)}_{case_name(cases[0])}" == generated else ""
+    if len(masks) > 1 or not name:
+        cases = [replace(case, name=f"{name or default_name(config)}_{case_name(case)}") for case in cases]
     configs = [
-        replace(
-            config,
-            freeze=FreezeConfig(**{**shallow(flags.freeze), "mask": each}),
-            seed=seed,
-            name=names[each] + (f"_seed{seed}" if flags.seeds else ""),
-        )
+        replace(case, seed=seed, name=case.name + (f"_seed{seed}" if flags.seeds else ""))
         for seed in flags.seeds or (flags.seed,)
-        for each in masks
+        for case in cases
     ]
     return configs, on_existing(flags)
 
@@ -137,6 +132,13 @@ def default_name(config: TransferConfig) -> str:
     file = path.suffix in WEIGHT_FILES
     source = path.parent.name if path.name == "model.pth" and path.parent.name else path.stem if file else path.name
     return f"transfer_{source or 'model'}_to_{config.data.title.replace('/', '_').replace(':', '_')}"
+
+
+def case_name(config: TransferConfig) -> str:
+    """What is copied and frozen, in a run's name: the mask, or the numbers of stages."""
+    freeze = config.freeze
+    frozen = freeze.mask if freeze.frozen_stages is None else f"frozen{freeze.frozen_stages}"
+    return f"copied{config.copied_stages}_{frozen}" if config.copied_stages else frozen
 
 
 def program(argv: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -135,6 +135,9 @@ class TransferConfig(Untold, ExperimentConfig):
     """The weights: a run's folder, an Orbax checkpoint, a model.pth or a .safetensors file."""
     head: Head = "fc3"
     """What is always new: the last layer, or the whole classifier (fc1, fc2 and fc3)."""
+    copied_stages: int | None = None
+    """Take over this many stages, counted from the input, and begin the others with new weights; if not given, all
+    but the head. 0 is the mask scratch."""
     dropout_rate: float | None = None
     """Dropout while fine-tuning; the source's if not given, which is 0.2 for bare weights."""
 
@@ -143,6 +146,15 @@ class TransferConfig(Untold, ExperimentConfig):
         ExperimentConfig.__post_init__(self)
         set_path(self, "source")
         require_choice("head", self.head, Head)
+        if self.copied_stages is not None:
+            require_int("copied_stages", self.copied_stages, least=0)
+            require(self.head == "fc3", "copied_stages", self.copied_stages, "head='all' says it too; give one of them")
+            none = self.freeze.mask == "scratch" and self.copied_stages > 0
+            require(not none, "copied_stages", self.copied_stages, "the mask scratch takes nothing over; give 0")
+            if self.copied_stages == 0:
+                alone = self.freeze.mask in ("full", "scratch")
+                require(alone, "copied_stages", 0, f"the mask {self.freeze.mask} would freeze new weights; raise it")
+                object.__setattr__(self, "freeze", replace(self.freeze, mask="scratch"))
         if self.dropout_rate is not None:
             require_number("dropout_rate", self.dropout_rate, least=0, most=1, open_ends=")")
         if self.head == "all" and self.freeze.mask != "scratch":

@@ -135,7 +135,7 @@ def print_start(
     console.print(f"trains {trained:,} of {total:,} parameters: {parts}", highlight=False)
     settled = settled_epoch(config.freeze, config.model)
     if settled >= config.train.epochs:
-        console.print(f"more than {settled} epochs would be needed to reach the mask {config.freeze.mask}")
+        console.print(f"more than {settled} epochs would be needed to train all that is not frozen for good")
     phases = {frozen_stages(config.freeze, config.model, e) for e in range(min(settled + 1, config.train.epochs))}
     kept = [feature_bytes(config, dataset, f) for f in phases if caches_features(config, dataset, f)]
     if kept:

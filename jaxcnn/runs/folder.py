@@ -246,7 +246,10 @@ def read_summary(path: Path) -> Summary:
         InputError: when the file is damaged.
     """
     remedy = "delete it, and the same command computes it again"
-    summary = {"balanced_accuracy": None, **read_json(path, remedy)}  # which earlier versions did not write
+    later = dict.fromkeys(
+        ("balanced_accuracy", "copied_stages", "frozen_stages")
+    )  # earlier versions did not write them
+    summary = {**later, **read_json(path, remedy)}
     wrong = [name for name, kind in SUMMARY.items() if not _is(summary.get(name, ...), kind)]
     if wrong:
         raise InputError(f"{path} lacks {', '.join(wrong)}, or has something else there; {remedy}")

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxcnn.config.experiment import ExperimentConfig
+from jaxcnn.config.experiment import ExperimentConfig, TransferConfig
 from jaxcnn.data.splits import Dataset
 from jaxcnn.files import write_json, write_npy, write_text
+from jaxcnn.masks import mask_name
 from jaxcnn.runs.metrics import Board, write_metrics
 from jaxcnn.runs.scores import balanced_accuracy, class_scores
 from jaxcnn.runs.summary import Summary
 from jaxcnn.runs.tables import csv_text
 from jaxcnn.training.decisions import kept_epoch, reason_to_stop
 from jaxcnn.training.records import EpochRecord, Evaluation, softmax
+from jaxcnn.weights.transfer import copied_stages
 
 
 def write_results(
@@ -65,7 +67,9 @@ def write_results(
     summary: Summary = {
         "name": config.run_name,
         "dataset": dataset.name,
-        "mask": config.freeze.mask,
+        "mask": mask_name(config.freeze, config.model),
+        "copied_stages": copied_stages(config, config.model) if isinstance(config, TransferConfig) else 0,
+        "frozen_stages": sum(not trains for _, _, trains in counts),
         "seed": config.seed,
         "test_accuracy": accuracy,
         "balanced_accuracy": balanced_accuracy(scores),

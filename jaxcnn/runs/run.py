@@ -43,7 +43,7 @@ from jaxcnn.weights.checkpoint import Progress, open_checkpoints
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict
 from jaxcnn.weights.source import read_source
-from jaxcnn.weights.transfer import Source, transplant
+from jaxcnn.weights.transfer import Source, copied_stages, transplant
 
 
 @fixed_settings()
@@ -136,7 +136,9 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
             raise InputError(f"--overwrite would remove {folder}, and with it the source; give another --name")
         source = open_source(config)
     model = config.model if source is None else source.config
-    frozen_stages(config.freeze, model, 0)  # refuses a mask that the network does not have
+    frozen_stages(config.freeze, model, 0)  # refuses what the network does not have, as the next does
+    if isinstance(config, TransferConfig):
+        copied_stages(config, model)
     dataset = load_dataset(config.data, input_size=model.input_size, in_channels=model.in_channels, seed=config.seed)
     if original:
         if model.in_channels != 3:
@@ -195,15 +197,15 @@ def first_variables(config: ExperimentConfig, source: Source | None) -> tuple[di
     notes += [f"of the source: {note}" for note in source.notes]
     if is_unfinished(config.source if config.source.is_dir() else config.source.parent):
         notes.append(f"the run in {config.source} is not finished; its best epoch so far is taken")
-    if config.freeze.mask == "scratch":
-        return dict(init_variables(config.model, key)), [*notes, f"nothing is taken over from {config.source}"]
     made = transplant(
         source,
         num_classes=config.model.num_classes,
-        head=config.head,
+        copied_stages=copied_stages(config, config.model),
         key=key,
         keep_fitting_head=config.protocol == "original",
     )
+    if not made.taken:
+        return made.variables, [*notes, f"nothing is taken over from {config.source}"]
     notes.append(f"taken over from {config.source}: {', '.join(made.taken)}")
     if made.new:
         old, new = source.config.num_classes, config.model.num_classes

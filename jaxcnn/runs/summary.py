@@ -11,6 +11,11 @@ class Summary(TypedDict):
     """Of the run's folder."""
     dataset: str
     mask: str
+    """The name of the case: partial where a number of stages was given that no mask has."""
+    copied_stages: int | None
+    """Stages that began with the source's weights; None of a run that an earlier version finished, as the next."""
+    frozen_stages: int | None
+    """Stages that were frozen in the end, counted from the input."""
     seed: int
     test_accuracy: float
     balanced_accuracy: float | None

@@ -10,18 +10,19 @@ from typing import Any
 
 import jax
 
-from jaxcnn.config.experiment import Head, from_dict
+from jaxcnn import masks
+from jaxcnn.config.experiment import Head, TransferConfig, from_dict
 from jaxcnn.config.network import Activation, ModelConfig, Untold
 from jaxcnn.config.training import FreezeConfig, Mask
 from jaxcnn.errors import InputError, local_path, reason
 from jaxcnn.files import is_there
-from jaxcnn.masks import freeze_mask, frozen_stages
-from jaxcnn.model import CNN, init_variables, key_of
+from jaxcnn.model import CNN, key_of
+from jaxcnn.weights import transfer
 from jaxcnn.weights.card import Described, from_metadata, of_run
 from jaxcnn.weights.convert import from_torch, infer_config, to_arrays
 from jaxcnn.weights.files import load_file, read_metadata, refuse_folder
 from jaxcnn.weights.state_dicts import find_network
-from jaxcnn.weights.transfer import Source, transplant
+from jaxcnn.weights.transfer import Source
 
 
 def read_source(path: Path, given: Untold | None = None) -> Source:
@@ -101,9 +102,11 @@ def create_transfer_model(
     source: Path | str,
     num_classes: int,
     *,
-    mask: Mask = "partial",
+    mask: Mask | None = None,
     freeze_until_block: int = 1,
+    frozen_stages: int | None = None,
     head: Head = "fc3",
+    copied_stages: int | None = None,
     seed: int = 0,
     input_size: int | None = None,
     apply_pooling: tuple[int, ...] | None = None,
@@ -115,9 +118,11 @@ def create_transfer_model(
     Args:
         source: a run's folder, an Orbax checkpoint, or a file that torch.save or safetensors wrote.
         num_classes: of the target.
-        mask: what is frozen; `scratch` ignores the source's weights.
+        mask: what is frozen; `scratch` ignores the source's weights. `partial`, unless `frozen_stages` is given.
         freeze_until_block: the last block that `partial` freezes, counted from 0.
+        frozen_stages: how many stages are frozen, counted from the input, in place of a mask.
         head: what is new: the last layer, or the whole classifier.
+        copied_stages: how many stages are taken over, counted from the input, in place of a head; all if not given.
         seed: of the new layers.
         input_size: what the source's network reads, instead of what its files tell or 32; so with the next two.
         apply_pooling: see `input_size`.
@@ -133,21 +138,25 @@ def create_transfer_model(
         UserWarning: naming what had to be assumed of the source's network, which `assumed` of the result holds too.
 
     Raises:
-        InputError: when the source cannot be read or the mask does not fit its network.
+        InputError: when the source cannot be read, or its network has no such stages.
     """
     given = Untold(input_size=input_size, apply_pooling=apply_pooling, activation_function=activation_function)
     read = read_source(local_path("source", source), given)
     if dropout_rate is not None:
         read = read._replace(config=replace(read.config, dropout_rate=dropout_rate))
-    made = transplant(read, num_classes=num_classes, head=head, key=key_of(seed))
-    freeze = FreezeConfig(mask=mask, freeze_until_block=freeze_until_block)
-    frozen = frozen_stages(freeze, made.config, 0)
-    variables = dict(init_variables(made.config, key_of(seed))) if mask == "scratch" else made.variables
-    trains = jax.tree.map(operator.not_, freeze_mask(variables["params"], made.config, frozen))
+    freeze = FreezeConfig(
+        mask=mask or ("partial" if frozen_stages is None else "full"),
+        freeze_until_block=freeze_until_block,
+        frozen_stages=frozen_stages,
+    )
+    copied = transfer.copied_stages(TransferConfig(freeze=freeze, head=head, copied_stages=copied_stages), read.config)
+    made = transfer.transplant(read, num_classes=num_classes, copied_stages=copied, key=key_of(seed))
+    frozen = masks.frozen_stages(freeze, made.config, 0)
+    trains = jax.tree.map(operator.not_, masks.freeze_mask(made.variables["params"], made.config, frozen))
     if read.assumed:
         warnings.warn(
             f"{source} does not tell all of its network; assumed: {'; '.join(read.assumed)}. "
             "Where it is otherwise, give the argument of that name, or a file of the right weights alone",
             stacklevel=2,
         )
-    return TransferModel(CNN(made.config), variables, trains, tuple(read.assumed), tuple(read.notes))
+    return TransferModel(CNN(made.config), made.variables, trains, tuple(read.assumed), tuple(read.notes))

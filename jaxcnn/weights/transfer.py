@@ -1,5 +1,6 @@
 """Weights of one task as the start of another: what is taken over, what is new, what is frozen."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -7,12 +8,11 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxcnn.config.card import Card
-from jaxcnn.config.experiment import Head
+from jaxcnn.config.experiment import TransferConfig
 from jaxcnn.config.network import ModelConfig, stage_of
-from jaxcnn.errors import InputError, require_choice
+from jaxcnn.errors import InputError
+from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables
-
-_NEW = {"fc3": ("fc3",), "all": ("fc1", "fc2", "fc3")}
 
 
 class Source(NamedTuple):
@@ -40,27 +40,60 @@ class Transplant(NamedTuple):
     """Those freshly initialised."""
 
 
+def copied_stages(config: TransferConfig, model: ModelConfig) -> int:
+    """How many stages of a network, counted from the input, begin with the source's weights.
+
+    Raises:
+        InputError: when that is more than there are, or stages above these are to be frozen as they begin.
+    """
+    if config.freeze.mask == "scratch":
+        return 0
+    copied = config.copied_stages
+    if copied is None:
+        copied = model.num_blocks if config.head == "all" else model.num_stages
+    if copied > model.num_stages:
+        raise InputError(f"copied_stages={copied} is not usable: the source has {model.num_stages} stages below fc3")
+    if copied < model.num_stages and (config.freeze.probe_epochs or config.freeze.unfreeze_every):
+        raise InputError(
+            f"copied_stages={copied} is not usable: probing and gradual unfreezing train fc3 alone at first; "
+            f"take over all {model.num_stages} stages"
+        )
+    if (frozen := frozen_stages(config.freeze, model, sys.maxsize)) > copied:
+        raise InputError(
+            f"{frozen} frozen stages are not usable: {copied} are taken over, and new weights would be frozen; freeze "
+            "fewer, or raise copied_stages"
+        )
+    return copied
+
+
 def transplant(
-    source: Source, *, num_classes: int, head: Head = "fc3", key: jax.Array, keep_fitting_head: bool = False
+    source: Source,
+    *,
+    num_classes: int,
+    copied_stages: int | None = None,
+    key: jax.Array,
+    keep_fitting_head: bool = False,
 ) -> Transplant:
-    """The source's network for another number of classes, with its weights below a new head.
+    """The source's network for another number of classes, with its weights in the stages nearest to the input.
 
     Args:
         source: weights and their configuration.
         num_classes: of the target.
-        head: what is new: the last layer, or the whole classifier.
+        copied_stages: how many stages are taken over; None for all, below a new fc3.
         key: of the new layers.
-        keep_fitting_head: keep the source's fc3 if the number of classes is the same, as the original program does.
+        keep_fitting_head: above all stages, keep the source's fc3 if the number of classes is the same, as the original
+            program does.
 
     Raises:
-        InputError: when weights to be taken over do not have the network's shapes, or there is no such `head`.
+        InputError: when weights to be taken over do not have the network's shapes.
     """
-    require_choice("head", head, Head)
     config = replace(source.config, num_classes=num_classes)
     fresh = init_variables(config, key)
-    keeps = keep_fitting_head and num_classes == source.config.num_classes
-    new = [] if keeps and head == "fc3" else list(_NEW[head])
-    taken = sorted((name for name in fresh["params"] if name not in new), key=lambda name: stage_of(name, config))
+    copied = config.num_stages if copied_stages is None else copied_stages
+    if keep_fitting_head and copied == config.num_stages and num_classes == source.config.num_classes:
+        copied += 1
+    names = sorted(fresh["params"], key=lambda name: stage_of(name, config))
+    taken, new = names[:copied], names[copied:]
     problems = []
     for collection in ("params", "batch_stats"):
         for name in taken:
