@@ -7,7 +7,20 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 # Each room may know those before it. `data` and `training` do not know `weights`, nor anything `cli`.
-ROOMS = ("errors", "files", "config", "kernels", "model", "masks", "data", "training", "weights", "runs", "cli")
+ROOMS = (
+    "errors",
+    "files",
+    "config",
+    "kernels",
+    "model",
+    "masks",
+    "data",
+    "training",
+    "weights",
+    "runs",
+    "studies",
+    "cli",
+)
 FLOORS = 8
 """Modules on the longest chain of imports."""
 LINES = {"jaxcnn": 350, "experiments": 350, "tests": 450}

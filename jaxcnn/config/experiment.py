@@ -44,6 +44,8 @@ class DataConfig:
     validation: float = 0.1
     """Share of the training images held out to steer training, unless the set has a folder or arrays for validation;
     0 trains on all of them and steers by nothing."""
+    split_seed: int | None = None
+    """Decides which images `fraction` and `validation` take; the run's seed if not given."""
     image_column: str = ""
     """Column of a Hugging Face data set that holds the images; if empty, the only one of that type."""
     label_column: str = ""
@@ -72,6 +74,8 @@ class DataConfig:
         require(len(self.classes) != 1, "data.classes", self.classes, "give at least two labels, or none for all")
         require_number("data.fraction", self.fraction, least=0, most=1, open_ends="(")
         require_number("data.validation", self.validation, least=0, most=1, open_ends=")")
+        if self.split_seed is not None:
+            require_int("data.split_seed", self.split_seed, least=0, most=2**32 - 1)
 
     @property
     def title(self) -> str:

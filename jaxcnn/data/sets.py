@@ -38,7 +38,7 @@ def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed:
         config: names the set; its folder and archives; the classes and the shares to use.
         input_size: height and width to which images are resized as `config.resize` says, where they differ.
         in_channels: 3, or 1 for grey images.
-        seed: decides which images `fraction` and `validation` take.
+        seed: decides which images `fraction` and `validation` take, where `config.split_seed` does not.
 
     Returns:
         Arrays that may be read-only: those of a cached set are mapped from disk.
@@ -60,7 +60,7 @@ def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed:
         print(f"left out: {problem}", file=sys.stderr)
     if stored.test_origin != "test":
         print(f"{config.title} has no labelled test split: {stored.test_origin} serve as one", file=sys.stderr)
-    return _dataset(stored, config, seed, origin)
+    return _dataset(stored, config, seed if config.split_seed is None else config.split_seed, origin)
 
 
 def from_arrays(

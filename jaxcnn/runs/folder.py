@@ -102,7 +102,7 @@ def _tell_changes(folder: Path, wanted: dict[str, Any]) -> None:
     """Says where a run that goes on was begun with other versions or on another device: its bits may differ."""
     there = read_json(folder / "config.json").get(RESOLVED) if (folder / "config.json").exists() else None
     if there:
-        known = there.keys() & {"versions", "device", "settings"}
+        known = there.keys() & {"versions", "device", "threads", "settings"}
         old, new = ({name: of[name] for name in known} for of in (there, wanted[RESOLVED]))
         if changed := _differences(old, new):
             told = "; ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
@@ -269,6 +269,7 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("jaxcnn", "jax", "jaxlib", "flax", "optax", "numpy")},
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
+        "threads": len(os.sched_getaffinity(0)),
         "settings": {
             "float": str(jnp.result_type(float)),  # float64 under JAX_ENABLE_X64
             **{name: os.environ[name] for name in _SETTINGS if name in os.environ},

@@ -47,12 +47,13 @@ from jaxcnn.weights.transfer import Source, copied_stages, transplant
 
 
 @fixed_settings()
-def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> Summary:
+def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, *, pictures: bool = True) -> Summary:
     """Trains, or finishes what an earlier call began, and returns what `summary.json` holds.
 
     Validation decides the learning rate, when to stop and the best epoch; the test set is read once, at the end, with
     the best weights (the last ones where nothing is held out for validation). Pictures and the run's row in the log,
     which are made last, only cause a warning where they fail; a call for a finished run makes those that are missing.
+    Without `pictures` none are drawn.
 
     Raises:
         InputError: when the configuration, the data or the run's folder cannot be used.
@@ -79,7 +80,8 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
                 tested = evaluate(evaluation_step(config, dataset), best, dataset.test, config.train.batch_size)
                 summary = write_results(folder, config, dataset, records, counts, tested, began)
                 remove_pictures(folder)  # of what the folder held before
-    present(folder)
+    if pictures:
+        present(folder)
     with only_warns(f"row of {folder.name} in the table of all runs"):
         update_log(folder.parent, transfers=isinstance(config, TransferConfig))
     if was_finished:

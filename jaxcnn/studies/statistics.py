@@ -1,6 +1,7 @@
 """How sure a comparison of a few runs is: intervals, paired differences, corrections, and how many runs would do."""
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ def t_intervals(values: Any, level: float = LEVEL) -> tuple[Any, Any]:
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean, standard deviation and 95 % t interval of one value or more."""
-    mean = float(np.mean(values))
+    mean = fmean(values)
     if len(values) < 2:
         return Estimate(len(values), mean, None, None, None)
     low, high = t_intervals(values)

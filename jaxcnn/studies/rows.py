@@ -1,0 +1,36 @@
+"""The results of a study as rows: one for each run, numbers as numbers."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.config.experiment import RESOLVED, ExperimentConfig
+from jaxcnn.files import write_text
+from jaxcnn.runs.folder import read_json
+from jaxcnn.runs.summary import SUMMARY, Summary
+from jaxcnn.runs.tables import csv_text
+from jaxcnn.studies.records import Row
+
+
+def make_row(config: ExperimentConfig, settings: Mapping[str, Any], summary: Summary) -> Row:
+    """A finished run's row, with what varies in its study; what its folder does not tell is None."""
+    resolved = read_json(config.runs_dir / config.run_name / "config.json").get(RESOLVED, {})
+    return {
+        "run": config.run_name,
+        **settings,
+        "seed": config.seed,
+        **{name: value for name, value in summary.items() if name != "name" and name not in settings},
+        "test_images": resolved.get("images", {}).get("test"),
+        "threads": resolved.get("threads"),
+    }
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """Writes `results.csv`, with the columns that vary after the run's name.
+
+    Raises:
+        MachineError: when it cannot be written.
+    """
+    names = list(dict.fromkeys(["run", *columns, "seed", *SUMMARY, "test_images", "threads"]))
+    names.remove("name")
+    write_text(path, csv_text([names, *([row[name] for name in names] for row in rows)]))

@@ -1,0 +1,190 @@
+"""A study from its plan to its page: what the program does, and what a notebook calls."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from jaxcnn.config.experiment import CONTINUE, Existing, ExperimentConfig, TransferConfig
+from jaxcnn.errors import InputError
+from jaxcnn.runs.console import Terminal
+from jaxcnn.runs.folder import source_digest
+from jaxcnn.runs.run import open_source, plan, run_experiment
+from jaxcnn.runs.streams import only_warns
+from jaxcnn.runs.summary import Summary
+from jaxcnn.studies.compare import verdict
+from jaxcnn.studies.execute import Executor, Outcome, Turns, one_by_one
+from jaxcnn.studies.plan import Preset, Study, make_study
+from jaxcnn.studies.records import Comparison, Finished, Row
+from jaxcnn.studies.report import write_report
+from jaxcnn.studies.rows import make_row, write_rows
+from jaxcnn.studies.tables import terminal_table
+from jaxcnn.weights.transfer import copied_stages
+
+
+class StudyResult(NamedTuple):
+    """What came of a study."""
+
+    rows: list[Row]
+    """A run by column, in the plan's order; `results.csv` has the same."""
+    comparison: Comparison
+    failed: list[str]
+    """Names of the runs that failed."""
+    folder: Path
+    """With `results.csv`, `study.html` and the rest."""
+
+
+def study(
+    base: ExperimentConfig,
+    *,
+    seeds: Sequence[int] = (0,),
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    preset: Preset | None = None,
+    depths: Sequence[int] = (),
+    source_classes: Sequence[int] = (),
+    baseline: str = "",
+    pictures: bool = False,
+    overwrite: bool = False,
+) -> StudyResult:
+    """Trains and compares settings over seeds, or finishes what an earlier call began.
+
+    Finished runs are not trained again, and half-finished ones go on. A run that fails does not stop the others.
+
+    Example:
+        ```python
+        result = study(TransferConfig(source=Path("runs/cifar10")), preset="depth", seeds=(0, 1, 2))
+        accuracies = {row["run"]: row["test_accuracy"] for row in result.rows}
+        ```
+
+    Args:
+        base: what all runs share. Its name is the study's folder in its `runs_dir`.
+        seeds: of the runs.
+        vary: values by field, `optim.learning_rate` for one; `freeze.` may be left out. Every combination is trained.
+        preset: masks: the four masks; depth: every stage copied, each number of them frozen, and scratch; yosinski: n
+            stages copied, frozen or not, from the source's task and from the same task, and scratch.
+        depths: the numbers of stages for depth and yosinski; all if empty.
+        source_classes: train the sources too, one for each seed, on these classes of the same data set, with
+            `base.model` as the network.
+        baseline: the case to compare to; if empty, the first.
+        pictures: draw those of each run.
+        overwrite: begin all runs again.
+
+    Raises:
+        InputError: when the study cannot be run as asked for, before anything is trained, or when every run failed.
+    """
+    base = base if base.name else replace(base, name=f"study_{base.data.title}")
+    trains_source = bool(source_classes) or not isinstance(base, TransferConfig)
+    model = base.model if trains_source or not isinstance(base, TransferConfig) else open_source(base).config
+    planned = make_study(
+        base, model, seeds=seeds, vary=vary, preset=preset, depths=depths, source_classes=source_classes,
+        baseline=baseline,
+    )  # fmt: skip
+    return run_study(planned, Existing(overwrite=overwrite), pictures=pictures)
+
+
+def run_study(
+    study: Study,
+    existing: Existing = CONTINUE,
+    *,
+    pictures: bool = False,
+    execute: Executor = one_by_one,
+    at_once: int = 1,
+) -> StudyResult:
+    """Runs what is not finished of a study, and compares.
+
+    Args:
+        study: the plan.
+        existing: what to do with runs that are there.
+        pictures: draw those of each run.
+        execute: how runs are trained.
+        at_once: how many of them it trains at the same time.
+
+    Raises:
+        InputError: when a run cannot be what the plan says, before anything is trained; when a source changed
+            meanwhile; when every run failed.
+    """
+    console = Terminal(soft_wrap=True)
+    found = _look(study, existing)
+    summaries = {name: summary for name, (summary, _) in found.items() if summary is not None}
+    configs = [*study.sources, *(run.config for run in study.runs)]
+    print_plan(console, study, len(summaries))
+    turns = Turns(console, len(configs), done=len(summaries), at_once=at_once)
+    train = partial(run_experiment, existing=existing, pictures=pictures)
+    failed: dict[str, str] = {}
+    for outcome in execute([each for each in study.sources if each.run_name not in summaries], train, turns):
+        _note(outcome, summaries, failed)
+    ready = []
+    for run in study.runs:
+        source = run.config.source.name if isinstance(run.config, TransferConfig) else ""
+        if source in failed:
+            _note(Outcome(run.config, None, f"its source {source} failed"), summaries, failed)
+        elif run.config.run_name not in summaries:
+            ready.append(run.config)
+    for outcome in execute(ready, train, turns):
+        _note(outcome, summaries, failed)
+        name = outcome.config.run_name
+        _, digest = found[name]
+        if outcome.summary is not None and source_digest(outcome.config.runs_dir / name) not in (None, digest):
+            raise InputError(f"the weights that {name} began with changed meanwhile; compare once they stay")
+        with only_warns(str(study.folder / "results.csv")):
+            write_rows(study.folder / "results.csv", study.columns, [each.row for each in _rows(study, summaries)])
+    finished = _rows(study, summaries)
+    if not finished:
+        raise InputError(f"all {len(study.runs)} runs of {study.folder} failed: {next(iter(failed.values()))}")
+    comparison = write_report(study, finished, list(failed))
+    console.print(terminal_table(comparison))
+    for line in verdict(comparison):
+        console.print(line, markup=False, highlight=False)
+    console.print(f"comparison in {study.folder}", markup=False)
+    return StudyResult([each.row for each in finished], comparison, list(failed), study.folder)
+
+
+def print_plan(console: Console, study: Study, finished: int) -> None:
+    """Prints what a study will train."""
+    seeds = dict.fromkeys(run.config.seed for run in study.runs)
+    sources = f", and {len(study.sources)} sources" if study.sources else ""
+    lines = [
+        f"{study.folder}: {len(study.cases)} cases, {len(seeds)} seeds, {len(study.runs)} runs{sources}; "
+        f"{finished} are finished",
+        f"cases: {'; '.join(study.cases)}. They are compared to {study.baseline}",
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
+
+
+def _look(study: Study, existing: Existing) -> dict[str, tuple[Summary | None, str | None]]:
+    """By the names of runs, what is finished of them and the digest of their source, if that is there already.
+
+    Raises:
+        InputError: when a run cannot be what the plan says.
+    """
+    found: dict[str, tuple[Summary | None, str | None]] = {}
+    trained = {each.runs_dir / each.run_name: each for each in study.sources}
+    for config in [*study.sources, *(run.config for run in study.runs)]:
+        source = trained.get(config.source) if isinstance(config, TransferConfig) else None
+        if source is not None and isinstance(config, TransferConfig) and found[source.run_name][0] is None:
+            copied_stages(config, source.model)  # all that can be told before the source is there
+            found[config.run_name] = None, None
+        else:
+            planned = plan(config, existing)
+            found[config.run_name] = planned.summary, planned.resolved.get("source_digest")
+    return found
+
+
+def _note(outcome: Outcome, summaries: dict[str, Summary], failed: dict[str, str]) -> None:
+    if outcome.summary is None:
+        failed[outcome.config.run_name] = outcome.error or "no result"
+    else:
+        summaries[outcome.config.run_name] = outcome.summary
+
+
+def _rows(study: Study, summaries: Mapping[str, Summary]) -> list[Finished]:
+    """The finished runs in the plan's order."""
+    return [
+        Finished(run.case, folder, make_row(run.config, run.settings, summaries[run.config.run_name]))
+        for run in study.runs
+        if run.config.run_name in summaries and (folder := run.config.runs_dir / run.config.run_name)
+    ]

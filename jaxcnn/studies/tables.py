@@ -1,0 +1,128 @@
+"""A comparison as a table: for the terminal, Markdown and LaTeX, and as CSV with plain numbers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from jaxcnn.runs.tables import csv_text
+from jaxcnn.studies.records import CaseResult, Comparison
+
+
+def column_names(comparison: Comparison) -> tuple[str, ...]:
+    """What the columns of `cells` hold."""
+    return (
+        "case",
+        "runs",
+        "test accuracy (%)",
+        "sd between seeds",
+        "95 % t interval",
+        "validation accuracy (%)",
+        f"difference to {comparison.baseline}",
+        "95 % interval (Holm)",
+        "p (Holm)",
+        "epochs to best",
+        "seconds",
+        "trained parameters",
+    )
+
+
+def cells(comparison: Comparison) -> list[tuple[str, ...]]:
+    """A row of text for each case; what needs two runs is empty of one."""
+    return [_cells(case, comparison.chosen) for case in comparison.cases]
+
+
+def _cells(case: CaseResult, chosen: str | None) -> tuple[str, ...]:
+    test, validation, difference = case.test, case.validation, case.difference
+    mark = " *" if case.name == chosen else ""
+    return (
+        case.name,
+        str(test.n),
+        f"{test.mean:.2f}",
+        "" if test.sd is None else f"{test.sd:.2f}",
+        "" if test.low is None else f"{test.low:.2f} to {test.high:.2f}",
+        "" if validation is None else f"{validation.mean:.2f}{mark}",
+        "" if difference is None else f"{difference.mean:+.2f}",
+        "" if difference is None or difference.low is None else f"{difference.low:+.2f} to {difference.high:+.2f}",
+        "" if difference is None or difference.p is None else f"{difference.p:.2g}",
+        f"{case.best_epoch:.1f}",
+        f"{case.seconds:.1f}",
+        f"{case.trainable_parameters:,}",
+    )
+
+
+def legend(comparison: Comparison) -> str:
+    """What the table's columns mean, in words."""
+    decides = (
+        "* marks the highest mean validation accuracy: this column decides a choice, and test accuracy never does."
+        if comparison.chosen is not None
+        else "No setting is chosen: some runs held no images out for validation."
+    )
+    return (
+        "Test accuracy: mean over the runs of a case, each read once. sd: standard deviation between seeds. t "
+        "interval: of the mean. Difference: paired by seed; its interval and p are corrected for the number of "
+        f"comparisons by Holm's method. {decides}"
+    )
+
+
+def terminal_table(comparison: Comparison) -> Table:
+    """The table for a terminal."""
+    table = Table(box=box.SIMPLE_HEAD, title="What the study measured", caption=Text(legend(comparison)))
+    for number, name in enumerate(column_names(comparison)):
+        table.add_column(Text(name), justify="left" if number == 0 else "right", overflow="fold")
+    for row in cells(comparison):
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def markdown_table(comparison: Comparison) -> str:
+    """The table as Markdown, with its legend."""
+    rows = [column_names(comparison), ("---", *["---:"] * 11), *cells(comparison)]
+    lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows]
+    return "".join(lines) + f"\n{legend(comparison)}\n"
+
+
+def latex_table(comparison: Comparison) -> str:
+    """The table as LaTeX, for the package booktabs."""
+    header, *rows = [
+        " & ".join(_latex(cell) for cell in row) + r" \\" for row in (column_names(comparison), *cells(comparison))
+    ]
+    lines = [rf"\begin{{tabular}}{{l{'r' * 11}}}", r"\toprule", header, r"\midrule", *rows, r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}", *(f"% {line}" for line in [legend(comparison)])]) + "\n"
+
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def csv_table(comparison: Comparison, columns: Sequence[str]) -> str:
+    """The table as CSV: a row for each case, what varies first, and numbers to their last digit."""
+    header = [
+        *("case", *columns, "runs", "test_accuracy", "test_sd", "test_low", "test_high", "val_accuracy", "chosen"),
+        *("difference", "difference_low", "difference_high", "p", "more_seeds", "sampling_error"),
+        *("best_epoch", "seconds", "trainable_parameters"),
+    ]
+    return csv_text([header, *(_numbers(case, columns, comparison.chosen) for case in comparison.cases)])
+
+
+def _numbers(case: CaseResult, columns: Sequence[str], chosen: str | None) -> list[Any]:
+    test, difference = case.test, case.difference
+    compared: list[Any] = [None] * 5
+    if difference is not None:
+        compared = [difference.mean, difference.low, difference.high, difference.p, difference.more]
+    return [
+        *(case.name, *(case.settings[column] for column in columns)),
+        *(test.n, test.mean, test.sd, test.low, test.high),
+        *(None if case.validation is None else case.validation.mean, int(case.name == chosen)),
+        *(*compared, case.sampling_error, case.best_epoch, case.seconds, case.trainable_parameters),
+    ]
