@@ -1,17 +1,18 @@
 """Train the three baselines one after the other, and compare them; runs that fail do not stop the others."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from jaxcnn.cli.flags import baseline, parse_flags, shallow
 from jaxcnn.config.experiment import Device, Existing, ExperimentConfig
 from jaxcnn.config.network import PRESETS
 from jaxcnn.config.training import Augment
-from jaxcnn.errors import InputError, JaxcnnError, reason
-from jaxcnn.runs.summary import Summary
+
+if TYPE_CHECKING:
+    from jaxcnn.studies.execute import Outcome
 
 
 @dataclass(frozen=True)
@@ -66,18 +67,11 @@ class Flags:
     """Begin again those whose folders are there already."""
 
 
-class Outcome(NamedTuple):
-    """How one of several runs ended."""
-
-    name: str
-    summary: Summary | None
-    error: str | None
-
-
-def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, overwrite: bool = False) -> list[Outcome]:
+def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, overwrite: bool = False) -> "list[Outcome]":
     """Runs named experiments in order, going on past one that fails; prints a summary.
 
-    The best one is named where all that ended well were tested alike: other accuracies cannot be compared.
+    The best one by validation is named where all that ended well were tested alike: other accuracies cannot be
+    compared.
 
     Args:
         experiments: pairs of a run's name, which replaces the configuration's own, and its configuration.
@@ -90,36 +84,38 @@ def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, over
     from rich.text import Text
 
     from jaxcnn.runs.console import Terminal
-    from jaxcnn.runs.display import print_turn
     from jaxcnn.runs.run import run_experiment
+    from jaxcnn.studies.execute import Turns, one_by_one
 
     console = Terminal(soft_wrap=True)
-    outcomes = []
-    for number, (name, config) in enumerate(experiments, 1):
-        print_turn(console, number, len(experiments), name)
-        try:
-            outcomes.append(
-                Outcome(name, run_experiment(replace(config, name=name), Existing(overwrite=overwrite)), None)
-            )
-        except Exception as error:  # of whatever kind: a night's other runs must not end with it
-            told = str(error) if isinstance(error, JaxcnnError) else f"{type(error).__name__}: {reason(error)}"
-            print(f"error: {name}: {told}", file=sys.stderr)
-            outcomes.append(Outcome(name, None, told))
+    configs = [replace(config, name=name) for name, config in experiments]
+    train = partial(run_experiment, existing=Existing(overwrite=overwrite))
+    outcomes = list(one_by_one(configs, train, Turns(console, len(configs))))
     table = Table("run", "test accuracy", "validation accuracy", "best epoch", "time", title="All runs")
-    for name, summary, _ in outcomes:
+    for config, summary, _ in outcomes:
         if summary is None:
-            table.add_row(Text(name), "failed", "", "", "")
+            table.add_row(Text(config.run_name), "failed", "", "", "")
             continue
         validation = "" if summary["val_accuracy"] is None else f"{summary['val_accuracy']:.2f} %"
         test = f"{summary['test_accuracy']:.2f} %"
-        table.add_row(Text(name), test, validation, str(summary["best_epoch"]), f"{summary['seconds']:.0f} s")
+        table.add_row(
+            Text(config.run_name), test, validation, str(summary["best_epoch"]), f"{summary['seconds']:.0f} s"
+        )
     console.print(table)
-    done = [config for (_, config), outcome in zip(experiments, outcomes, strict=True) if outcome.summary is not None]
+    done = [outcome.config for outcome in outcomes if outcome.summary is not None]
     images = {(config.data.name, config.data.dir, config.data.classes, config.protocol) for config in done}
-    accuracies = {outcome.name: outcome.summary["test_accuracy"] for outcome in outcomes if outcome.summary is not None}
-    if len(images) == 1:
-        best = max(accuracies, key=lambda name: accuracies[name])
-        console.print(f"best run: {best}, test accuracy {accuracies[best]:.2f} %", markup=False)
+    scores = {
+        outcome.config.run_name: (outcome.summary["val_accuracy"], outcome.summary["test_accuracy"])
+        for outcome in outcomes
+        if outcome.summary is not None
+    }
+    validated = {name: validation for name, (validation, _) in scores.items() if validation is not None}
+    if len(images) == 1 and len(validated) == len(scores):
+        best = max(validated, key=lambda name: validated[name])
+        told = (
+            f"best run by validation accuracy: {best} ({validated[best]:.2f} %), test accuracy {scores[best][1]:.2f} %"
+        )
+        console.print(told, markup=False)
     return outcomes
 
 
@@ -142,9 +138,10 @@ def run_baselines(flags: Flags) -> None:
             train=replace(default.train, **shallow(flags.train)),
         )
         experiments.append((name, config))
-    failed = [outcome.name for outcome in run_experiments(experiments, overwrite=flags.overwrite) if outcome.error]
-    if failed:
-        raise InputError(f"{len(failed)} of {len(experiments)} runs failed: {', '.join(failed)}; see above")
+    from jaxcnn.studies.execute import require_all
+
+    outcomes = run_experiments(experiments, overwrite=flags.overwrite)
+    require_all([outcome.config.run_name for outcome in outcomes if outcome.error is not None], len(experiments))
 
 
 def program(argv: Sequence[str]) -> None:

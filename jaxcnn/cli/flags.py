@@ -33,7 +33,9 @@ class _ModelFlags(ModelConfig):
 
 
 @dataclass(frozen=True)
-class _Flags(ExperimentConfig):
+class Flags(ExperimentConfig):
+    """What the command line of a training run may hold."""
+
     model: _ModelFlags = field(default_factory=_ModelFlags)
     """Network."""
     freeze: tyro.conf.Suppress[FreezeConfig] = field(default_factory=FreezeConfig)
@@ -45,14 +47,23 @@ class _Flags(ExperimentConfig):
     """Train a run that is there already for more epochs than it was begun with."""
 
 
-def parse(
-    default: ExperimentConfig, description: str, argv: list[str] | None = None
-) -> tuple[ExperimentConfig, Existing]:
-    """The experiment that the command line asks for, and what is to become of a run that is in its folder.
+AnyFlags = TypeVar("AnyFlags", bound=Flags)
+
+
+def read_flags(
+    kind: type[AnyFlags], default: ExperimentConfig, description: str, argv: Sequence[str], **more: Any
+) -> AnyFlags:
+    """The flags of a command line.
 
     `--config` and `--model.preset` replace the defaults of all other flags, so they are looked for first.
+
+    Args:
+        kind: of the flags.
+        default: the values of those that are not given.
+        description: of the program.
+        argv: the command line.
+        more: defaults of what `kind` has beyond a training run.
     """
-    argv = sys.argv[1:] if argv is None else argv
     saved, preset = value_of("--config", argv), value_of("--model.preset", argv)
     if saved is not None:
         default = read_config(local_path("--config", saved), ExperimentConfig)
@@ -63,7 +74,14 @@ def parse(
     else:
         preset = "as given"
     model = _ModelFlags(**{**shallow(default.model), "preset": preset})
-    flags = parse_flags(_Flags(**{**shallow(default), "model": model}), description, argv)
+    return parse_flags(kind(**{**shallow(default), "model": model, **more}), description, argv)
+
+
+def parse(
+    default: ExperimentConfig, description: str, argv: list[str] | None = None
+) -> tuple[ExperimentConfig, Existing]:
+    """The experiment that the command line asks for, and what is to become of a run that is in its folder."""
+    flags = read_flags(Flags, default, description, sys.argv[1:] if argv is None else argv)
     return narrow(ExperimentConfig, flags, model=narrow(ModelConfig, flags.model)), on_existing(flags)
 
 
@@ -125,7 +143,7 @@ def narrow(kind: type[Config], flags: Any, **changes: Any) -> Config:
     return kind(**{**{f.name: getattr(flags, f.name) for f in fields(kind)}, **changes})
 
 
-def value_of(flag: str, argv: list[str]) -> str | None:
+def value_of(flag: str, argv: Sequence[str]) -> str | None:
     """What a command line gives for a flag, before it is parsed (the last, if several); None if nothing."""
     value = None
     for i, word in enumerate(argv):

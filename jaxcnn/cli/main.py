@@ -16,6 +16,7 @@ PROGRAMS = {
     "svhn": "train on SVHN with the original's settings",
     "baselines": "train these three one after the other, and compare them",
     "transfer": "transfer saved weights to another data set",
+    "study": "compare settings, masks or depths over seeds, with intervals",
     "predict": "classify images with a trained network",
     "convert": "convert weights between PyTorch, safetensors and checkpoints",
     "quickstart": "pretrain, transfer and compare on images that need no download",

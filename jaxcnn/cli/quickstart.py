@@ -8,15 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from jaxcnn.cli.digits import NETWORK, SOURCE, TARGET
 from jaxcnn.cli.flags import parse_flags
 from jaxcnn.config.experiment import DataConfig, ExperimentConfig, TransferConfig
-from jaxcnn.config.network import ModelConfig
 from jaxcnn.config.training import FreezeConfig, OptimConfig, TrainConfig
 from jaxcnn.errors import set_path
-
-# SHALLOW at a quarter of its width and half the input: enough for digits, and quick on two cores.
-NETWORK = ModelConfig(input_size=16, hidden_dims=(16, 32, 64, 128, 128, 64))
-SOURCE, TARGET = (0, 1, 2, 3, 4), (5, 6, 7, 8, 9)
 
 
 @dataclass(frozen=True)
@@ -70,18 +66,15 @@ def configs(flags: Flags) -> tuple[list[ExperimentConfig], list[TransferConfig]]
 
 def quickstart(flags: Flags) -> None:
     """Pretrains, transfers by every mask, and shows the comparison."""
-    from jaxcnn.cli.transfer import compare
     from jaxcnn.config.experiment import Existing
-    from jaxcnn.runs.console import Terminal
-    from jaxcnn.runs.display import print_turn
-    from jaxcnn.runs.run import run_experiment
+    from jaxcnn.studies.execute import require_all
+    from jaxcnn.studies.plan import masks_study
+    from jaxcnn.studies.study import run_study
 
-    existing = Existing(overwrite=flags.overwrite)
     pretrainings, transfers = configs(flags)
-    for number, config in enumerate(pretrainings, 1):
-        print_turn(Terminal(soft_wrap=True), number, len(pretrainings) + len(transfers), config.run_name)
-        run_experiment(config, existing)
-    compare(transfers, flags.runs_dir / "comparison", existing, before=len(pretrainings))
+    study = masks_study(transfers, flags.runs_dir / "comparison", pretrainings)
+    result = run_study(study, Existing(overwrite=flags.overwrite), pictures=True)
+    require_all(result.failed, len(pretrainings) + len(transfers))
 
 
 def program(argv: Sequence[str]) -> None:

@@ -2,180 +2,23 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
 
-import tyro
-
-from jaxcnn.cli.config_file import read_config
-from jaxcnn.cli.flags import WEIGHT_FILES, narrow, on_existing, parse_flags, shallow, value_of
-from jaxcnn.config.experiment import CONTINUE, DataConfig, Existing, ExperimentConfig, TransferConfig
-from jaxcnn.config.network import ModelConfig
-from jaxcnn.config.training import FreezeConfig, Mask, OptimConfig, TrainConfig
-from jaxcnn.errors import InputError, local_path
-from jaxcnn.runs.summary import Summary
-
-MASKS: tuple[Mask, ...] = ("scratch", "frozen", "partial", "full")
-CHOICES = (*MASKS, "all")
-# Epochs, learning rate and patience of the original's transfers to CIFAR-100. Those to SVHN that it does not
-# give (partial and full) are the same, and so are a comparison's, whose masks share one budget.
-SETTINGS = {"frozen": (100, 1e-3, 10), "partial": (150, 1e-3, 15), "full": (200, 5e-4, 15), "scratch": (200, 1e-3, 15)}
-_NAMES = ("cifar10", "cifar100", "svhn", "digits", "folder", "npz")  # which no folder of that name hides
-TARGET_ACCURACY = {"cifar100": 95.0, "svhn": 98.0}
-
-
-@dataclass(frozen=True)
-class _FreezeFlags(FreezeConfig):
-    mask: tyro.conf.Suppress[Mask] = "full"  # --mask is a flag of its own: it takes `all` too
-
-
-@dataclass(frozen=True)
-class _Flags(TransferConfig):
-    model: tyro.conf.Suppress[ModelConfig] = field(default_factory=ModelConfig)  # the source's
-    freeze: tyro.conf.OmitArgPrefixes[_FreezeFlags] = field(default_factory=_FreezeFlags)
-    """What is frozen."""
-    mask: Literal["scratch", "full", "partial", "frozen", "all"] = "full"
-    """frozen: all blocks; partial: blocks 0 to freeze_until_block; full: nothing; scratch: nothing, and new weights;
-    all: each of them under one budget, compared."""
-    target: str = "cifar100"
-    """The data set to transfer to, or a folder of image files by class; it and the mask decide the defaults of epochs,
-    rate, patience, target accuracy."""
-    seeds: tuple[int, ...] = ()
-    """With --mask all: compare over these seeds."""
-    config: Path | None = None
-    """A saved config.json to start from; other flags change it."""
-    overwrite: bool = False
-    """Begin again if the run's folder is there already."""
-    extend: bool = False
-    """Train a run that is there already for more epochs than it was begun with."""
-
-
-def settings(target: str, mask: str) -> TransferConfig:
-    """The original's settings for a target and a mask (`all` compares, so all its masks share one budget)."""
-    epochs, learning_rate, patience = SETTINGS["scratch" if mask == "all" else mask]
-    return TransferConfig(
-        data=DataConfig(name=target),
-        optim=OptimConfig(learning_rate=learning_rate, schedule="constant"),
-        train=TrainConfig(
-            epochs=epochs,
-            early_stopping_patience=patience,
-            early_stopping_target=TARGET_ACCURACY.get(target),
-        ),
-        freeze=FreezeConfig(mask=next((each for each in MASKS if each == mask), "scratch")),
-    )
-
-
-def _own_images(target: str) -> DataConfig | None:
-    """The set that a target names by its path: a folder or a `.npz` file; None if it is a name."""
-    if target in _NAMES or target.startswith("hf:"):
-        return None
-    path = local_path("target", target)
-    if path.is_dir():
-        return DataConfig(name="folder", dir=path)
-    return DataConfig(name="npz", dir=path) if path.suffix == ".npz" and path.is_file() else None
-
-
-def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
-    """The transfers that the command line asks for, one for each mask and seed, and what to do with those there are.
-
-    Raises:
-        InputError: when flags contradict each other.
-    """
-    argv = list(argv)
-    saved, target, mask = (value_of(flag, argv) for flag in ("--config", "--target", "--mask"))
-    # With --data.dir, the target is the name of a set in that folder.
-    own = None if target is None or value_of("--data.dir", argv) is not None else _own_images(target)
-    target = target or value_of("--data.name", argv)
-    generated = ""
-    if saved is not None:
-        default = read_config(local_path("--config", saved), TransferConfig)
-        target, mask = target or default.data.name, mask or default.freeze.mask
-        generated = f"{default_name(default)}_{case_name(default)}"
-    else:
-        target, mask = target or "cifar100", mask or "full"
-        default = settings(target, mask if mask in CHOICES else "full")
-        default = replace(default, source=Path(value_of("--runs-dir", argv) or default.runs_dir) / "cifar10")
-    data = replace(default.data, name=target) if own is None else replace(default.data, name=own.name, dir=own.dir)
-    values = {
-        **shallow(default),
-        "data": data,
-        "freeze": _FreezeFlags(**{**shallow(default.freeze), "mask": "full"}),
-        "mask": mask if mask in CHOICES else "full",
-        "target": target,
-    }
-    flags = parse_flags(_Flags(**values), __doc__, argv, hidden="freeze.")
-    if flags.data.name != (flags.target if own is None else own.name):
-        raise InputError(f"--data.name {flags.data.name} contradicts --target {flags.target}; give one of them")
-    if flags.seeds and flags.mask != "all":
-        raise InputError(f"seeds={flags.seeds!r} belongs to --mask all; give --seed to a single run")
-    masks: tuple[Mask, ...] = MASKS if flags.mask == "all" else (flags.mask,)
-    cases = [
-        narrow(TransferConfig, flags, freeze=FreezeConfig(**{**shallow(flags.freeze), "mask": mask})) for mask in masks
-    ]
-    config, name = cases[0], flags.name
-    if generated and re.fullmatch(rf"{re.escape(generated)}(_seed\d+)?", name):  # by the saved settings
-        name = name if len(masks) == 1 and f"{default_name(config)}_{case_name(cases[0])}" == generated else ""
-    if len(masks) > 1 or not name:
-        cases = [replace(case, name=f"{name or default_name(config)}_{case_name(case)}") for case in cases]
-    configs = [
-        replace(case, seed=seed, name=case.name + (f"_seed{seed}" if flags.seeds else ""))
-        for seed in flags.seeds or (flags.seed,)
-        for case in cases
-    ]
-    return configs, on_existing(flags)
-
-
-def default_name(config: TransferConfig) -> str:
-    """`transfer_<source>_to_<target>`; the source is the run's name, or the file's."""
-    path = config.source
-    file = path.suffix in WEIGHT_FILES
-    source = path.parent.name if path.name == "model.pth" and path.parent.name else path.stem if file else path.name
-    return f"transfer_{source or 'model'}_to_{config.data.title.replace('/', '_').replace(':', '_')}"
-
-
-def case_name(config: TransferConfig) -> str:
-    """What is copied and frozen, in a run's name: the mask, or the numbers of stages."""
-    freeze = config.freeze
-    frozen = freeze.mask if freeze.frozen_stages is None else f"frozen{freeze.frozen_stages}"
-    return f"copied{config.copied_stages}_{frozen}" if config.copied_stages else frozen
+from jaxcnn.cli.transfer_flags import parse
 
 
 def program(argv: Sequence[str]) -> None:
     """Runs what the command line asks for; several masks end in a comparison."""
     configs, existing = parse(argv)
-    from jaxcnn.runs.run import run_experiment
-
     if len(configs) == 1:
+        from jaxcnn.runs.run import run_experiment
+
         run_experiment(configs[0], existing)
-    else:
-        first = configs[0]
-        folder = re.sub(rf"_{first.freeze.mask}(_seed\d+)?$", "_comparison", first.name)
-        compare(configs, first.runs_dir / folder, existing)
+        return
+    from jaxcnn.studies.execute import require_all
+    from jaxcnn.studies.plan import masks_study
+    from jaxcnn.studies.study import run_study
 
-
-def compare(
-    configs: Sequence[ExperimentConfig], folder: Path, existing: Existing = CONTINUE, *, before: int = 0
-) -> list[Summary]:
-    """Runs each configuration and writes `comparison.png`, `.md` and `.csv` into a folder; returns the summaries.
-
-    They are counted on from the `before` runs that the program has made.
-    """
-    from jaxcnn.runs.comparison import comparison_table, write_comparison
-    from jaxcnn.runs.console import Terminal
-    from jaxcnn.runs.display import print_turn
-    from jaxcnn.runs.folder import source_digest
-    from jaxcnn.runs.run import plan, run_experiment
-
-    planned = [plan(config, existing).resolved for config in configs]  # before any is trained
-    console = Terminal(soft_wrap=True)
-    summaries = []
-    for number, (config, resolved) in enumerate(zip(configs, planned, strict=True), before + 1):
-        print_turn(console, number, before + len(configs), config.run_name)
-        summaries.append(run_experiment(config, existing))
-        if source_digest(config.runs_dir / config.run_name) not in (None, resolved.get("source_digest")):
-            raise InputError(f"the weights that {config.run_name} began with changed meanwhile; compare once they stay")
-    write_comparison(folder, [config.runs_dir / config.run_name for config in configs], summaries)
-    console.print(comparison_table(summaries))
-    console.print(f"comparison in {folder}", markup=False)
-    return summaries
+    first = configs[0]
+    folder = first.runs_dir / re.sub(rf"_{first.freeze.mask}(_seed\d+)?$", "_comparison", first.name)
+    result = run_study(masks_study(configs, folder), existing, pictures=True)
+    require_all(result.failed, len(configs))

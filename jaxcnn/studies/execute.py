@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from jaxcnn.config.experiment import ExperimentConfig
-from jaxcnn.errors import JaxcnnError, reason
+from jaxcnn.errors import InputError, JaxcnnError, reason
 from jaxcnn.runs.summary import Summary
 
 Train = Callable[[ExperimentConfig], Summary]
@@ -63,6 +63,16 @@ def describe_time(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def require_all(failed: Sequence[str], total: int) -> None:
+    """Refuses to end well where runs failed.
+
+    Raises:
+        InputError: naming them.
+    """
+    if failed:
+        raise InputError(f"{len(failed)} of {total} runs failed: {', '.join(failed)}; see above")
 
 
 def describe_error(error: Exception) -> str:

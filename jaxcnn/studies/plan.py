@@ -139,6 +139,12 @@ def make_study(
     return Study(folder, baseline or labels[0], tuple(runs), tuple(sources.values()))
 
 
+def masks_study(configs: Sequence[TransferConfig], folder: Path, sources: Sequence[ExperimentConfig] = ()) -> Study:
+    """The comparison of transfers that differ in their masks and seeds."""
+    runs = tuple(PlannedRun(each.freeze.mask, {"mask": each.freeze.mask}, each) for each in configs)
+    return Study(folder, runs[0].case, runs, tuple(sources))
+
+
 def _preset_cases(
     base: ExperimentConfig, model: ModelConfig, preset: Preset | None, depths: Sequence[int]
 ) -> Iterator[_Case]:

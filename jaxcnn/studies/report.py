@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
