@@ -135,7 +135,7 @@ def build(config: Any) -> None:
 
 def fuzz_configs(count: int, seed: int, folder: Path, report: Report) -> None:
     from jaxcnn.cli import flags as cli
-    from jaxcnn.cli import transfer
+    from jaxcnn.cli import transfer_flags
     from jaxcnn.cli.config_file import read_config
     from jaxcnn.config import DataConfig, ExperimentConfig, TransferConfig
 
@@ -157,7 +157,7 @@ def fuzz_configs(count: int, seed: int, folder: Path, report: Report) -> None:
             if number % 10 == 9:
                 path.write_text(json.dumps(strange_config(kind, rng)))
                 argv += ["--config", str(path)]
-            parse = transfer.parse if kind is TransferConfig else partial(cli.parse, default, "")
+            parse = transfer_flags.parse if kind is TransferConfig else partial(cli.parse, default, "")
             works = attempt(report, f"flags {argv}", lambda parse, argv: accepted.append(parse(argv)[0]), parse, argv)
         report.configurations += 1
         report.accepted += works

@@ -95,8 +95,9 @@ def parse(argv: Sequence[str]) -> tuple[ExperimentConfig, dict[str, Any]]:
         )  # fmt: skip
         freeze = FreezeConfig(**{**shallow(flags.freeze), "mask": flags.mask})
         base = narrow(TransferConfig, flags, freeze=freeze, model=narrow(ModelConfig, flags.model))
-        of = replace(base, source=Path("own")) if flags.source_classes else base
-        name = f"{'study' if flags.preset == 'none' else flags.preset}_{transfers.default_name(of).partition('_')[2]}"
+        what = "study" if flags.preset == "none" else flags.preset
+        pair = base.data.title if flags.source_classes else transfers.default_name(base).removeprefix("transfer_")
+        name = f"{what}_{pair}"
     if not base.name:
         base = replace(base, name=name)
     return base, {

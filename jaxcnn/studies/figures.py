@@ -84,7 +84,10 @@ def draw_accuracy(comparison: Comparison, rows: Mapping[str, Sequence[Row]]) -> 
         else:
             axes.set_xlabel(f"{depth.replace('_', ' ')} (counted from the input)")
             axes.locator_params(axis="x", integer=True)
-            axes.legend(frameon=False)
+            if len(lines) > 1:
+                svg.figure.legend(loc="outside right center", frameon=False, fontsize="small")
+            else:
+                axes.legend(frameon=False)
         axes.set_ylabel("test accuracy (%)")
         axes.grid(axis="y", alpha=0.3)
     return svg.text

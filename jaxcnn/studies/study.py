@@ -21,7 +21,7 @@ from jaxcnn.studies.plan import Preset, Study, make_study
 from jaxcnn.studies.records import Comparison, Finished, Row
 from jaxcnn.studies.report import write_report
 from jaxcnn.studies.rows import make_row, write_rows
-from jaxcnn.studies.tables import terminal_table
+from jaxcnn.studies.tables import terminal_tables
 from jaxcnn.weights.transfer import copied_stages
 
 
@@ -127,7 +127,7 @@ def run_study(
         _note(outcome, summaries, failed)
         name = outcome.config.run_name
         _, digest = found[name]
-        if outcome.summary is not None and source_digest(outcome.config.runs_dir / name) not in (None, digest):
+        if digest and outcome.summary and source_digest(outcome.config.runs_dir / name) not in (None, digest):
             raise InputError(f"the weights that {name} began with changed meanwhile; compare once they stay")
         with only_warns(str(study.folder / "results.csv")):
             write_rows(study.folder / "results.csv", study.columns, [each.row for each in _rows(study, summaries)])
@@ -135,7 +135,7 @@ def run_study(
     if not finished:
         raise InputError(f"all {len(study.runs)} runs of {study.folder} failed: {next(iter(failed.values()))}")
     comparison = write_report(study, finished, list(failed))
-    console.print(terminal_table(comparison))
+    console.print(terminal_tables(comparison))
     for line in verdict(comparison):
         console.print(line, markup=False, highlight=False)
     console.print(f"comparison in {study.folder}", markup=False)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -67,14 +68,22 @@ def legend(comparison: Comparison) -> str:
     )
 
 
-def terminal_table(comparison: Comparison) -> Table:
-    """The table for a terminal."""
-    table = Table(box=box.SIMPLE_HEAD, title="What the study measured", caption=Text(legend(comparison)))
-    for number, name in enumerate(column_names(comparison)):
-        table.add_column(Text(name), justify="left" if number == 0 else "right", overflow="fold")
-    for row in cells(comparison):
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+_PARTS = ((0, 1, 2, 3, 4, 5), (0, 6, 7, 8), (0, 9, 10, 11))
+
+
+def terminal_tables(comparison: Comparison) -> Group:
+    """The table for a terminal, in parts: together they are too wide for most."""
+    tables = []
+    for columns in _PARTS:
+        table = Table(box=box.SIMPLE_HEAD)
+        for number in columns:
+            name, width = column_names(comparison)[number], max(len(row[number]) for row in cells(comparison))
+            least = width if number else min(width, 24)
+            table.add_column(Text(name), justify="right" if number else "left", overflow="fold", min_width=least)
+        for row in cells(comparison):
+            table.add_row(*(Text(row[number]) for number in columns))
+        tables.append(table)
+    return Group(*tables, Text(legend(comparison)))
 
 
 def markdown_table(comparison: Comparison) -> str:
