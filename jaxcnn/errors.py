@@ -23,6 +23,10 @@ class InputError(JaxcnnError, ValueError):
     """A flag, configuration, file, archive or checkpoint that cannot be used."""
 
 
+class InUseError(InputError):
+    """A run's folder that another process works in."""
+
+
 class MachineError(JaxcnnError):
     """The input is fine; the machine has no room on the disk, no memory, or no permission for it."""
 

@@ -38,6 +38,10 @@ class _StudyFlags:
     """The case that the others are compared to; the first if not given. The plan lists them."""
     pictures: bool = False
     """Draw the pictures of each run."""
+    jobs: int | None = None
+    """Train so many runs at once, in processes that share this machine's processors evenly."""
+    cluster: str | None = None
+    """Train on the workers of the Dask scheduler at this address, tcp://HOST:PORT."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,11 @@ def parse(argv: Sequence[str]) -> tuple[ExperimentConfig, dict[str, Any]]:
     return base, {
         "vary": _values(base, flags.vary),
         "preset": None if flags.preset == "none" else flags.preset,
-        **{each: getattr(flags, each) for each in ("depths", "seeds", "source_classes", "baseline", "pictures")},
-        "overwrite": flags.overwrite,
+        **{each: getattr(flags, each) for each in _PASSED},
     }
+
+
+_PASSED = ("depths", "seeds", "source_classes", "baseline", "pictures", "overwrite", "jobs", "cluster")
 
 
 def _values(base: ExperimentConfig, vary: Sequence[Sequence[str]]) -> dict[str, list[Any]]:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxcnn.config.experiment import RESOLVED, Existing, ExperimentConfig, to_json
 from jaxcnn.data.splits import Dataset
-from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason, unreadable
+from jaxcnn.errors import InputError, InUseError, JaxcnnError, MachineError, reason, unreadable
 from jaxcnn.files import TEMPORARY, write_json
 from jaxcnn.kernels.precision import resolve_precision
 from jaxcnn.runs.summary import SUMMARY, Summary
@@ -216,7 +216,7 @@ def _lock_folder(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(
+            raise InUseError(
                 f"{folder} is in use by another process; wait until that has ended, or give another --name"
             ) from None
         except OSError as error:

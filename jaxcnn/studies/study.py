@@ -15,6 +15,7 @@ from jaxcnn.runs.folder import source_digest
 from jaxcnn.runs.run import open_source, plan, run_experiment
 from jaxcnn.runs.streams import only_warns
 from jaxcnn.runs.summary import Summary
+from jaxcnn.studies.cluster import open_executor
 from jaxcnn.studies.compare import verdict
 from jaxcnn.studies.execute import Executor, Outcome, Turns, one_by_one
 from jaxcnn.studies.plan import Preset, Study, make_study
@@ -48,6 +49,8 @@ def study(
     baseline: str = "",
     pictures: bool = False,
     overwrite: bool = False,
+    jobs: int | None = None,
+    cluster: str | None = None,
 ) -> StudyResult:
     """Trains and compares settings over seeds, or finishes what an earlier call began.
 
@@ -71,6 +74,8 @@ def study(
         baseline: the case to compare to; if empty, the first.
         pictures: draw those of each run.
         overwrite: begin all runs again.
+        jobs: train so many runs at once, in processes that share this machine's processors evenly.
+        cluster: train on the workers of a Dask scheduler at this address. Both need the extra `cluster`.
 
     Raises:
         InputError: when the study cannot be run as asked for, before anything is trained, or when every run failed.
@@ -82,7 +87,8 @@ def study(
         base, model, seeds=seeds, vary=vary, preset=preset, depths=depths, source_classes=source_classes,
         baseline=baseline,
     )  # fmt: skip
-    return run_study(planned, Existing(overwrite=overwrite), pictures=pictures)
+    with open_executor(jobs=jobs, cluster=cluster) as (execute, at_once):
+        return run_study(planned, Existing(overwrite=overwrite), pictures=pictures, execute=execute, at_once=at_once)
 
 
 def run_study(

@@ -1,0 +1,110 @@
+"""Several runs at once, on processes of this machine or on a cluster's: Dask hands them out.
+
+A worker that dies costs an epoch at most: Dask gives its run to another one, which goes on from the last checkpoint.
+The lock of a run's folder is the kernel's, and went with the process.
+"""
+
+import contextlib
+import io
+import os
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+from jaxcnn.config.experiment import ExperimentConfig
+from jaxcnn.errors import InputError, InUseError, reason, require_int
+from jaxcnn.runs.summary import Summary
+from jaxcnn.studies.execute import Executor, Outcome, Train, Turns, describe_error, one_by_one
+
+_PATIENCE = 300.0
+"""Seconds that a run waits for its folder, where the worker that had it is lost but has not ended yet."""
+
+
+@contextlib.contextmanager
+def open_executor(*, jobs: int | None = None, cluster: str | None = None) -> Iterator[tuple[Executor, int]]:
+    """How runs are trained, and how many of them at once.
+
+    Args:
+        jobs: processes on this machine, which share its processors evenly; with neither, one run after the other here.
+        cluster: address of a Dask scheduler, `tcp://host:8786`. Its workers need the same files under the same paths.
+
+    Raises:
+        InputError: when both are given, Dask is not installed, or the scheduler cannot be reached.
+    """
+    if jobs is None and cluster is None:
+        yield one_by_one, 1
+        return
+    if jobs is not None and cluster is not None:
+        raise InputError(f"jobs={jobs} starts workers here and cluster={cluster!r} has its own; give one of them")
+    if find_spec("distributed") is None:
+        raise InputError("several runs at once need Dask: pip install 'jaxcnn[cluster]'")
+    from distributed import Client, LocalCluster
+
+    if cluster is not None:
+        try:
+            client = Client(cluster, timeout="30s")
+        except (OSError, ValueError) as error:
+            raise InputError(f"cluster={cluster!r} cannot be reached: {reason(error)}") from error
+        with client:
+            yield partial(_hand_out, client, ()), max(1, len(client.nthreads()))
+        return
+    assert jobs is not None
+    require_int("jobs", jobs, least=1, most=1024)
+    with (
+        LocalCluster(
+            n_workers=jobs, threads_per_worker=1, processes=True, memory_limit=0, dashboard_address=None
+        ) as local,
+        Client(local) as client,
+    ):
+        yield partial(_hand_out, client, _shares(jobs)), jobs
+
+
+def _shares(jobs: int) -> tuple[tuple[int, ...], ...]:
+    """The processors of each worker: as many for each, none for two of them as long as there are enough."""
+    processors = sorted(os.sched_getaffinity(0))
+    each = max(1, len(processors) // jobs)
+    return tuple(tuple(processors[(job * each + i) % len(processors)] for i in range(each)) for job in range(jobs))
+
+
+def _hand_out(
+    client: Any, shares: Sequence[Sequence[int]], configs: Sequence[ExperimentConfig], train: Train, turns: Turns
+) -> Iterator[Outcome]:
+    """An `Executor` on a client's workers; outcomes come in the order in which runs end."""
+    from distributed import as_completed
+
+    futures = {
+        client.submit(_train, train, config, shares, pure=False, key=f"{config.run_name}-{time.time_ns()}"): config
+        for config in configs
+    }
+    for future in as_completed(futures):
+        if future.status == "finished":
+            outcome = Outcome(futures[future], *future.result())
+        else:
+            error = future.exception()
+            outcome = Outcome(futures[future], None, describe_error(error))
+        turns.end(outcome)
+        yield outcome
+
+
+def _train(
+    train: Train, config: ExperimentConfig, shares: Sequence[Sequence[int]]
+) -> tuple[Summary | None, str | None]:
+    """What a worker does with a run; returns its summary, or what went wrong."""
+    from distributed import get_worker
+
+    if shares:  # before JAX starts, whose threads inherit it
+        os.sched_setaffinity(0, shares[int(get_worker().name)])
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / len(shares):.3f}")  # on a GPU they share
+    until = time.monotonic() + _PATIENCE
+    with contextlib.redirect_stdout(io.StringIO()):  # the program tells of runs that end
+        while True:
+            try:
+                return train(config), None
+            except InUseError as error:
+                if time.monotonic() > until:
+                    return None, describe_error(error)
+                time.sleep(2)
+            except Exception as error:
+                return None, describe_error(error)
