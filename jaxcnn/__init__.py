@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jaxcnn.model import CNN as CNN
     from jaxcnn.model import init_variables as init_variables
     from jaxcnn.runs.run import run_experiment as run_experiment
+    from jaxcnn.studies.study import study as study
     from jaxcnn.training.loop import fit as fit
     from jaxcnn.training.step import cross_entropy as cross_entropy
     from jaxcnn.training.step import init_state as init_state
@@ -54,6 +55,7 @@ _HOMES = {
     "masks": ("freeze_mask",),
     "model": ("CNN", "init_variables"),
     "runs.run": ("run_experiment",),
+    "studies.study": ("study",),
     "training.loop": ("fit",),
     "training.step": ("cross_entropy", "init_state"),
     "weights.classifier": ("Classifier", "load"),

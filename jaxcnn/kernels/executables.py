@@ -200,7 +200,7 @@ def _processor() -> list[str]:
     with suppress(OSError):
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
         told = [line for line in first.splitlines() if re.match(r"(vendor_id|cpu family|model|flags|Features)\b", line)]
-        return [*told, str(sorted(os.sched_getaffinity(0)))]
+        return [*told, str(len(os.sched_getaffinity(0)))]
     return [*platform.uname(), str(os.cpu_count())]
 
 

@@ -269,7 +269,7 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("jaxcnn", "jax", "jaxlib", "flax", "optax", "numpy")},
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
-        "threads": len(os.sched_getaffinity(0)),
+        "threads": _count_processors(),
         "settings": {
             "float": str(jnp.result_type(float)),  # float64 under JAX_ENABLE_X64
             **{name: os.environ[name] for name in _SETTINGS if name in os.environ},
@@ -285,6 +285,11 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
         "test_origin": dataset.test_origin,
         "origin": dataset.origin,
     }
+
+
+def _count_processors() -> int:
+    """How many processors this process may use: XLA divides its work among so many, and sums round accordingly."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_json(path: Path, remedy: str = "--overwrite begins the run again") -> dict[str, Any]:

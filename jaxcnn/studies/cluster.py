@@ -6,6 +6,7 @@ The lock of a run's folder is the kernel's, and went with the process.
 
 import contextlib
 import io
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,9 @@ def open_executor(*, jobs: int | None = None, cluster: str | None = None) -> Ite
         raise InputError("several runs at once need Dask: pip install 'jaxcnn[cluster]'")
     from distributed import Client, LocalCluster
 
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("distributed"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # workers that come and go are no news
     if cluster is not None:
         try:
             client = Client(cluster, timeout="30s")
@@ -63,6 +67,8 @@ def open_executor(*, jobs: int | None = None, cluster: str | None = None) -> Ite
 
 def _shares(jobs: int) -> tuple[tuple[int, ...], ...]:
     """The processors of each worker: as many for each, none for two of them as long as there are enough."""
+    if not hasattr(os, "sched_getaffinity"):  # as on macOS: Dask's own share of each worker has to do
+        return ()
     processors = sorted(os.sched_getaffinity(0))
     each = max(1, len(processors) // jobs)
     return tuple(tuple(processors[(job * each + i) % len(processors)] for i in range(each)) for job in range(jobs))
