@@ -14,7 +14,7 @@ import pytest
 from experiments.bench import __main__ as bench
 from experiments.checks import compare_pytorch, faults, fuzz
 from jaxcnn import SHALLOW, init_variables
-from jaxcnn.cli import baselines, convert, predict, train, transfer
+from jaxcnn.cli import baselines, convert, predict, study, train, transfer_flags
 from jaxcnn.cli import flags as cli
 from jaxcnn.cli.flags import baseline
 from jaxcnn.config.experiment import to_json
@@ -47,7 +47,9 @@ ARGPARSE = {
 def parses(words: list[str]) -> bool:
     module, flags = words[2], words[3:]
     if module == "experiments.transfer":
-        return bool(transfer.parse(flags)[0])
+        return bool(transfer_flags.parse(flags)[0])
+    if module == "experiments.study":
+        return bool(study.parse(flags)[1])
     if module == "experiments.convert":
         return bool(convert.tyro.cli(convert.Flags, args=flags))
     if module == "experiments.predict":

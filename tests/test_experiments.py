@@ -29,6 +29,7 @@ from jaxcnn.data.sets import load_dataset
 from jaxcnn.errors import DivergedError, InputError
 from jaxcnn.runs import run
 from jaxcnn.runs.run import run_experiment
+from jaxcnn.studies.execute import Outcome
 from jaxcnn.training.records import EpochRecord
 from jaxcnn.weights.pytorch_network import TorchCNN
 
@@ -272,18 +273,21 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.C
     broken: Any = replace(short)
     object.__setattr__(broken, "optim", None)  # an error of another kind
     outcomes = run_experiments([("short", short), ("bad", bad), ("broken", broken), ("good", good)])
-    assert [outcome.name for outcome in outcomes] == ["short", "bad", "broken", "good"]
+    assert [outcome.config.run_name for outcome in outcomes] == ["short", "bad", "broken", "good"]
     assert [outcome.summary is None for outcome in outcomes] == [False, True, True, False]
-    accuracies = {o.name: o.summary["test_accuracy"] for o in outcomes if o.summary is not None}
+    accuracies = {o.config.run_name: o.summary["test_accuracy"] for o in outcomes if o.summary is not None}
+    best = outcomes[-1].summary
+    assert best is not None
     assert accuracies["good"] > accuracies["short"]
     out, err = capsys.readouterr()
     assert "error: bad: " in err
     assert "label 99" in err
     assert "error: broken: " in err
     assert "Error: " in err.partition("error: broken: ")[2]  # its kind
-    assert f"best run: good, test accuracy {accuracies['good']:.2f} %" in out
+    told = f"good ({best['val_accuracy']:.2f} %), test accuracy {accuracies['good']:.2f} %"
+    assert f"best run by validation accuracy: {told}" in out
     turns = ["run 1 of 4: short", "run 2 of 4: bad", "run 3 of 4: broken", "run 4 of 4: good"]
-    assert re.findall(r"^run .*", out, re.MULTILINE) == turns
+    assert re.findall(r"^(run .*?)(?:;.*)?$", out, re.MULTILINE) == turns
     assert "failed" in out
     assert {path.name for path in tmp_path.iterdir()} - {"broken"} == {"short", "good", *LOG}
 
@@ -293,10 +297,12 @@ def test_the_baselines_share_their_flags_and_report_failures_in_the_end(
 ) -> None:
     seen: list[tuple[str, ExperimentConfig]] = []
 
-    def take(experiments: Any, *, overwrite: bool) -> list[baselines.Outcome]:
+    def take(experiments: Any, *, overwrite: bool) -> list[Outcome]:
         assert overwrite
         seen.extend(experiments)
-        return [baselines.Outcome(name, None, "why" if name == "svhn" else None) for name, _ in experiments]
+        return [
+            Outcome(replace(config, name=name), None, "why" if name == "svhn" else None) for name, config in experiments
+        ]
 
     monkeypatch.setattr(baselines, "run_experiments", take)
     words = f"--runs-dir {tmp_path} --seed 3 --data.dir {tmp_path}/sets --data.augment none --model.preset deep"

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_log import SUMMARY, make_run
+from test_log import make_run
 from tiny_run import TINY, assert_same_run, ended, rows
 
 from jaxcnn.errors import InputError
 from jaxcnn.files import write_json, write_npy
 from jaxcnn.runs import present as present_module
 from jaxcnn.runs import run
-from jaxcnn.runs.comparison import write_comparison
 from jaxcnn.runs.folder import read_json, read_summary
 from jaxcnn.runs.log import update_log
 from jaxcnn.runs.metrics import write_metrics
@@ -162,26 +161,6 @@ def test_a_summary_with_what_is_no_number_is_refused_and_large_ones_are_not(text
     path.write_text(path.read_text().replace("93.75", text))
     with pytest.raises(InputError, match="lacks test_accuracy, or has something else there"):
         read_summary(path)
-
-
-def test_a_comparison_lacks_only_what_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = make_finished(tmp_path)
-    summary = {"name": "a", **SUMMARY}
-    write_comparison(tmp_path / "new", [folder], [summary])
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {
-        "comparison.csv",
-        "comparison.md",
-        "comparison.png",
-    }
-    (folder / "metrics.csv").unlink()
-    (tmp_path / "other/comparison.csv").mkdir(parents=True)
-    write_comparison(tmp_path / "other", [folder, folder], [summary, {**summary, "seed": 1, "test_accuracy": 80.0}])
-    err = capsys.readouterr().err
-    assert err.count("\n") == 2
-    assert f"no {tmp_path / 'other/comparison.csv'}: cannot write" in err
-    assert f"no {tmp_path / 'other/comparison.png'}: {folder / 'metrics.csv'} cannot be read" in err
-    markdown = (tmp_path / "other/comparison.md").read_bytes().decode()
-    assert markdown.splitlines()[2] == "| full | 2 | 86.88 ± 9.72 |  | 1.0 | 1.5 | 5 |"
 
 
 # Whole runs

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from jaxcnn.runs.figures import _label, confusion_matrix, plot_comparison, plot_confusion, plot_curves
+from jaxcnn.runs.figures import _label, confusion_matrix, plot_confusion, plot_curves
 from jaxcnn.training.records import EpochRecord
 
 ROOT = Path(__file__).parent.parent
@@ -86,8 +86,7 @@ RECORDS = [EpochRecord(i, 2 / i, 10.0 * i, 3 / i, 9.0 * i, 1e-3, 1.0, 1.0) for i
 def draw_all(folder: Path) -> list[np.ndarray]:
     plot_curves(folder / "curves.png", RECORDS, 1)
     plot_confusion(folder / "confusion.png", np.array([[3, 1], [0, 2]]), ["$a_1", "b"])
-    plot_comparison(folder / "comparison.png", {"full": [[1.0, 2.0], [2.0]], "frozen": [[3.0]]})
-    return [read_png(folder / f"{name}.png") for name in ("curves", "confusion", "comparison")]
+    return [read_png(folder / f"{name}.png") for name in ("curves", "confusion")]
 
 
 def test_what_is_set_for_other_figures_has_no_effect(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_digits_have_a_source_in_the_study_and_one_budget_for_all() -> None:
 
 
 def test_training_from_new_weights_is_studied_too() -> None:
-    base, options = parse("--of train --data.name digits --vary model.dropout-rate 0 0.5".split())
+    base, options = parse(["--of", "train", "--data.name", "digits", "--vary", "model.dropout-rate", "0", "0.5"])
     assert type(base) is ExperimentConfig
     assert base.name == "study_digits"
     study = make_study(base, base.model, seeds=(0,), vary=options["vary"])
@@ -159,4 +159,4 @@ def test_training_from_new_weights_is_studied_too() -> None:
 
 def test_a_flag_that_varies_twice_is_refused() -> None:
     with pytest.raises(InputError, match="--vary head is there twice"):
-        parse("--vary head fc3 --vary head all".split())
+        parse(["--vary", "head", "fc3", "--vary", "head", "all"])

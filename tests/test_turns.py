@@ -13,12 +13,21 @@ from jaxcnn.cli.baselines import run_experiments
 from jaxcnn.cli.quickstart import Flags, quickstart
 from jaxcnn.config import DataConfig, ExperimentConfig
 from jaxcnn.config.experiment import CONTINUE, Existing
+from jaxcnn.errors import InputError
 from jaxcnn.runs import run
+from jaxcnn.runs.summary import SUMMARY
+from jaxcnn.studies.plan import Study
+
+MORE = ("test_images", "threads")
 
 
-def finish(config: ExperimentConfig, existing: Existing = CONTINUE) -> dict[str, Any]:
+def _best(name: int, validation: float, test: float) -> str:
+    return f"best run by validation accuracy: {name} ({validation:.2f} %), test accuracy {test:.2f} %"
+
+
+def finish(config: ExperimentConfig, existing: Existing = CONTINUE, pictures: bool = True) -> dict[str, Any]:
     accuracy = {"cifar100": 60.0}.get(config.data.name, 90.0 + config.seed)
-    numbers = {"test_accuracy": accuracy, "val_accuracy": None, "best_epoch": 1, "seconds": 1.0, "dataset": "x"}
+    numbers = {"test_accuracy": accuracy, "val_accuracy": accuracy - 2, "best_epoch": 1, "seconds": 1.0, "dataset": "x"}
     return {**numbers, "seed": config.seed, "trainable_parameters": 1, "mask": config.freeze.mask}
 
 
@@ -26,13 +35,13 @@ def finish(config: ExperimentConfig, existing: Existing = CONTINUE) -> dict[str,
     ("configs", "best"),
     [
         ([{"data": DataConfig("cifar10")}, {"data": DataConfig("cifar100")}], None),
-        ([{"data": DataConfig("svhn"), "seed": 1}, {"data": DataConfig("svhn")}], "best run: 0, test accuracy 91.00 %"),
+        ([{"data": DataConfig("svhn"), "seed": 1}, {"data": DataConfig("svhn")}], _best(0, 89.0, 91.0)),
         ([{"data": DataConfig("svhn")}, {"data": DataConfig("svhn", classes=(1, 2)), "seed": 1}], None),
         ([{"data": DataConfig("x")}, {"data": DataConfig("x", dir=Path("other"))}], None),
         ([{"data": DataConfig("svhn")}, {"data": DataConfig("svhn"), "protocol": "original"}], None),
         (
             [{"data": DataConfig("svhn", fraction=0.5)}, {"data": DataConfig("svhn")}],
-            "best run: 0, test accuracy 90.00 %",
+            _best(0, 88.0, 90.0),
         ),
     ],
 )
@@ -43,13 +52,13 @@ def test_the_best_run_is_named_only_among_runs_that_were_tested_alike(
     run_experiments([(str(number), ExperimentConfig(**each)) for number, each in enumerate(configs)])
     out = capsys.readouterr().out
     assert re.findall("^best run.*", out, re.MULTILINE) == ([] if best is None else [best])
-    assert out.startswith("run 1 of 2: 0\nrun 2 of 2: 1\n")
+    assert re.match("run 1 of 2: 0\nrun 2 of 2: 1; about 0 s left\n", out)
 
 
 def test_no_run_is_the_best_where_all_failed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run, "run_experiment", lambda *_: 1 / 0)
+    monkeypatch.setattr(run, "run_experiment", lambda *_, **__: 1 / 0)
     assert [outcome.summary for outcome in run_experiments([("a", TINY), ("b", TINY)])] == [None, None]
     assert "best run" not in capsys.readouterr().out
 
@@ -57,23 +66,28 @@ def test_no_run_is_the_best_where_all_failed(
 def test_each_run_of_a_comparison_says_which_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from jaxcnn.runs import comparison, folder
+    from jaxcnn.studies import study
 
-    monkeypatch.setattr(run, "run_experiment", finish)
-    monkeypatch.setattr(run, "plan", lambda *_: SimpleNamespace(resolved={}))
-    monkeypatch.setattr(folder, "source_digest", lambda _: None)
-    monkeypatch.setattr(comparison, "write_comparison", lambda *_: None)
-    quickstart(Flags(runs_dir=tmp_path, seeds=(3, 4)))
+    def no_report(planned: Study, finished: Any, failed: Any) -> Any:
+        raise InputError("no report")
+
+    monkeypatch.setattr(study, "run_experiment", finish)
+    monkeypatch.setattr(study, "plan", lambda *_: SimpleNamespace(summary=None, resolved={}))
+    monkeypatch.setattr(study, "source_digest", lambda _: None)
+    monkeypatch.setattr(study, "make_row", lambda *_: dict.fromkeys(["run", "mask", "seed", *SUMMARY, *MORE]))
+    monkeypatch.setattr(study, "write_report", no_report)
+    with pytest.raises(InputError, match="no report"):
+        quickstart(Flags(runs_dir=tmp_path, seeds=(3, 4)))
     names = [
         *("digits_0_to_4_seed3", "digits_0_to_4_seed4"),
         *(f"digits_5_to_9_{mask}_seed{seed}" for seed in (3, 4) for mask in ("scratch", "frozen", "partial", "full")),
     ]
     turns = [f"run {number} of 10: {name}" for number, name in enumerate(names, 1)]
-    assert re.findall("^run.*", capsys.readouterr().out, re.MULTILINE) == turns
-    configs, _ = transfer.parse(["--mask", "all", "--seeds", "0", "1", "--runs-dir", str(tmp_path)])
-    transfer.compare(configs, tmp_path)
+    assert re.findall("^(run.*?)(?:;.*)?$", capsys.readouterr().out, re.MULTILINE) == turns
+    with pytest.raises(InputError, match="no report"):
+        transfer.program(["--mask", "all", "--seeds", "0", "1", "--runs-dir", str(tmp_path)])
     out = capsys.readouterr().out
-    assert "run 3 of 8: transfer_cifar10_to_cifar100_partial_seed0\n" in out
+    assert "run 3 of 8: transfer_cifar10_to_cifar100_partial_seed0; about" in out
     assert len(re.findall("^run . of 8: ", out, re.MULTILINE)) == 8
 
 
@@ -81,7 +95,7 @@ def test_the_baselines_say_which_run_it_is(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(run, "run_experiment", finish)
     baselines.run_baselines(baselines.Flags())
     out = capsys.readouterr().out
-    assert re.findall("^run . .*", out, re.MULTILINE) == [
+    assert re.findall("^(run . .*?)(?:;.*)?$", out, re.MULTILINE) == [
         f"run {number} of 3: {name}" for number, name in enumerate(("cifar10", "cifar100", "svhn"), 1)
     ]
     assert "best run" not in out

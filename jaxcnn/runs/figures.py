@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,20 +101,3 @@ def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequen
                     color = "white" if percent[row, column] > 60 else "black"
                     text = f"{percent[row, column]:.0f}"
                     axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
-
-
-def plot_comparison(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
-    """Writes validation accuracy (percent) by epoch as PNG: thin lines for runs, a thick one for the mean of a name."""
-    with new_figure(path, 8, 5) as figure:
-        axes = figure.add_subplot()
-        for i, (name, runs) in enumerate(curves.items()):
-            epochs = max(len(values) for values in runs)
-            for values in runs if len(runs) > 1 else ():
-                axes.plot(range(1, len(values) + 1), values, color=f"C{i}", linewidth=0.7, alpha=0.35)
-            means = [float(np.mean([v[k] for v in runs if k < len(v)])) for k in range(epochs)]
-            label = f"{name}, mean of {len(runs)}" if len(runs) > 1 else name
-            axes.plot(range(1, epochs + 1), means, color=f"C{i}", linewidth=2, label=label)
-        axes.set(xlabel="epoch", ylabel="validation accuracy (%)")
-        axes.locator_params(axis="x", integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend()
