@@ -1,0 +1,114 @@
+"""Studies that train: continued after a stop, and handed out to workers of which one is killed."""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import TIMES, TINY, assert_same_run, rows
+
+from jaxcnn import InputError, study
+from jaxcnn.cli.study import program
+from jaxcnn.config import ExperimentConfig
+from jaxcnn.studies.cluster import _shares, open_executor
+from jaxcnn.studies.execute import one_by_one
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+# Values that leave the compiled program of TINY as it is.
+VARIED = {"train.early_stopping_patience": [9, 10]}
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    """`results.csv` without what was measured of time."""
+    return [{name: cell for name, cell in row.items() if name not in TIMES} for row in rows(folder / "results.csv")]
+
+
+def test_a_study_that_was_stopped_goes_on_to_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = replace(TINY, runs_dir=tmp_path, name="s")
+    once = study(base, vary=VARIED)
+    wanted = table(once.folder)
+    assert [row["run"] for row in wanted] == [f"early_stopping_patience={n}_seed0" for n in (9, 10)]
+    assert wanted[0]["test_accuracy"] == wanted[1]["test_accuracy"]
+    assert wanted[0]["threads"] == str(len(os.sched_getaffinity(0)))
+    assert not list(once.folder.rglob("*.png"))
+    (once.folder / wanted[1]["run"] / "summary.json").unlink()  # as if it had been killed before its end
+    (once.folder / "results.csv").unlink()
+    capsys.readouterr()
+    again = study(base, vary=VARIED)
+    assert "1 are finished" in capsys.readouterr().out
+    assert table(again.folder) == wanted
+    with pytest.raises(InputError, match="holds another run"):
+        study(replace(base, seed=1, optim=replace(TINY.optim, learning_rate=0.5)), vary=VARIED)
+
+
+@pytest.mark.slow
+def test_the_program_compares_depths_on_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = "--model.input-size 8 --model.in-channels 1 --model.num-blocks 2 --model.hidden-dims 4 8 16 8"
+    layers = "--model.layers-per-block 1 1 --model.apply-pooling 1 0 --model.apply-bn 1 0 --train.epochs 2"
+    words = f"--preset yosinski --target digits --depths 1 --seeds 0 1 --runs-dir {tmp_path} {network} {layers}"
+    program(words.split())
+    found = table(tmp_path / "yosinski_digits")
+    assert [(row["source_task"], row["copied_stages"], row["frozen_stages"]) for row in found[:5]] == [
+        *(("none", "0", "0"), ("other", "1", "1"), ("other", "1", "0")),
+        *(("same", "1", "1"), ("same", "1", "0")),
+    ]
+    assert "same 1 frozen" in capsys.readouterr().out
+    assert (tmp_path / "yosinski_digits" / "study.html").is_file()
+
+
+def test_workers_share_the_processors_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 4, 5, 6})
+    assert _shares(2) == ((0, 2), (4, 5))
+    assert _shares(5) == ((0,), (2,), (4,), (5,), (6,))
+    assert _shares(6)[5] == (0,)
+
+
+def test_without_jobs_and_cluster_runs_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_executor() as (execute, at_once):
+        assert (execute, at_once) == (one_by_one, 1)
+    with pytest.raises(InputError, match="give one of them"), open_executor(jobs=2, cluster="tcp://x:1"):
+        pass
+    monkeypatch.setattr("jaxcnn.studies.cluster.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'jaxcnn\[cluster\]'"), open_executor(jobs=2):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of Dask's own
+def test_a_killed_workers_run_is_taken_up_by_another_to_the_same_table(tmp_path: Path) -> None:
+    from distributed import Client, LocalCluster
+
+    train = replace(TINY.train, epochs=25)
+    base = replace(TINY, runs_dir=tmp_path, name="handed_out", train=train)
+    killed: list[int] = []
+
+    def kill_one(pids: list[int], folder: Path) -> None:
+        until = time.monotonic() + 300
+        while not killed and time.monotonic() < until:
+            begun = {path.parent for path in folder.glob("*/metrics.csv")}
+            if any(not (each / "summary.json").exists() for each in begun):
+                os.kill(pids[0], signal.SIGKILL)
+                killed.append(pids[0])
+            time.sleep(0.05)
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=None) as cluster:
+        with Client(cluster) as client:
+            pids = list(client.run(os.getpid).values())
+        watcher = threading.Thread(target=kill_one, args=(pids, tmp_path / "handed_out"))
+        watcher.start()
+        result = run_four(base, cluster=cluster.scheduler_address)
+        watcher.join()
+    assert killed
+    reference = run_four(replace(base, name="one_by_one"))
+    assert result.failed == reference.failed == []
+    assert table(result.folder) == table(reference.folder)
+    for row in table(reference.folder):
+        assert_same_run(result.folder / row["run"], reference.folder / row["run"])
+
+
+def run_four(base: ExperimentConfig, **options: Any) -> Any:
+    return study(base, vary=VARIED, seeds=(0, 1), **options)
