@@ -1,10 +1,20 @@
-"""The notebook in examples/ runs as it is."""
+"""The notebook in examples/ runs as it is, and training shows a bar in a notebook."""
 
+import builtins
+import re
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from jaxcnn.runs import notebook as notebook_module
+from jaxcnn.runs.console import Terminal
+from jaxcnn.runs.display import Bar
+from jaxcnn.runs.notebook import open_cell_bar
+from jaxcnn.training.records import Metrics
 
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "study.ipynb"
 
@@ -13,6 +23,19 @@ def test_the_notebook_is_kept_without_its_outputs() -> None:
     for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
         if cell.cell_type == "code":
             assert (cell.outputs, cell.execution_count) == ([], None)
+
+
+def test_a_bar_moves_in_the_cell_and_goes_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    handle = SimpleNamespace(update=lambda content: shown.append(content.data))
+    monkeypatch.setattr("IPython.display.display", lambda content, display_id: handle)
+    assert open_cell_bar() is None
+    monkeypatch.setattr(builtins, "get_ipython", lambda: SimpleNamespace(kernel=object()), raising=False)
+    monkeypatch.setattr(notebook_module, "_PAUSE", 0.0)
+    with Bar(Terminal(file=StringIO()), 2, 100, 0, 0) as bar:
+        bar.step(50, Metrics(10.0, 5, 10))
+    assert re.fullmatch(r'<progress max="1" value="0.500".*epoch 1/2  loss 1.0000  50.00%</code>', shown[0])
+    assert shown[1:] == [""]
 
 
 @pytest.mark.slow

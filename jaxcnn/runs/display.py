@@ -17,6 +17,7 @@ from rich.text import Text
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.data.splits import Dataset
 from jaxcnn.masks import frozen_stages, settled_epoch
+from jaxcnn.runs.notebook import open_cell_bar
 from jaxcnn.runs.summary import Summary
 from jaxcnn.training.features import caches_features, feature_bytes
 from jaxcnn.training.records import EpochRecord, Metrics
@@ -26,7 +27,7 @@ _WIDTH = 80  # columns that an epoch's line has to do with
 
 
 class Bar:
-    """A bar within the epoch where there is a terminal, and a line for every epoch anywhere."""
+    """A bar within the epoch where there is a terminal or a notebook, and a line for every epoch anywhere."""
 
     def __init__(self, console: Console, epochs: int, images: int, done: int, behind: int) -> None:
         """`images` is what an epoch trains on, `done` the epochs that are over, `behind` the images of the next one."""
@@ -44,6 +45,7 @@ class Bar:
             # FORCE_COLOR makes a terminal of any file for Rich, but in a file a bar is noise.
             disable=not (console.is_interactive and console.file.isatty()),
         )
+        self._cell = open_cell_bar()
         self._task = self._bar.add_task("", total=images, completed=behind, **self._fields())
         self.compiling()
 
@@ -59,6 +61,8 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+        if self._cell is not None:
+            self._cell.close()
 
     def compiling(self) -> None:
         """Says that the next step is compiled first. Its time tells nothing of how long the others take."""
@@ -78,6 +82,9 @@ class Bar:
             left = (now - began) / (reached - before) * (self._epochs * self._images - reached)
             numbers += f"  {rate:,.0f} images/s  {_clock(left)} left"
         self._bar.update(self._task, completed=self._behind + seen, numbers=numbers)
+        if self._cell is not None:
+            text = f"epoch {self._done + 1}/{self._epochs}  {numbers}"
+            self._cell.show((self._behind + seen) / self._images, text)
 
     def epoch(self, record: EpochRecord, *, is_best: bool) -> None:
         """Prints the epoch's line."""
