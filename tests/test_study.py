@@ -137,6 +137,13 @@ def test_a_study_whose_every_run_failed_says_why(trainer: Trainer, tmp_path: Pat
         run(tmp_path, seeds=(0,))
 
 
+def test_a_study_is_not_written_into_a_runs_folder(trainer: Trainer, tmp_path: Path) -> None:
+    make_run(tmp_path, "rates")
+    with pytest.raises(InputError, match="rates holds a run; give the study another name"):
+        run(tmp_path)
+    assert trainer.trained == []
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_validation_decides_and_the_verdict_follows_from_the_intervals(trainer: Trainer, tmp_path: Path) -> None:
     result = run(tmp_path, baseline="learning_rate=0.01")

@@ -102,7 +102,7 @@ def parse(argv: Sequence[str]) -> tuple[ExperimentConfig, dict[str, Any]]:
         what = "study" if flags.preset == "none" else flags.preset
         pair = base.data.title if flags.source_classes else transfers.default_name(base).removeprefix("transfer_")
         name = f"{what}_{pair}"
-    if not base.name:
+    if value_of("--name", argv) is None:  # a saved name is that of a run
         base = replace(base, name=name)
     return base, {
         "vary": _values(base, flags.vary),

@@ -109,10 +109,12 @@ def run_study(
         at_once: how many of them it trains at the same time.
 
     Raises:
-        InputError: when a run cannot be what the plan says, before anything is trained; when a source changed
-            meanwhile; when every run failed.
+        InputError: when the study's folder is a run's or a run cannot be what the plan says, before anything is
+            trained; when a source changed meanwhile; when every run failed.
     """
     console = Terminal(soft_wrap=True)
+    if (study.folder / "config.json").exists():
+        raise InputError(f"{study.folder} holds a run; give the study another name")
     found = _look(study, existing)
     summaries = {name: summary for name, (summary, _) in found.items() if summary is not None}
     configs = [*study.sources, *(run.config for run in study.runs)]
