@@ -194,6 +194,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # libtiff writes warnings there
+            pipesize=2**20,  # an answer of decoded images is some 200 kB, a pipe has 64
             process_group=0,  # Ctrl-C is for the program alone
         )
 
