@@ -7,7 +7,10 @@ counted from the input upwards. fc3, the head, comes after the last stage.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from operator import index
+from typing import Any, final
 
 import flax.linen as nn
 import jax
@@ -61,6 +64,32 @@ def bias_init(weight_init: str, fan_in: int) -> nn.initializers.Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("values", "columns"), meta_fields=("stage",))
+@final
+@dataclass(frozen=True)
+class Features:
+    """What a stage reads, for each image: frozen stages compute it once, and the network goes on from there.
+
+    Of the inputs of a dense stage, columns that are zero for every image may be left out:
+
+        all inputs of fc1         values        columns
+        [[0.5, 0, 0, 2.0],        [[0.5, 2.0],  [0, 3]
+         [0.1, 0, 0, 0.0]]         [0.1, 0.0]]
+    """
+
+    values: Any
+    """Floating (N, H, W, C), or (N, C) where the stage is dense."""
+    stage: int
+    """Index of the stage that reads them; `num_stages` is the head."""
+    columns: Any = None
+    """int32 (C,), ascending: which of a dense stage's inputs `values` holds. The others are zero; None holds all."""
+
+
+def map_values(f: Callable[[Any], Any], x: Any) -> Any:
+    """f(x) of images; of features, the same features with f applied to their values."""
+    return replace(x, values=f(x.values)) if isinstance(x, Features) else f(x)
 
 
 class Conv(nn.Module):
@@ -163,30 +192,27 @@ class CNN(nn.Module):
     @fixed_settings()
     def __call__(
         self,
-        x: jax.Array,
+        x: jax.Array | Features,
         train: bool = False,
         *,
         mask: jax.Array | None = None,
         eval_stages: int = 0,
-        first_stage: int = 0,
         end_stage: int | None = None,
-        columns: jax.Array | None = None,
     ) -> jax.Array:
         """Logits (B, num_classes) of standardised images (B, H, W, C).
 
         Args:
-            x: float images in NHWC order; with `first_stage`, what that stage reads.
+            x: float images in NHWC order, or features, from which the network's tail is computed.
             train: use batch statistics (and update the running ones) and dropout; needs `rngs={"dropout": key}`
                 and `mutable=["batch_stats"]`.
             mask: bool (B,); images that are padding, and so count for nothing in batch statistics, are False.
             eval_stages: this many stages from the input up run as in evaluation even when `train`.
-            first_stage: begin here, to compute a network's tail on features.
             end_stage: return what this stage would read, instead of logits.
-            columns: where `first_stage` is dense, indices of the columns present in x; absent ones are zero.
 
         Raises:
             InputError: when the images are integers.
         """
+        x, first_stage, columns = (x.values, x.stage, x.columns) if isinstance(x, Features) else (x, 0, None)
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise InputError(f"the images are {x.dtype}, not floating-point; see jaxcnn.data.augment.standardise")
         config = self.config
@@ -202,8 +228,8 @@ class CNN(nn.Module):
                 x = x.reshape(len(x), -1)
                 i = stage - config.num_blocks
                 if training and config.dropout_rate > 0:
-                    key, width = self.make_rng("dropout"), config.dense_widths[i]
-                    x = dropout(key, x, config.dropout_rate, columns=columns, width=width)
+                    places = None if columns is None else _places(columns, len(x), config.dense_widths[i])
+                    x = dropout(self.make_rng("dropout"), x, config.dropout_rate, places=places)
                 x = act(self._dense(i, config.hidden_dims[stage])(x, columns))
                 columns = None
         return x if end_stage is not None else self._dense(2, config.num_classes)(x, columns)
@@ -211,6 +237,12 @@ class CNN(nn.Module):
     def _dense(self, i: int, features: int) -> Dense:
         config = self.config
         return Dense(features, config.dense_widths[i], config.weight_init, self.dtype, name=f"fc{i + 1}")
+
+
+def _places(columns: jax.Array, rows: int, width: int) -> jax.Array:
+    """Row-major indices, uint32 (rows, C), of these columns in an array (rows, width)."""
+    places: jax.Array = jnp.arange(rows, dtype=jnp.uint32)[:, None] * jnp.uint32(width) + columns.astype(jnp.uint32)
+    return places
 
 
 @fixed_settings()

@@ -143,7 +143,7 @@ def test_a_module_is_called_with_what_it_takes() -> None:
     for module, taken in ((Bare(), {}), (Normalised(), {"train": False, "mask": mask})):
         shapes = jax.eval_shape(module.init, jax.random.key(0), x)
         variables = jax.tree.map(lambda shape: np.linspace(-1, 1, shape.size).reshape(shape.shape), shapes)
-        given = CustomModule(module).apply(variables, x, False, mask=mask, eval_stages=1, columns=None)
+        given = CustomModule(module).apply(variables, x, False, mask=mask, eval_stages=1)
         np.testing.assert_array_equal(given, module.apply(variables, x, **taken))
 
 

@@ -258,11 +258,12 @@ def test_features_leave_out_what_is_zero_for_every_image() -> None:
     assert len(needed) <= 4 * 212  # of 2,048
     assert len(np.setdiff1d(needed, np.flatnonzero(whole[0].any(0)))) > 200  # the first split alone does not tell
     for split, features in zip(found, whole, strict=True):
-        assert set(needed) <= set(split.columns)
-        assert len(split.columns) <= len(needed) + 2 * 64
-        assert np.all(np.diff(split.columns) > 0)
+        columns = split.images.columns
+        assert set(needed) <= set(columns)
+        assert len(columns) <= len(needed) + 2 * 64
+        assert np.all(np.diff(columns) > 0)
         restored = np.zeros_like(features)
-        restored[:, split.columns] = split.images
+        restored[:, columns] = split.images.values
         np.testing.assert_allclose(restored, features, rtol=0, atol=1e-6)
 
 

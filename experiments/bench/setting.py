@@ -68,7 +68,7 @@ def load_images(setting: Setting, count: int) -> Split:
         InputError: when the prepared set cannot be read.
     """
     if setting.data_dir is not None:
-        images, labels, _ = open_prepared(setting.data_dir, validation=0).train
+        images, labels = open_prepared(setting.data_dir, validation=0).train
         if len(labels) >= count:
             return Split(images[:count], labels[:count])
         return take(Split(images, labels), np.arange(count) % len(labels))

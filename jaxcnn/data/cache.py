@@ -112,7 +112,7 @@ def open_cache(entry: Path, wanted: str, shape: tuple[int, int, int]) -> Stored 
         there = [name for name in _SPLITS if name != "validation" or f"{name}_images.npy" in mapped]
         splits = {name: Split(mapped[f"{name}_images.npy"], mapped[f"{name}_labels.npy"]) for name in there}
         names = tuple(meta["class_names"])
-        for images, labels, _ in splits.values():
+        for images, labels in splits.values():
             if images.shape != (len(labels), *shape) or [images.dtype, labels.dtype] != [
                 np.dtype(np.uint8),
                 np.dtype(np.int32),

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,12 @@ SPLIT_NAMES = {"train": "train", "test": "test", "val": "validation", "valid": "
 
 
 class Split(NamedTuple):
-    """Images and their labels, or what a network makes of the images and their labels."""
+    """Images and their labels."""
 
-    images: np.ndarray
-    """uint8 (N, H, W, C); what a stage reads is floating, (N, H, W, C) or (N, C)."""
+    images: Any
+    """uint8 (N, H, W, C). Training on cached features has `model.Features` in their place."""
     labels: np.ndarray
     """int32 (N,)."""
-    columns: np.ndarray | None = None
-    """int32 (C,), ascending: which of the values that a dense stage reads are there, the others being 0; None: all."""
 
 
 class Stored(NamedTuple):

@@ -12,21 +12,22 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA  # keeps the third word of the key schedule from being zero when the key is
 
 
-def dropout(key: Array, x: Array, rate: float, *, columns: Array | None = None, width: int | None = None) -> Array:
+def dropout(key: Array, x: Array, rate: float, *, places: Array | None = None) -> Array:
     """Sets each element to 0 with probability `rate`, to the nearest 1/65536, and scales the others to keep the mean.
 
     A threefry block gives 16 bits to each of four elements, one in each quarter of the batch, and is computed once: an
     eighth of the time of `jax.random.bernoulli` on a CPU, where that is a third of a step on cached features.
 
-    x is (B, ...) of a floating dtype, and so is the result. If x (B, C) holds only some `columns`, int (C,), of a wider
-    array (B, width), each column gets the mask that it would get there. Reverse mode only.
+    Args:
+        key: PRNG key.
+        x: floating (B, ...), as is the result. Reverse mode only.
+        rate: in [0, 1).
+        places: uint32, the shape of x: the row-major index of each element, if x is part of a wider array (B, ...).
+            Each element is then dropped if it would be dropped there.
     """
-    quarter = -(-len(x) // 4)
-    if columns is None:
-        counter = lax.iota(jnp.uint32, quarter * (x.size // len(x))).reshape(quarter, *x.shape[1:])
-    else:
-        counter = lax.iota(jnp.uint32, quarter)[:, None] * jnp.uint32(width) + columns.astype(jnp.uint32)
-    dropped: Array = _dropout(jax.random.key_data(key), counter, x, rate)
+    if places is None:
+        places = lax.iota(jnp.uint32, x.size).reshape(x.shape)
+    dropped: Array = _dropout(jax.random.key_data(key), places[: -(-len(x) // 4)], x, rate)
     return dropped
 
 

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 
-def image_by_image(f: Callable[[Array], Array], x: Array) -> Array:
+def image_by_image(f: Callable[[Any], Array], x: Any) -> Array:
     """f(x), for an f (B, ...) -> (B, ...) that treats every image by itself, as a network in evaluation does.
 
     On a CPU 64 images go through at a time, in memory that stays in the cache: 0.78x the time for batch 256.
     """
-    y: Array = cpu_or_plain(lambda x: in_chunks(f, x, min(64, len(x))), f, x)
+    y: Array = cpu_or_plain(lambda x: in_chunks(f, x, min(64, _batch_size(x))), f, x)
     return y
 
 
@@ -36,15 +36,20 @@ def _copy_rows(x: Array, indices: Array) -> Array:
     return rows.reshape(-1, *x.shape[1:])
 
 
-def in_chunks(f: Callable[[Array], Array], x: Array, n: int) -> Array:
+def in_chunks(f: Callable[[Any], Array], x: Any, n: int) -> Array:
     """f over n images at a time; the last chunk overlaps the one before, since slices past the end start earlier."""
     y = jax.eval_shape(f, x)
 
     def chunk(i: Array, y: Array) -> Array:
-        return lax.dynamic_update_slice_in_dim(y, f(lax.dynamic_slice_in_dim(x, i * n, n)), i * n, 0)
+        some = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, i * n, n), x)
+        return lax.dynamic_update_slice_in_dim(y, f(some), i * n, 0)
 
-    done: Array = lax.fori_loop(0, -(-len(x) // n), chunk, jnp.zeros(y.shape, y.dtype))
+    done: Array = lax.fori_loop(0, -(-_batch_size(x) // n), chunk, jnp.zeros(y.shape, y.dtype))
     return done
+
+
+def _batch_size(x: Any) -> int:
+    return len(jax.tree.leaves(x)[0])
 
 
 def cpu_or_plain(fast: Callable[..., Any], plain: Callable[..., Any], *args: Array) -> Any:

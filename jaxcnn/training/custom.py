@@ -32,7 +32,7 @@ BUILT_IN = Custom()
 
 @dataclass(frozen=True)
 class CustomModule:
-    """A module of the user's own, applied as the built-in network is; it has no stages to begin or to freeze at."""
+    """A module of the user's own, applied as the built-in network is; it has no stages to freeze."""
 
     module: nn.Module
 
@@ -44,8 +44,6 @@ class CustomModule:
         *,
         mask: jax.Array | None = None,
         eval_stages: int = 0,
-        first_stage: int = 0,
-        columns: jax.Array | None = None,
         **options: Any,
     ) -> Any:
         """Applies the module, with `train` and `mask` where its `__call__` takes them."""

@@ -14,7 +14,7 @@ from jaxcnn.data.splits import Dataset, Split, aligned_empty
 from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.kernels.dense import dense_parts
 from jaxcnn.kernels.executables import kept_jit
-from jaxcnn.model import make_network
+from jaxcnn.model import Features, make_network
 
 FEATURE_CACHE_BYTES = 4 * 2**30
 """Features of frozen stages beyond this are computed again in every epoch."""
@@ -61,7 +61,7 @@ def compute_features(
             features[start : start + batch_size] = some
             if dense:
                 np.logical_or(nonzero, some.any(0), out=nonzero)
-        return Split(features, split.labels)
+        return Split(Features(features, end_stage), split.labels)
 
     computed = [of(split) for split in splits]
     if not dense:
@@ -69,7 +69,10 @@ def compute_features(
     columns = _columns(nonzero.ravel())
     if len(columns) > _WORTH * nonzero.size:
         return computed
-    return [Split(_only(columns, s.images.reshape(-1, nonzero.size)), s.labels, columns) for s in computed]
+    return [
+        Split(Features(_only(columns, s.images.values.reshape(-1, nonzero.size)), end_stage, columns), s.labels)
+        for s in computed
+    ]
 
 
 _WORTH = 0.75  # of all columns; selecting them costs a pass over a few thousand rows of weights, in either direction

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -25,6 +26,7 @@ from jaxcnn.kernels.executables import Jit, jit, kept_jit
 from jaxcnn.kernels.precision import resolve_precision
 from jaxcnn.kernels.primitives import take_images
 from jaxcnn.masks import frozen_stages, settled_epoch
+from jaxcnn.model import map_values
 from jaxcnn.training.class_weights import balanced_weights
 from jaxcnn.training.custom import BUILT_IN, Augmentation, Custom, Loss
 from jaxcnn.training.decisions import plateau_scale, reason_to_stop
@@ -67,7 +69,8 @@ def padded_order(order: np.ndarray[Any, Any], batch_size: int) -> tuple[np.ndarr
 def batches(split: Split, order: np.ndarray[Any, Any], batch_size: int) -> Iterator[Batch]:
     """The images of `split` in `order`, in batches of one shape."""
     for indices, mask in zip(*padded_order(order, batch_size), strict=True):
-        yield Batch(split.images[indices], split.labels[indices], mask, split.columns)
+        images = map_values(itemgetter(indices), split.images)
+        yield Batch(images, split.labels[indices], mask)
 
 
 def make_train_epoch(
@@ -90,9 +93,8 @@ def make_train_epoch(
     ) -> tuple[TrainState, Metrics]:
         def one(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, seen = carry
-            images = take_images(stored.images, indices[i])
-            batch = Batch(images, stored.labels[indices[i]], mask[i], stored.columns)
-            state, metrics = step(state, batch, scale)
+            images = map_values(lambda images: take_images(images, indices[i]), stored.images)
+            state, metrics = step(state, Batch(images, stored.labels[indices[i]], mask[i]), scale)
             return state, jax.tree.map(lambda all, value: all.at[i].set(value), seen, metrics)
 
         done: tuple[TrainState, Metrics] = jax.lax.fori_loop(0, steps, one, (state, Metrics(*jnp.zeros((3, most)))))
@@ -140,12 +142,11 @@ def evaluate(
 def evaluation_step(
     config: ExperimentConfig,
     dataset: Dataset,
-    first_stage: int = 0,
     *,
     model: nn.Module | None = None,
     loss: Loss | None = None,
 ) -> EvalStep:
-    """The jitted step that evaluates as a run does, on images or on what stage `first_stage` reads.
+    """The jitted step that evaluates as a run does, on images or on their features.
 
     Equal settings get one and the same, so that an epoch's evaluation, the test's and another run's compile once.
     `model` and `loss` are those that `fit` was given.
@@ -157,7 +158,6 @@ def evaluation_step(
         mean=tuple(dataset.mean),
         std=tuple(dataset.std),
         augmentation=config.data.augment if config.protocol == "original" else "none",
-        first_stage=first_stage,
         vectorized=backend_form().vectorized,
         precision=resolve_precision(config.train.precision),
         custom=custom,
@@ -298,9 +298,9 @@ class _Phase(NamedTuple):
 def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, frozen: int, custom: Custom) -> _Phase:
     model, optim, batch_size = config.model, config.optim, config.train.batch_size
     form = backend_form()
-    train, validation, first_stage = dataset.train, dataset.validation, 0
-    if custom.augmentation is None and caches_features(config, dataset, frozen):
-        first_stage = frozen
+    train, validation = dataset.train, dataset.validation
+    cached = custom.augmentation is None and caches_features(config, dataset, frozen)
+    if cached:
         train, *held_out = compute_features(
             {"params": state.params, "batch_stats": state.batch_stats},
             [train] if validation is None else [train, validation],
@@ -324,7 +324,6 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         frozen_stages=frozen,
         layer_decay=1.0 if config.freeze.mask == "scratch" else config.freeze.layer_decay,
         drifting_stats=config.protocol == "original",
-        first_stage=first_stage,
         vectorized=form.vectorized,
         precision=config.train.precision,
         custom=custom,
@@ -337,7 +336,7 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         train,
         batch_size,
         steps_per_call=form.steps_per_call,
-        jit=kept_jit if first_stage else jit,  # on features Adam is a large part of the step
+        jit=kept_jit if cached else jit,  # on features Adam is a large part of the step
     )
-    eval_step = evaluation_step(config, dataset, first_stage, model=custom.model, loss=custom.loss)
+    eval_step = evaluation_step(config, dataset, model=custom.model, loss=custom.loss)
     return _Phase(schedule, train_epoch, eval_step, validation)

@@ -22,14 +22,12 @@ class TrainState(NamedTuple):
 class Batch(NamedTuple):
     """A batch of fixed size; images outside the mask are padding. NumPy arrays do outside of jit."""
 
-    images: jax.Array
-    """uint8 (B, H, W, C), or what the first stage reads."""
+    images: Any
+    """uint8 (B, H, W, C), or `model.Features` of B images."""
     labels: jax.Array
     """int32 (B,)."""
     mask: jax.Array
     """bool (B,)."""
-    columns: Any = None
-    """int32 (C,) or None; see `Split.columns`."""
 
 
 class Metrics(NamedTuple):

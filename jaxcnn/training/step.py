@@ -15,7 +15,7 @@ from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.kernels.executables import kept_jit
 from jaxcnn.kernels.primitives import image_by_image
 from jaxcnn.masks import partition
-from jaxcnn.model import PRNG, key_of, make_network
+from jaxcnn.model import PRNG, Features, key_of, make_network
 from jaxcnn.training.custom import BUILT_IN, Custom, CustomModule, one_an_image, restart
 from jaxcnn.training.optim import Schedule, make_optimizer
 from jaxcnn.training.records import Batch, Metrics, TrainState
@@ -91,7 +91,6 @@ def make_train_step(
     frozen_stages: int = 0,
     layer_decay: float = 1.0,
     drifting_stats: bool = False,
-    first_stage: int = 0,
     vectorized: bool = False,
     precision: Precision = "float32",
     custom: Custom = BUILT_IN,
@@ -113,7 +112,6 @@ def make_train_step(
         layer_decay: what each stage's rate is of the next one's; the head's is the schedule's.
         drifting_stats: frozen stages run as in training all the same, and their statistics drift: what the original
             PyTorch program does.
-        first_stage: the batches hold what this stage reads instead of images.
         vectorized: the form of augmentation that suits accelerators.
         precision: what the network computes in; float32 stands for the parameters' own type.
         custom: what takes the place of the built-in network, loss, augmentation and optimiser.
@@ -131,7 +129,7 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl=PRNG), state.step)
         augment_key, dropout_key = jax.random.split(key)
         inputs = batch.images
-        if first_stage == 0:
+        if not isinstance(inputs, Features):
             if custom.augmentation is None:
                 inputs = augment(augment_key, inputs, augmentation, vectorized=vectorized)
             else:
@@ -147,8 +145,6 @@ def make_train_step(
                 True,
                 mask=batch.mask,
                 eval_stages=eval_stages,
-                first_stage=first_stage,
-                columns=batch.columns,
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
@@ -186,7 +182,6 @@ def make_eval_step(
     mean: Sequence[float],
     std: Sequence[float],
     augmentation: Augment = "none",
-    first_stage: int = 0,
     vectorized: bool = False,
     precision: Precision = "float32",
     custom: Custom = BUILT_IN,
@@ -201,15 +196,16 @@ def make_eval_step(
     @fixed_settings()
     def step(variables: Any, batch: Batch, key: jax.Array) -> tuple[Metrics, jax.Array]:
         inputs = batch.images
-        if first_stage == 0:
+        if not isinstance(inputs, Features):
             inputs = augment(jax.random.wrap_key_data(key, impl=PRNG), inputs, augmentation, vectorized=vectorized)
             inputs = standardise(inputs, mean, std, dtype=jax.tree.leaves(variables["params"])[0].dtype)
 
-        def forward(x: jax.Array) -> jax.Array:
-            logits: Any = network.apply(variables, x, first_stage=first_stage, columns=batch.columns)
+        def forward(x: Any) -> jax.Array:
+            logits: Any = network.apply(variables, x)
             return jnp.asarray(logits)
 
-        head_only = first_stage >= model.num_blocks  # its activations are small, and its weights best read once
+        # Dense stages have small activations, and weights that are best read once.
+        head_only = isinstance(inputs, Features) and inputs.stage >= model.num_blocks
         logits = forward(inputs) if head_only else image_by_image(forward, inputs)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         losses = jnp.where(batch.mask, one_an_image(losses_of(logits, batch.labels), batch.labels), 0)

@@ -126,7 +126,6 @@ class Classifier:
             mean=self.card.mean,
             std=self.card.std,
             augmentation="none",
-            first_stage=0,
             vectorized=backend_form().vectorized,
             precision="float32",
         )
