@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from experiments.bench.pillow import POLICY, apply_steps, magnitude
+from jaxcnn.config.network import Standardisation
 from jaxcnn.data.augment import augment, autoaugment, flipcrop, standardise
 from jaxcnn.data.autoaugment import Draw, _blend, apply_operation, apply_policy, draw
 from jaxcnn.errors import InputError
@@ -216,10 +217,10 @@ def test_none_changes_nothing_and_another_key_gives_another_result():
 def test_standardise_equals_numpy(mean, std):
     images = pictures(20, channels=len(mean))
     want = (images / 255 - np.array(mean)) / np.array(std)
-    got = jax.jit(partial(standardise, mean=mean, std=std))(images)
+    got = jax.jit(partial(standardise, standardisation=Standardisation(mean, std)))(images)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
-    half = standardise(jnp.asarray(images), mean, std, jnp.bfloat16)
+    half = standardise(jnp.asarray(images), Standardisation(mean, std), jnp.bfloat16)
     assert half.dtype == jnp.bfloat16
     np.testing.assert_array_equal(half, got.astype(jnp.bfloat16))
 
@@ -236,8 +237,8 @@ def test_what_cannot_be_used_is_refused_by_name():
     with pytest.raises(InputError, match="operation='Blur'"):
         apply_operation("Blur", good[0])
     with pytest.raises(InputError, match="mean="):
-        standardise(good, (0.5,), (0.5, 0.5, 0.5))
+        standardise(good, Standardisation((0.5,), (0.5, 0.5, 0.5)))
     with pytest.raises(InputError, match="std="):
-        standardise(good, (0.5, 0.5, 0.5), (0.5, 0.5))
+        standardise(good, Standardisation((0.5, 0.5, 0.5), (0.5, 0.5)))
     with pytest.raises(InputError, match="images="):
-        standardise(good.astype(jnp.float32), (0.5,) * 3, (0.5,) * 3)
+        standardise(good.astype(jnp.float32), Standardisation((0.5,) * 3, (0.5,) * 3))

@@ -127,12 +127,12 @@ def data() -> Dataset:
 
 def test_a_module_of_ones_own_trains_on_its_own_shape_of_images(data: Dataset) -> None:
     model, config = Normalised(), experiment(epochs=10, learning_rate=0.03)
-    variables = jax.jit(model.init)(jax.random.key(0), standardise(data.test.images, data.mean, data.std))
+    variables = jax.jit(model.init)(jax.random.key(0), standardise(data.test.images, data.standardisation))
     state = init_state(variables, config.model, config.optim, seed=0)
     states, records = run(config, data, state=state, model=model)
     trained = variables_of(states[-1])
     result = evaluate(evaluation_step(config, data, model=model), trained, data.test, 16)
-    logits = model.apply(trained, standardise(data.test.images, data.mean, data.std))
+    logits = model.apply(trained, standardise(data.test.images, data.standardisation))
     np.testing.assert_array_equal(result.logits.argmax(-1), jnp.argmax(logits, -1))
     assert records[-1].train_loss < 0.8 * records[0].train_loss
     assert not np.array_equal(trained["batch_stats"]["BatchNorm_0"]["mean"], np.zeros(4))

@@ -12,7 +12,7 @@ from experiments.bench.measure import Program
 from experiments.bench.setting import OPTIM, Setting, as_dataset, freeze, load_images
 from jaxcnn.config import Augment, DataConfig, ExperimentConfig, Mask, Precision, TrainConfig
 from jaxcnn.data.augment import augment, standardise
-from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.data.sets import CIFAR10_STANDARDISATION
 from jaxcnn.kernels.backend import backend_form
 from jaxcnn.kernels.executables import jit
 from jaxcnn.masks import frozen_stages
@@ -22,8 +22,6 @@ from jaxcnn.training.optim import make_schedule
 from jaxcnn.training.step import init_state, make_eval_step, make_train_step
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict
-
-STANDARDISED: dict[str, Any] = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
 
 
 def settled(tree: Any) -> Any:
@@ -43,7 +41,7 @@ def train_steps(setting: Setting, mask: Mask, **options: Any) -> Program:
         "frozen_stages": frozen,
         "vectorized": form.vectorized,
         "augmentation": "none",
-        **STANDARDISED,
+        "standardisation": CIFAR10_STANDARDISATION,
         **options,
     }
     schedule = make_schedule(OPTIM, steps_per_epoch=setting.steps, epochs=1)
@@ -63,7 +61,7 @@ def evaluation(setting: Setting, precision: Precision = "float32") -> Program:
     """Evaluation of `setting.steps` batches of stored images."""
     split = load_images(setting, setting.steps * setting.batch_size)
     variables = init_variables(setting.model, key_of(0))
-    step = jax.jit(make_eval_step(model=setting.model, precision=precision, **STANDARDISED))
+    step = jax.jit(make_eval_step(model=setting.model, standardisation=CIFAR10_STANDARDISATION, precision=precision))
     return lambda: evaluate(step, variables, split, setting.batch_size)
 
 
@@ -74,7 +72,7 @@ def augmentation(setting: Setting, count: int) -> Program:
 
     @jit
     def transform(key: jax.Array, images: jax.Array) -> jax.Array:
-        return standardise(augment(key, images, "autoaugment", vectorized=vectorized), CIFAR10_MEAN, CIFAR10_STD)
+        return standardise(augment(key, images, "autoaugment", vectorized=vectorized), CIFAR10_STANDARDISATION)
 
     def run() -> None:
         for start in range(0, count, setting.batch_size):

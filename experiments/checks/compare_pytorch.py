@@ -67,8 +67,7 @@ def train_jax(
         model=MODEL,
         optim=optim,
         schedule=schedule,
-        mean=dataset.mean,
-        std=dataset.std,
+        standardisation=dataset.standardisation,
         augmentation="none",
         vectorized=form.vectorized,
     )
@@ -83,7 +82,7 @@ def train_jax(
         losses += (metrics.loss / metrics.count).tolist()
         seconds += time.perf_counter() - began
         say(f"seed {seed}  jax      epoch {epoch + 1}/{epochs}  loss {metrics.loss.sum() / n:.6f}  {seconds:.1f} s")
-    eval_step = jax.jit(make_eval_step(model=MODEL, mean=dataset.mean, std=dataset.std))
+    eval_step = jax.jit(make_eval_step(model=MODEL, standardisation=dataset.standardisation))
     trained = {"params": state.params, "batch_stats": state.batch_stats}
     return Result(losses, doubles, float(evaluate(eval_step, trained, dataset.test, batch_size)[1]), seconds)
 
@@ -106,8 +105,7 @@ def train_torch(
 ) -> Result:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     mean, std = (
-        torch.tensor(values, device=device, dtype=torch.float64).view(1, -1, 1, 1)
-        for values in (dataset.mean, dataset.std)
+        torch.tensor(values, device=device, dtype=torch.float64).view(1, -1, 1, 1) for values in dataset.standardisation
     )
 
     def batches(split: Split, order: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

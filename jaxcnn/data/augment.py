@@ -1,12 +1,11 @@
 """What happens to a batch of images before the network sees it: augmentation and standardisation."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxcnn.config.network import Standardisation
 from jaxcnn.config.training import Augment
 from jaxcnn.data.autoaugment import apply_policy, autoaugment, draw
 from jaxcnn.errors import InputError
@@ -71,29 +70,26 @@ def flipcrop(key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 @fixed_settings()
-def standardise(
-    images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: DTypeLike = jnp.float32
-) -> jax.Array:
+def standardise(images: jax.Array, standardisation: Standardisation, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """Scales pixels to [0, 1], then shifts and scales each channel: (images / 255 - mean) / std.
 
     Args:
         images: uint8 (..., C).
-        mean: C means of pixels in [0, 1].
-        std: C standard deviations of pixels in [0, 1].
+        standardisation: C means and C standard deviations.
         dtype: of the result; the arithmetic is in float32 at least.
 
     Returns:
         `dtype` (..., C).
 
     Raises:
-        InputError: when `images` is not uint8, or `mean` or `std` does not hold one number for each channel.
+        InputError: when `images` is not uint8, or the mean or the std does not hold one number for each channel.
     """
     if images.dtype != jnp.uint8:
         raise InputError(f"images={images.dtype}{images.shape} is not usable: give uint8")
     channels = images.shape[-1]
-    for name, values in (("mean", mean), ("std", std)):
+    for name, values in (("mean", standardisation.mean), ("std", standardisation.std)):
         if len(values) != channels:
             raise InputError(f"{name}={values!r} is not usable: give {channels} numbers, one a channel")
     wide = jnp.promote_types(dtype, jnp.float32)
     scaled = images.astype(wide) / 255
-    return ((scaled - jnp.array(mean, wide)) / jnp.array(std, wide)).astype(dtype)
+    return ((scaled - jnp.array(standardisation.mean, wide)) / jnp.array(standardisation.std, wide)).astype(dtype)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxcnn.config.network import Standardisation
 from jaxcnn.data.splits import Split, Stored
 from jaxcnn.data.statistics import channel_statistics
 from jaxcnn.errors import reason
@@ -121,13 +122,13 @@ def open_cache(entry: Path, wanted: str, shape: tuple[int, int, int]) -> Stored 
             if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
                 return None
         left_out = tuple(map(str, meta.get("left_out", ())))
-        mean, std = map(tuple, meta["statistics"]) if "statistics" in meta else (None, None)
+        statistics = Standardisation(*map(tuple, meta["statistics"])) if "statistics" in meta else None
         return Stored(
             **splits,
             class_names=names,
             test_origin=str(meta["test_origin"]),
             left_out=left_out,
-            statistics=None if mean is None or std is None else (mean, std),
+            statistics=statistics,
         )
     except PermissionError:
         raise

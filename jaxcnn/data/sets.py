@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.config.experiment import DataConfig
-from jaxcnn.config.network import Resize
+from jaxcnn.config.network import Resize, Standardisation
 from jaxcnn.data.arrays import load_npz, stored_from_arrays
 from jaxcnn.data.folders import load_folder
 from jaxcnn.data.hugging_face import load_hugging_face
@@ -112,12 +112,12 @@ def _dataset(stored: Stored, config: DataConfig, seed: int, origin: str) -> Data
     for name, split in (("training", stored.train), ("test", stored.test), ("validation", stored.validation)):
         if split is not None and not len(split.labels):
             raise InputError(f"{config.name} has no {name} images of data.classes={config.classes}; choose others")
-    mean, std = stored.statistics or channel_statistics(stored.train.images)
-    if not all(std):
+    standardisation = stored.statistics or channel_statistics(stored.train.images)
+    if not all(standardisation.std):
         raise InputError(f"a channel of {config.name} has one value throughout; choose another data set")
     train, validation = _divide(stored, config, seed)
     return Dataset(
-        config.title, train, validation, stored.test, stored.class_names, mean, std, stored.test_origin, origin
+        config.title, train, validation, stored.test, stored.class_names, standardisation, stored.test_origin, origin
     )
 
 
@@ -142,13 +142,12 @@ def _load(config: DataConfig, fit: Fit, shape: tuple[int, int, int]) -> tuple[St
     return load_prepared(folder, fit, shape, config.resize), str(folder.resolve())
 
 
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR10_STD = (0.247, 0.2435, 0.2616)
+CIFAR10_STANDARDISATION = Standardisation(mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
 
 
 def as_original(dataset: Dataset) -> Dataset:
     """The set as the original PyTorch program sees it: steered by its test split, with CIFAR-10's statistics."""
-    return replace(dataset, validation=dataset.test, mean=CIFAR10_MEAN, std=CIFAR10_STD)
+    return replace(dataset, validation=dataset.test, standardisation=CIFAR10_STANDARDISATION)
 
 
 def select_classes(stored: Stored, classes: Sequence[int]) -> Stored:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from jaxcnn.data.statistics import Statistics
+from jaxcnn.config.network import Standardisation
 from jaxcnn.errors import InputError
 
 SPLIT_NAMES = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
@@ -36,8 +36,8 @@ class Stored(NamedTuple):
     """The set's own validation split, if it steers training."""
     left_out: tuple[str, ...] = ()
     """What was skipped as it could not be used, a line for each."""
-    statistics: Statistics | None = None
-    """Of the training images, where they are known."""
+    statistics: Standardisation | None = None
+    """Mean and deviation of the training images, where they are known."""
 
 
 def stratified_split(labels: np.ndarray, share: float, seed: int | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -114,8 +114,8 @@ def aligned_empty(shape: Sequence[int], dtype: npt.DTypeLike) -> np.ndarray:
 class Dataset:
     """A data set ready to train on.
 
-    `validation` is None where no images are held out. `mean` and `std` are those of the channels, divided by
-    255, over all training images of the chosen classes: before `fraction` and `validation` take any away.
+    `validation` is None where no images are held out. `standardisation` has the mean and the standard deviation over
+    all training images of the chosen classes: before `fraction` and `validation` take any away.
     """
 
     name: str
@@ -123,8 +123,7 @@ class Dataset:
     validation: Split | None
     test: Split
     class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    standardisation: Standardisation
     test_origin: str = "test"
     """Where the test images come from: the split of that name, or what serves in its place."""
     origin: str = ""

@@ -4,11 +4,10 @@ from fractions import Fraction
 
 import numpy as np
 
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each channel of images divided by 255."""
+from jaxcnn.config.network import Standardisation
 
 
-def channel_statistics(images: np.ndarray) -> Statistics:
+def channel_statistics(images: np.ndarray) -> Standardisation:
     """Mean and standard deviation of each channel of uint8 images (N, H, W, C) divided by 255.
 
     The sums are of whole numbers, hence exact, whatever the order.
@@ -24,7 +23,7 @@ def channel_statistics(images: np.ndarray) -> Statistics:
     count = images.size // channels
     means = [Fraction(int(total), count) for total in sums[0]]
     variances = [Fraction(int(total), count) - mean**2 for total, mean in zip(sums[1], means, strict=True)]
-    return (
+    return Standardisation(
         tuple(float(mean / 255) for mean in means),
         tuple(float(variance) ** 0.5 / 255 for variance in variances),
     )

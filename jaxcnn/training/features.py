@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.config.experiment import ExperimentConfig
-from jaxcnn.config.network import ModelConfig
+from jaxcnn.config.network import ModelConfig, Standardisation
 from jaxcnn.config.training import Precision
 from jaxcnn.data.augment import standardise
 from jaxcnn.data.splits import Dataset, Split, aligned_empty
@@ -33,8 +33,7 @@ def compute_features(
     splits: Sequence[Split],
     *,
     model: ModelConfig,
-    mean: Sequence[float],
-    std: Sequence[float],
+    standardisation: Standardisation,
     end_stage: int,
     batch_size: int,
     precision: Precision = "float32",
@@ -46,7 +45,7 @@ def compute_features(
     """
     network = make_network(model, precision)
     forward = kept_jit(
-        lambda variables, images: network.apply(variables, standardise(images, mean, std), end_stage=end_stage)
+        lambda variables, images: network.apply(variables, standardise(images, standardisation), end_stage=end_stage)
     )
 
     shape, dense = _feature_shape(model, end_stage), end_stage >= model.num_blocks

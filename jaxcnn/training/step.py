@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.config.network import ModelConfig, stage_of
+from jaxcnn.config.network import ModelConfig, Standardisation, stage_of
 from jaxcnn.config.training import Augment, OptimConfig, Precision
 from jaxcnn.data.augment import augment, standardise
 from jaxcnn.kernels.backend import fixed_settings
@@ -85,8 +85,7 @@ def make_train_step(
     model: ModelConfig,
     optim: OptimConfig,
     schedule: Schedule,
-    mean: Sequence[float],
-    std: Sequence[float],
+    standardisation: Standardisation,
     augmentation: Augment,
     frozen_stages: int = 0,
     layer_decay: float = 1.0,
@@ -105,8 +104,7 @@ def make_train_step(
         model: the network.
         optim: the optimiser.
         schedule: learning rate by step.
-        mean: of each channel of images / 255, as is `std`.
-        std: see `mean`.
+        standardisation: of the images.
         augmentation: of the images.
         frozen_stages: how many stages are frozen, from the input up.
         layer_decay: what each stage's rate is of the next one's; the head's is the schedule's.
@@ -134,7 +132,7 @@ def make_train_step(
                 inputs = augment(augment_key, inputs, augmentation, vectorized=vectorized)
             else:
                 inputs = custom.augmentation(augment_key, inputs)
-            inputs = standardise(inputs, mean, std, dtype=jax.tree.leaves(state.params)[0].dtype)
+            inputs = standardise(inputs, standardisation, dtype=jax.tree.leaves(state.params)[0].dtype)
         count = jnp.sum(batch.mask)
         frozen, trained = partition(state.params, model, frozen_stages)
 
@@ -179,8 +177,7 @@ def _descend(params: Any, direction: Any, rate: Any) -> Any:
 def make_eval_step(
     *,
     model: ModelConfig,
-    mean: Sequence[float],
-    std: Sequence[float],
+    standardisation: Standardisation,
     augmentation: Augment = "none",
     vectorized: bool = False,
     precision: Precision = "float32",
@@ -198,7 +195,7 @@ def make_eval_step(
         inputs = batch.images
         if not isinstance(inputs, Features):
             inputs = augment(jax.random.wrap_key_data(key, impl=PRNG), inputs, augmentation, vectorized=vectorized)
-            inputs = standardise(inputs, mean, std, dtype=jax.tree.leaves(variables["params"])[0].dtype)
+            inputs = standardise(inputs, standardisation, dtype=jax.tree.leaves(variables["params"])[0].dtype)
 
         def forward(x: Any) -> jax.Array:
             logits: Any = network.apply(variables, x)

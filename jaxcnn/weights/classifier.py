@@ -123,8 +123,7 @@ class Classifier:
     def _logits(self, images: Array) -> Array:
         step = compiled_eval_step(
             model=self.config,
-            mean=self.card.mean,
-            std=self.card.std,
+            standardisation=self.card.standardisation,
             augmentation="none",
             vectorized=backend_form().vectorized,
             precision="float32",
