@@ -42,7 +42,7 @@ SMALL = ModelConfig(
 
 
 def flipcrop(key: jax.Array, images: jax.Array) -> jax.Array:
-    return augment(key, images, "flipcrop", vectorized=False)
+    return augment(key, images, "flipcrop")
 
 
 def doubled(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -38,7 +38,6 @@ CHANGES: list[dict[str, Any]] = [
     {"frozen_stages": 1},
     {"layer_decay": 0.5},
     {"drifting_stats": True, "frozen_stages": 1},
-    {"vectorized": True},
     {"precision": "bfloat16"},
     {"optim": OptimConfig(learning_rate=0.01)},
     {"optim": OptimConfig(weight_decay=0.01)},

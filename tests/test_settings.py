@@ -94,7 +94,7 @@ def test_an_own_loss_under_strict_settings_is_the_same_program() -> None:
 
 DRAWS: dict[str, Callable[[], Any]] = {
     "weights": lambda: init_variables(MODEL, key_of(5)),
-    "augmentation": lambda: augment(key_of(5), draw_dataset().train.images, "flipcrop", vectorized=False),
+    "augmentation": lambda: augment(key_of(5), draw_dataset().train.images, "flipcrop"),
     "dropout": lambda: dropout(key_of(5), jnp.ones((16, 64)), 0.5),
 }
 

@@ -120,7 +120,8 @@ def test_an_epoch_with_a_short_last_batch_equals_pytorch_on_the_real_images(
 def test_what_the_padding_shows_changes_nothing() -> None:
     config = experiment()
     step = jax.jit(make_train_step(
-        model=MODEL, optim=config.optim, schedule=lambda step: 0.01, standardisation=STANDARDISATION, augmentation="none",
+        model=MODEL, optim=config.optim, schedule=lambda step: 0.01, standardisation=STANDARDISATION,
+        augmentation="none",
     ))  # fmt: skip
     split, other = draw_split(12, 0), draw_split(12, 1)
     mask = np.arange(12) < 7

@@ -38,8 +38,8 @@ def five_steps(config: ModelConfig, weights: Any, trace: Any, frozen: int, **opt
     optim = OptimConfig(schedule="constant")
     step = jax.jit(
         make_train_step(
-            model=config, optim=optim, schedule=lambda step: 1e-3, standardisation=Standardisation(trace["mean"], trace["std"]),
-            augmentation="none", frozen_stages=frozen, **options,
+            model=config, optim=optim, schedule=lambda step: 1e-3,
+            standardisation=Standardisation(trace["mean"], trace["std"]), augmentation="none", frozen_stages=frozen, **options,
         )
     )  # fmt: skip
     state = init_state(from_torch(weights, config), config, optim, seed=0, frozen_stages=frozen)
@@ -120,8 +120,8 @@ def test_the_compiled_step_does_less_the_more_is_frozen() -> None:
         frozen = frozen_stages(FreezeConfig(mask=mask), config, 0)
         optim = OptimConfig()
         step = make_train_step(
-            model=config, optim=optim, schedule=lambda step: 1e-3, standardisation=Standardisation(trace["mean"], trace["std"]),
-            augmentation="none", frozen_stages=frozen,
+            model=config, optim=optim, schedule=lambda step: 1e-3,
+            standardisation=Standardisation(trace["mean"], trace["std"]), augmentation="none", frozen_stages=frozen,
         )  # fmt: skip
         state = init_state(from_torch(weights, config), config, optim, seed=0, frozen_stages=frozen)
         batch = Batch(trace["images"][0], trace["labels"][0], np.ones(16, bool))

@@ -25,8 +25,7 @@ import torch
 from jaxcnn import SHALLOW, DataConfig, Dataset, OptimConfig, init_variables, load_dataset
 from jaxcnn.data.splits import Split, epoch_order
 from jaxcnn.errors import JaxcnnError
-from jaxcnn.kernels.backend import backend_form
-from jaxcnn.training.loop import batches, evaluate, make_train_epoch
+from jaxcnn.training.loop import batches, default_steps_per_call, evaluate, make_train_epoch
 from jaxcnn.training.optim import make_schedule
 from jaxcnn.training.step import TrainStep, init_state, make_eval_step, make_train_step
 from jaxcnn.weights.convert import to_torch
@@ -62,16 +61,14 @@ def train_jax(
 ) -> Result:
     n = len(dataset.train.labels)
     schedule = make_schedule(optim, steps_per_epoch=-(-n // batch_size), epochs=epochs)
-    form = backend_form()
     step = make_train_step(
         model=MODEL,
         optim=optim,
         schedule=schedule,
         standardisation=dataset.standardisation,
         augmentation="none",
-        vectorized=form.vectorized,
     )
-    train_epoch = make_train_epoch(step, dataset.train, batch_size, steps_per_call=form.steps_per_call)
+    train_epoch = make_train_epoch(step, dataset.train, batch_size, steps_per_call=default_steps_per_call())
     state = init_state(variables, MODEL, optim, seed=seed)
     losses: list[float] = []
     seconds = 0.0

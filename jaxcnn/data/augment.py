@@ -9,24 +9,19 @@ from jaxcnn.config.network import Standardisation
 from jaxcnn.config.training import Augment
 from jaxcnn.data.autoaugment import apply_policy, autoaugment, draw
 from jaxcnn.errors import InputError
-from jaxcnn.kernels.backend import fixed_settings
-
-__all__ = ["augment", "autoaugment", "flipcrop", "standardise"]
+from jaxcnn.kernels.backend import cpu_or_plain, fixed_settings
 
 _PADDING = 4
 
 
 @fixed_settings()
-def augment(key: jax.Array, images: jax.Array, kind: Augment, *, vectorized: bool) -> jax.Array:
+def augment(key: jax.Array, images: jax.Array, kind: Augment) -> jax.Array:
     """Augments a batch, each image by a key of its own, derived from `key` and its place in the batch.
 
     Args:
         key: PRNG key.
         images: uint8 (B, H, W, C), C either 1 or 3.
         kind: "autoaugment", "flipcrop" (see the functions of these names) or "none".
-        vectorized: how to compute the same bytes. False takes the images one by one and runs only the
-            operations drawn: best on a CPU. True runs every operation on the whole batch and selects: best on
-            an accelerator.
 
     Returns:
         uint8 (B, H, W, C).
@@ -43,10 +38,14 @@ def augment(key: jax.Array, images: jax.Array, kind: Augment, *, vectorized: boo
         return jax.vmap(flipcrop)(keys, images)  # faster than one by one on a CPU, too
     if kind != "autoaugment":
         raise InputError(f"augment={kind!r} is not usable: choose one of autoaugment, flipcrop, none")
-    if vectorized:
-        return jax.vmap(autoaugment)(keys, images)
-    result: jax.Array = lax.map(lambda one: apply_policy(*one), (jax.vmap(draw)(keys), images))
-    return result
+    augmented: jax.Array = cpu_or_plain(autoaugment_one_by_one, jax.vmap(autoaugment), keys, images)
+    return augmented
+
+
+def autoaugment_one_by_one(keys: jax.Array, images: jax.Array) -> jax.Array:
+    """`jax.vmap(autoaugment)`, whose `vmap` runs every operation on every image; this runs only the drawn ones."""
+    augmented: jax.Array = lax.map(lambda one: apply_policy(*one), (jax.vmap(draw)(keys), images))
+    return augmented
 
 
 @fixed_settings()

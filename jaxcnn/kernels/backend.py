@@ -1,28 +1,20 @@
-"""What suits the backend that JAX computes on, and the settings of JAX that results rest on."""
+"""Which backend JAX computes on, and the settings of JAX that results depend on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any
 
 import jax
 
 
-class Form(NamedTuple):
-    """How to compute."""
-
-    steps_per_call: int | None
-    """Training steps in one compiled call; None is an epoch."""
-    vectorized: bool
-    """Whether augmentation takes a batch at once instead of image by image."""
+def is_cpu() -> bool:
+    """Whether JAX's default backend is a CPU. Everything that depends on the backend asks here."""
+    return jax.default_backend() == "cpu"
 
 
-def backend_form() -> Form:
-    """The form that suits JAX's default backend.
-
-    On a CPU four steps a call are a tenth faster than one, since the later ones find their buffers in place; more
-    gain little, and a signal would wait longer. An accelerator gets an epoch in one call.
-    """
-    return Form(steps_per_call=4 if is_cpu() else None, vectorized=not is_cpu())
+def cpu_or_plain(fast: Callable[..., Any], plain: Callable[..., Any], *args: Any) -> Any:
+    """`fast(*args)` on a CPU, else `plain(*args)`: two forms of one computation."""
+    return fast(*args) if is_cpu() else plain(*args)
 
 
 def laid_out_by_rows(x: jax.Array) -> jax.Array:
@@ -57,8 +49,3 @@ def fixed_settings() -> Iterator[None]:
             if (setting := getattr(jax, name, None)) is not None:  # a release without it has one behaviour
                 stack.enter_context(setting(value))
         yield
-
-
-def is_cpu() -> bool:
-    """Whether JAX's default backend is a CPU."""
-    return jax.default_backend() == "cpu"

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxcnn.kernels.backend import fixed_settings
-from jaxcnn.kernels.primitives import cpu_or_plain, dot_columns, dot_rows, in_chunks, phases
+from jaxcnn.kernels.backend import cpu_or_plain, fixed_settings
+from jaxcnn.kernels.primitives import dot_columns, dot_rows, in_chunks, phases
 
 Matrix = Sequence[Sequence[float]]
 Grid = list[list[Array]]

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxcnn.kernels.backend import fixed_settings, laid_out_by_rows
-from jaxcnn.kernels.primitives import cpu_or_plain, dot_columns, dot_rows
+from jaxcnn.kernels.backend import cpu_or_plain, fixed_settings, laid_out_by_rows
+from jaxcnn.kernels.primitives import dot_columns, dot_rows
 
 _LARGE = 2**20  # weights of a dense layer from which on its gradient is worth a transposed copy of its input
 

@@ -21,7 +21,7 @@ import optax
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.data.splits import Dataset, Split, epoch_order
 from jaxcnn.errors import DivergedError
-from jaxcnn.kernels.backend import backend_form, fixed_settings
+from jaxcnn.kernels.backend import fixed_settings, is_cpu
 from jaxcnn.kernels.executables import Jit, jit, kept_jit
 from jaxcnn.kernels.precision import resolve_precision
 from jaxcnn.kernels.primitives import take_images
@@ -55,6 +55,15 @@ class Paused(Exception):
         self.state = state
         self.part = part
         """The metrics of each step of the epoch so far."""
+
+
+def default_steps_per_call() -> int | None:
+    """How many training steps run as one compiled call: 4 on a CPU, all of an epoch (None) on an accelerator.
+
+    On a CPU four steps a call are a tenth faster than one, since the later ones find their buffers in place. More gain
+    little, and a signal would wait longer.
+    """
+    return 4 if is_cpu() else None
 
 
 def padded_order(order: np.ndarray[Any, Any], batch_size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -157,7 +166,6 @@ def evaluation_step(
         model=config.model,
         standardisation=dataset.standardisation,
         augmentation=config.data.augment if config.protocol == "original" else "none",
-        vectorized=backend_form().vectorized,
         precision=resolve_precision(config.train.precision),
         custom=custom,
     )
@@ -296,7 +304,6 @@ class _Phase(NamedTuple):
 @fixed_settings()
 def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, frozen: int, custom: Custom) -> _Phase:
     model, optim, batch_size = config.model, config.optim, config.train.batch_size
-    form = backend_form()
     train, validation = dataset.train, dataset.validation
     cached = custom.augmentation is None and caches_features(config, dataset, frozen)
     if cached:
@@ -321,7 +328,6 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         frozen_stages=frozen,
         layer_decay=1.0 if config.freeze.mask == "scratch" else config.freeze.layer_decay,
         drifting_stats=config.protocol == "original",
-        vectorized=form.vectorized,
         precision=config.train.precision,
         custom=custom,
         class_weights=balanced_weights(train.labels, dataset.num_classes)
@@ -332,7 +338,7 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         step,
         train,
         batch_size,
-        steps_per_call=form.steps_per_call,
+        steps_per_call=default_steps_per_call(),
         jit=kept_jit if cached else jit,  # on features Adam is a large part of the step
     )
     eval_step = evaluation_step(config, dataset, model=custom.model, loss=custom.loss)

@@ -90,7 +90,6 @@ def make_train_step(
     frozen_stages: int = 0,
     layer_decay: float = 1.0,
     drifting_stats: bool = False,
-    vectorized: bool = False,
     precision: Precision = "float32",
     custom: Custom = BUILT_IN,
     class_weights: Sequence[float] | None = None,
@@ -110,7 +109,6 @@ def make_train_step(
         layer_decay: what each stage's rate is of the next one's; the head's is the schedule's.
         drifting_stats: frozen stages run as in training all the same, and their statistics drift: what the original
             PyTorch program does.
-        vectorized: the form of augmentation that suits accelerators.
         precision: what the network computes in; float32 stands for the parameters' own type.
         custom: what takes the place of the built-in network, loss, augmentation and optimiser.
         class_weights: what the loss of an image of each class is multiplied by; the batch's sum is still divided by its
@@ -129,7 +127,7 @@ def make_train_step(
         inputs = batch.images
         if not isinstance(inputs, Features):
             if custom.augmentation is None:
-                inputs = augment(augment_key, inputs, augmentation, vectorized=vectorized)
+                inputs = augment(augment_key, inputs, augmentation)
             else:
                 inputs = custom.augmentation(augment_key, inputs)
             inputs = standardise(inputs, standardisation, dtype=jax.tree.leaves(state.params)[0].dtype)
@@ -179,7 +177,6 @@ def make_eval_step(
     model: ModelConfig,
     standardisation: Standardisation,
     augmentation: Augment = "none",
-    vectorized: bool = False,
     precision: Precision = "float32",
     custom: Custom = BUILT_IN,
 ) -> EvalStep:
@@ -194,7 +191,7 @@ def make_eval_step(
     def step(variables: Any, batch: Batch, key: jax.Array) -> tuple[Metrics, jax.Array]:
         inputs = batch.images
         if not isinstance(inputs, Features):
-            inputs = augment(jax.random.wrap_key_data(key, impl=PRNG), inputs, augmentation, vectorized=vectorized)
+            inputs = augment(jax.random.wrap_key_data(key, impl=PRNG), inputs, augmentation)
             inputs = standardise(inputs, standardisation, dtype=jax.tree.leaves(variables["params"])[0].dtype)
 
         def forward(x: Any) -> jax.Array:

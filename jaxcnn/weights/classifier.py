@@ -20,7 +20,7 @@ from jaxcnn.data.image_reader import ImageReader, Wanted
 from jaxcnn.data.images import fit_image, read_image, shown, walk
 from jaxcnn.errors import InputError, local_path
 from jaxcnn.files import is_there
-from jaxcnn.kernels.backend import backend_form, fixed_settings
+from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.training.loop import compiled_eval_step
 from jaxcnn.training.records import Batch, softmax
 from jaxcnn.weights.card import changed
@@ -125,7 +125,6 @@ class Classifier:
             model=self.config,
             standardisation=self.card.standardisation,
             augmentation="none",
-            vectorized=backend_form().vectorized,
             precision="float32",
         )
         n = len(images)
