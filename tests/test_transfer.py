@@ -39,7 +39,8 @@ def five_steps(config: ModelConfig, weights: Any, trace: Any, frozen: int, **opt
     step = jax.jit(
         make_train_step(
             model=config, optim=optim, schedule=lambda step: 1e-3,
-            standardisation=Standardisation(trace["mean"], trace["std"]), augmentation="none", frozen_stages=frozen, **options,
+            standardisation=Standardisation(trace["mean"], trace["std"]), augmentation="none", frozen_stages=frozen,
+            **options,
         )
     )  # fmt: skip
     state = init_state(from_torch(weights, config), config, optim, seed=0, frozen_stages=frozen)
