@@ -18,12 +18,12 @@ def cpu_or_plain(fast: Callable[..., Any], plain: Callable[..., Any], *args: Any
 
 
 def laid_out_by_rows(x: jax.Array) -> jax.Array:
-    """A matrix as it is, with its rows one after the other in memory, where JAX lets a program ask for that."""
+    """The same matrix, stored row after row, where this release of JAX can be asked for a layout."""
     try:
         from jax.experimental.layout import Layout, with_layout_constraint
 
         laid_out: jax.Array = with_layout_constraint(x, Layout(major_to_minor=(0, 1)))
-    except (ImportError, AttributeError, TypeError):  # experimental: it may change, and only makes programs faster
+    except (ImportError, AttributeError, TypeError):  # an experimental API, used only for speed
         return x
     return laid_out
 
@@ -39,13 +39,14 @@ _SETTINGS = {
 
 @contextmanager
 def fixed_settings() -> Iterator[None]:
-    """JAX as this code expects it, whatever the process or its environment has set.
+    """Runs a block or, as a decorator, a function under the JAX settings that this code expects.
 
-    One seed gives one result (`JAX_THREEFRY_PARTITIONABLE=0` would give another), and the strict modes, which are for
-    finding faults in one's own code, do not stop this one. As a decorator, it covers one function.
+    It overrides what the process or its environment has set. One seed then gives one result
+    (`JAX_THREEFRY_PARTITIONABLE=0` would give another). JAX's strict modes, with which users find faults in their own
+    code, do not stop this code.
     """
     with ExitStack() as stack:
         for name, value in _SETTINGS.items():
-            if (setting := getattr(jax, name, None)) is not None:  # a release without it has one behaviour
+            if (setting := getattr(jax, name, None)) is not None:  # a release without the setting behaves like this
                 stack.enter_context(setting(value))
         yield
