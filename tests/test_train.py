@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 import torch
 from small_training import (
-    MEAN,
     MODEL,
-    STD,
+    STANDARDISATION,
     assert_same_bits,
     begin,
     contradicting,
@@ -190,7 +189,7 @@ def test_validation_is_evaluated_with_the_epochs_own_weights_and_unsmoothed() ->
     assert dataset.validation is not None
     config = experiment(label_smoothing=0.3, learning_rate=0.02)
     states, records = run(config, dataset)
-    inputs = standardise(jnp.asarray(dataset.validation.images), MEAN, STD)
+    inputs = standardise(jnp.asarray(dataset.validation.images), STANDARDISATION)
     apply = jax.jit(CNN(MODEL).apply)
     for state, record in zip(states, records, strict=True):
         logits = np.asarray(apply(variables_of(state), inputs), np.float64)
