@@ -1,4 +1,4 @@
-"""The train state and the pure steps that are compiled: one for training, one for evaluation."""
+"""The training state, and the pure functions that are compiled: a training step and an evaluation step."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -38,19 +38,19 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
 def init_state(
     variables: Any, model: ModelConfig, optim: OptimConfig, *, seed: int, frozen_stages: int = 0
 ) -> TrainState:
-    """The state before the first step; optimiser state exists for trained modules only.
+    """The state before the first step. Only modules that train have an optimiser state.
 
     Args:
-        variables: parameters, and batch statistics where there are any, of the network or of a module of your own.
-        model: the network; for a module of your own it is not read.
-        optim: the optimiser; `fit` replaces its state by that of an optimiser of your own.
-        seed: of augmentation and dropout.
+        variables: parameters, and batch statistics if there are any, of the network or of your own module.
+        model: the network; not used with your own module.
+        optim: the optimiser. If you give `fit` an optimiser of your own, `fit` makes that one's state.
+        seed: of the random numbers for augmentation and dropout.
         frozen_stages: how many stages are frozen, from the input up.
     """
     optimizer = make_optimizer(optim)
 
     def begin(variables: Any) -> TrainState:
-        variables = jax.tree.map(jnp.array, variables)  # copies: steps may reuse the buffers
+        variables = jax.tree.map(jnp.array, variables)  # copies, since training steps reuse the buffers
         _, trained = partition(variables["params"], model, frozen_stages)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -68,9 +68,9 @@ def init_state(
 def unfreeze(
     state: TrainState, model: ModelConfig, optim: OptimConfig, frozen_stages: int, custom: Custom = BUILT_IN
 ) -> TrainState:
-    """The state with this many stages frozen: what begins to train begins its own optimiser state and count.
+    """The state with this many stages frozen. A module that begins to train gets a new optimiser state, with its count.
 
-    An optimiser of the user's own has one state for all that trains, which begins again.
+    A user's own optimiser has a single state, which is initialised again.
     """
     _, trained = partition(state.params, model, frozen_stages)
     if custom.optimizer is not None:
@@ -96,8 +96,8 @@ def make_train_step(
 ) -> TrainStep:
     """A pure step `(state, batch, scale) -> (state, metrics)`; `scale` multiplies the scheduled learning rate.
 
-    Only the trained part is differentiated, so the backward pass of frozen stages is never built. Frozen stages run
-    as in evaluation and keep their running statistics.
+    The loss is differentiated with respect to the trained parameters only, so the backward pass of frozen stages does
+    not exist. Frozen stages run as in evaluation and keep their running statistics.
 
     Args:
         model: the network.
@@ -106,13 +106,12 @@ def make_train_step(
         standardisation: of the images.
         augmentation: of the images.
         frozen_stages: how many stages are frozen, from the input up.
-        layer_decay: what each stage's rate is of the next one's; the head's is the schedule's.
-        drifting_stats: frozen stages run as in training all the same, and their statistics drift: what the original
-            PyTorch program does.
-        precision: what the network computes in; float32 stands for the parameters' own type.
-        custom: what takes the place of the built-in network, loss, augmentation and optimiser.
-        class_weights: what the loss of an image of each class is multiplied by; the batch's sum is still divided by its
-            number of images.
+        layer_decay: ratio of each stage's learning rate to that of the next stage up. The head has the full rate.
+        drifting_stats: run frozen stages as in training, so that their statistics change, as in the original PyTorch
+            program.
+        precision: bfloat16, or float32 for the parameters' own type.
+        custom: the user's own network, loss, augmentation and optimiser.
+        class_weights: a factor for the loss of each class. The batch's sum is still divided by its number of images.
     """
     eval_stages = 0 if drifting_stats else frozen_stages
     network = make_network(model, precision) if custom.model is None else CustomModule(custom.model)
@@ -180,9 +179,9 @@ def make_eval_step(
     precision: Precision = "float32",
     custom: Custom = BUILT_IN,
 ) -> EvalStep:
-    """A pure `(variables, batch, key) -> (metrics, logits (B, K))` in evaluation mode; logits of at least float32.
+    """A pure step `(variables, batch, key) -> (metrics, logits (B, K))` in evaluation mode; logits in float32 or wider.
 
-    The arguments are those of `make_train_step`; only the original's protocol augments what it evaluates on.
+    The arguments are those of `make_train_step`. Only the original's protocol augments images in evaluation.
     """
     network = make_network(model, precision) if custom.model is None else CustomModule(custom.model)
     losses_of = cross_entropy if custom.loss is None else custom.loss
@@ -198,7 +197,7 @@ def make_eval_step(
             logits: Any = network.apply(variables, x)
             return jnp.asarray(logits)
 
-        # Dense stages have small activations, and weights that are best read once.
+        # Dense stages have small activations and large weights, so the whole batch goes through at once.
         head_only = isinstance(inputs, Features) and inputs.stage >= model.num_blocks
         logits = forward(inputs) if head_only else image_by_image(forward, inputs)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
