@@ -1,4 +1,4 @@
-"""What happens to a batch of images before the network sees it: augmentation and standardisation."""
+"""Augmentation and standardisation of a batch of images."""
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,14 @@ _PADDING = 4
 
 @fixed_settings()
 def augment(key: jax.Array, images: jax.Array, kind: Augment) -> jax.Array:
-    """Augments a batch, each image by a key of its own, derived from `key` and its place in the batch.
+    """Augments a batch. Each image has its own key, derived from `key` and its position in the batch.
+
+    On a CPU, AutoAugment takes the images one by one; an accelerator takes the whole batch. The result is the same.
 
     Args:
         key: PRNG key.
         images: uint8 (B, H, W, C), C either 1 or 3.
-        kind: "autoaugment", "flipcrop" (see the functions of these names) or "none".
+        kind: "autoaugment" or "flipcrop" (see the functions of these names), or "none".
 
     Returns:
         uint8 (B, H, W, C).
@@ -43,16 +45,19 @@ def augment(key: jax.Array, images: jax.Array, kind: Augment) -> jax.Array:
 
 
 def autoaugment_one_by_one(keys: jax.Array, images: jax.Array) -> jax.Array:
-    """`jax.vmap(autoaugment)`, whose `vmap` runs every operation on every image; this runs only the drawn ones."""
+    """`jax.vmap(autoaugment)` as a loop, which runs only the operations that were drawn for each image.
+
+    Under `vmap`, every operation runs on every image: fast on an accelerator, 10 to 100 times slower on a CPU.
+    """
     augmented: jax.Array = lax.map(lambda one: apply_policy(*one), (jax.vmap(draw)(keys), images))
     return augmented
 
 
 @fixed_settings()
 def flipcrop(key: jax.Array, image: jax.Array) -> jax.Array:
-    """Crops one image at random after padding it by 4 black pixels a side, then mirrors it half of the time.
+    """Pads one image by 4 black pixels on each side, crops it at random, and mirrors it with probability 1/2.
 
-    As torchvision's `RandomCrop(size, padding=4)` and `RandomHorizontalFlip()`.
+    This is torchvision's `RandomCrop(size, padding=4)` followed by `RandomHorizontalFlip()`.
 
     Args:
         key: PRNG key; the same key and image give the same result.
@@ -75,7 +80,7 @@ def standardise(images: jax.Array, standardisation: Standardisation, dtype: DTyp
     Args:
         images: uint8 (..., C).
         standardisation: C means and C standard deviations.
-        dtype: of the result; the arithmetic is in float32 at least.
+        dtype: of the result. The arithmetic is in float32 or wider.
 
     Returns:
         `dtype` (..., C).
