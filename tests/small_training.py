@@ -10,7 +10,7 @@ import torch
 
 from jaxcnn import ModelConfig
 from jaxcnn.config import DataConfig, ExperimentConfig, OptimConfig, TrainConfig
-from jaxcnn.config.network import Standardisation
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.data.splits import Dataset, Split
 from jaxcnn.training.loop import fit
 from jaxcnn.training.records import EpochRecord, TrainState

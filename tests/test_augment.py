@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from experiments.bench.pillow import POLICY, apply_steps, magnitude
-from jaxcnn.config.network import Standardisation
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.data.augment import augment, autoaugment_one_by_one, flipcrop, standardise
 from jaxcnn.data.autoaugment import Draw, _blend, apply_operation, apply_policy, autoaugment, draw
 from jaxcnn.errors import InputError

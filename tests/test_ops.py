@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from jax import Array, lax
 
+from jaxcnn.kernels.batch import image_by_image, take_images
 from jaxcnn.kernels.conv import conv3x3
 from jaxcnn.kernels.dense import dense
 from jaxcnn.kernels.norm import batch_norm
 from jaxcnn.kernels.pool import max_pool2x2
-from jaxcnn.kernels.primitives import image_by_image, take_images
 
 SHAPES = [
     # batch, height, width, channels, features

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from jaxcnn import CNN, ModelConfig, OptimConfig
-from jaxcnn.config.network import Standardisation
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.data.augment import standardise
 from jaxcnn.training.records import Batch
 from jaxcnn.training.step import init_state, make_train_step

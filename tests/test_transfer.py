@@ -12,7 +12,7 @@ from test_parity import NETWORKS, compare_weights, load
 
 from jaxcnn import CNN, DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxcnn.config import FreezeConfig, Mask, Precision
-from jaxcnn.config.network import Standardisation
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.data.augment import standardise
 from jaxcnn.data.splits import Dataset, Split
 from jaxcnn.masks import frozen_stages
@@ -139,7 +139,7 @@ TINY = ModelConfig(
 def tiny_data(n: int = 20) -> Dataset:
     rng = np.random.default_rng(0)
     split = Split(rng.integers(0, 256, (n, 8, 8, 3), np.uint8), rng.integers(0, 3, n).astype(np.int32))
-    return Dataset("tiny", split, split, split, ("a", "b", "c"), (0.5,) * 3, (0.3,) * 3)
+    return Dataset("tiny", split, split, split, ("a", "b", "c"), Standardisation((0.5,) * 3, (0.3,) * 3))
 
 
 def tiny_run(

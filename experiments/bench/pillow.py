@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from jaxcnn.config.network import Standardisation
+from jaxcnn.config.standardisation import Standardisation
 
 
 class Operation(NamedTuple):

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from jaxcnn.config.network import ModelConfig, Resize, Standardisation
+from jaxcnn.config.network import ModelConfig, Resize
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.errors import require, require_choice, require_number, set_plain
 
 

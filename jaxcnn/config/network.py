@@ -2,20 +2,13 @@
 
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from jaxcnn.errors import require, require_choice, require_int, require_number, set_plain, set_sequence
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "leaky_relu", "elu"]
 WeightInit = Literal["default", "xavier", "kaiming", "normal"]
 Resize = Literal["squash", "crop", "pad"]
-
-
-class Standardisation(NamedTuple):
-    """How images are standardised, channel by channel: (pixel / 255 - mean) / std."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.config.network import Resize
-from jaxcnn.data.cache import cache_title, cached, file_fingerprint
+from jaxcnn.data.cache import cache_title, file_fingerprint, read_through_cache
 from jaxcnn.data.images import fit_image
 from jaxcnn.data.progress import show_progress
 from jaxcnn.data.splits import SPLIT_NAMES, Split, Stored, aligned_empty, hold_out_test
@@ -36,7 +36,9 @@ def load_npz(file: Path, title: str, shape: tuple[int, int, int], resize: Resize
         made_of = file_fingerprint(file)
     except OSError as error:
         raise InputError(f"data.dir={str(file)!r} cannot be read: {reason(error)}; give a .npz file") from error
-    return cached(file, cache_title(title, resize), shape, made_of, lambda: _read(file, title, shape, resize))
+    return read_through_cache(
+        file, cache_title(title, resize), shape, made_of, lambda: _read(file, title, shape, resize)
+    )
 
 
 def _read(file: Path, title: str, shape: tuple[int, int, int], resize: Resize) -> Stored:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxcnn.config.network import Standardisation
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.config.training import Augment
 from jaxcnn.data.autoaugment import apply_policy, autoaugment, draw
 from jaxcnn.errors import InputError

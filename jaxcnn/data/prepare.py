@@ -108,7 +108,7 @@ def prepare(
         return folder
     if archives is not None:
         _require_archives(source, archives)
-    with _undone(source, data_dir, downloaded=archives is None), contextlib.ExitStack() as stack:
+    with _clean_up(source, data_dir, downloaded=archives is None), contextlib.ExitStack() as stack:
         if archives is None:
             data_dir.mkdir(parents=True, exist_ok=True)
             temporary = tempfile.TemporaryDirectory(prefix=".archives-", dir=data_dir)
@@ -123,7 +123,7 @@ def prepare(
 
 
 @contextlib.contextmanager
-def _undone(source: OfficialSet, data_dir: Path, *, downloaded: bool) -> Iterator[None]:
+def _clean_up(source: OfficialSet, data_dir: Path, *, downloaded: bool) -> Iterator[None]:
     """Says in one line what went wrong, and removes the empty folders that tfds leaves in any case."""
     made = not data_dir.exists()
     try:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.config.experiment import DataConfig
-from jaxcnn.config.network import Resize, Standardisation
+from jaxcnn.config.network import Resize
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.data.arrays import load_npz, stored_from_arrays
 from jaxcnn.data.folders import load_folder
 from jaxcnn.data.hugging_face import load_hugging_face

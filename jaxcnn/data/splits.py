@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from jaxcnn.config.network import Standardisation
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.errors import InputError
 
 SPLIT_NAMES = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from jaxcnn.config.network import Standardisation
+from jaxcnn.config.standardisation import Standardisation
 
 
 def channel_statistics(images: np.ndarray) -> Standardisation:

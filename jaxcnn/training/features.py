@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.config.experiment import ExperimentConfig
-from jaxcnn.config.network import ModelConfig, Standardisation
+from jaxcnn.config.network import ModelConfig
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.config.training import Precision
 from jaxcnn.data.augment import standardise
 from jaxcnn.data.splits import Dataset, Split, aligned_empty
@@ -51,7 +52,7 @@ def compute_features(
     shape, dense = _feature_shape(model, end_stage), end_stage >= model.num_blocks
     nonzero = np.zeros(shape, bool)
 
-    def of(split: Split) -> Split:
+    def compute(split: Split) -> np.ndarray[Any, Any]:
         n = len(split.labels)
         features = aligned_empty((n, *shape), jnp.bfloat16 if precision == "bfloat16" else np.float32)
         for start in range(0, n, batch_size):
@@ -60,25 +61,22 @@ def compute_features(
             features[start : start + batch_size] = some
             if dense:
                 np.logical_or(nonzero, some.any(0), out=nonzero)
-        return Split(Features(features, end_stage), split.labels)
+        return features
 
-    computed = [of(split) for split in splits]
-    if not dense:
-        return computed
-    columns = _columns(nonzero.ravel())
-    if len(columns) > _WORTH * nonzero.size:
-        return computed
-    return [
-        Split(Features(_only(columns, s.images.values.reshape(-1, nonzero.size)), end_stage, columns), s.labels)
-        for s in computed
-    ]
+    values, columns = [compute(split) for split in splits], None
+    if dense:
+        kept = _columns_to_keep(nonzero.ravel())
+        if len(kept) <= _WORTH * nonzero.size:
+            values = [_select_in_place(kept, each.reshape(-1, nonzero.size)) for each in values]
+            columns = kept
+    return [Split(Features(each, end_stage, columns), s.labels) for each, s in zip(values, splits, strict=True)]
 
 
 _WORTH = 0.75
 """Columns are left out if at most this share of them remains: selecting rows of the weights costs time too."""
 
 
-def _columns(needed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _columns_to_keep(needed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Indices of the columns to keep: those that are needed, bool (C,), and a few more.
 
     `dense` takes the same number of columns from each of its parts, so parts with fewer needed columns are filled up.
@@ -92,7 +90,7 @@ def _columns(needed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return (some + np.arange(0, needed.size, parts.shape[1])[:, None]).ravel().astype(np.int32)
 
 
-def _only(columns: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _select_in_place(columns: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """x[:, columns] for x (N, C), written over x itself: a data set's features may take gigabytes."""
     flat, n = x.reshape(-1), len(columns)
     for start in range(0, len(x), 1024):

@@ -23,9 +23,9 @@ from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.data.splits import Dataset, Split, epoch_order
 from jaxcnn.errors import DivergedError
 from jaxcnn.kernels.backend import fixed_settings, is_cpu
+from jaxcnn.kernels.batch import take_images
 from jaxcnn.kernels.executables import Jit, jit, kept_jit
 from jaxcnn.kernels.precision import resolve_precision
-from jaxcnn.kernels.primitives import take_images
 from jaxcnn.masks import frozen_stages, settled_epoch
 from jaxcnn.model import map_values
 from jaxcnn.training.class_weights import balanced_weights

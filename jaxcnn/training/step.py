@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.config.network import ModelConfig, Standardisation, stage_of
+from jaxcnn.config.network import ModelConfig, stage_of
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.config.training import Augment, OptimConfig, Precision
 from jaxcnn.data.augment import augment, standardise
 from jaxcnn.kernels.backend import fixed_settings
+from jaxcnn.kernels.batch import image_by_image
 from jaxcnn.kernels.executables import kept_jit
-from jaxcnn.kernels.primitives import image_by_image
 from jaxcnn.masks import partition
 from jaxcnn.model import PRNG, Features, key_of, make_network
 from jaxcnn.training.custom import BUILT_IN, Custom, CustomModule, one_an_image, restart
