@@ -27,18 +27,18 @@ _TEST_SPLITS = ("test", "validation", "val", "valid")
 _UNLABELLED = -1
 """The label that tfds stores for an image without one."""
 
-Fit = Callable[[np.ndarray], np.ndarray]
+Convert = Callable[[np.ndarray], np.ndarray]
 """Converts an image, uint8 (height, width, 1 or 3), to the size and channels that the network reads."""
 
 
-def load_prepared(folder: Path, fit: Fit, shape: tuple[int, int, int], resize: Resize = "squash") -> Stored:
+def load_prepared(folder: Path, convert: Convert, shape: tuple[int, int, int], resize: Resize = "squash") -> Stored:
     """The arrays of a prepared set; from the cache if its files are unchanged.
 
     Args:
         folder: from `find_prepared`.
-        fit: converts an image to `shape`.
+        convert: converts an image to `shape`.
         shape: height, width and channels of the result.
-        resize: the kind of resizing that `fit` does.
+        resize: the kind of resizing that `convert` does.
 
     Raises:
         InputError: when the set is damaged, has an image that cannot be used, or needs TensorFlow.
@@ -48,15 +48,15 @@ def load_prepared(folder: Path, fit: Fit, shape: tuple[int, int, int], resize: R
             raise InputError(f"{folder} is {mistaken.what}, no prepared data set; choose another --data.dir")
         made_of = fingerprint(folder)
     title = cache_title(folder.parent.name, resize)
-    return read_through_cache(folder, title, shape, made_of, lambda: _read(folder, fit, shape))
+    return read_through_cache(folder, title, shape, made_of, lambda: _read(folder, convert, shape))
 
 
-def _read(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored:
+def _read(folder: Path, convert: Convert, shape: tuple[int, int, int]) -> Stored:
     from jaxcnn.data.quiet import quiet
 
     with quiet(), _reading(folder):
         prepared = _open_prepared(folder)
-        return _divide(prepared, lambda split: _read_split(prepared, split, fit, shape))
+        return _divide(prepared, lambda split: _read_split(prepared, split, convert, shape))
 
 
 class _Prepared(NamedTuple):
@@ -88,7 +88,7 @@ def _open_prepared(folder: Path) -> _Prepared:
     return _Prepared(folder, builder, features, image, label, names, _class_names(folder, label, there[label]))
 
 
-def _read_split(prepared: _Prepared, split: str, fit: Fit, shape: tuple[int, int, int]) -> Split:
+def _read_split(prepared: _Prepared, split: str, convert: Convert, shape: tuple[int, int, int]) -> Split:
     """Decodes all images of a split. Reports conversions on stderr."""
     import tensorflow_datasets as tfds
 
@@ -106,7 +106,7 @@ def _read_split(prepared: _Prepared, split: str, fit: Fit, shape: tuple[int, int
         if was is not None:
             converted[f"{was} to {'RGB' if pixels.shape[2] == 3 else '8-bit grey'}"] += 1
         try:
-            images[i] = fit(pixels)
+            images[i] = convert(pixels)
         except InputError as error:
             raise InputError(f"{error} ({name})") from error
         label, classes = example[prepared.label], len(prepared.class_names)

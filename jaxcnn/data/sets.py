@@ -20,7 +20,7 @@ from jaxcnn.data.hugging_face import load_hugging_face
 from jaxcnn.data.image_reader import ImageReader, Wanted
 from jaxcnn.data.images import fit_image
 from jaxcnn.data.locate import find_prepared, refuse_other_folders
-from jaxcnn.data.reader import Fit, load_prepared
+from jaxcnn.data.reader import Convert, load_prepared
 from jaxcnn.data.splits import Dataset, Split, Stored, stratified_split, take
 from jaxcnn.data.statistics import channel_statistics
 from jaxcnn.errors import InputError, local_path
@@ -50,13 +50,13 @@ def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed:
     if in_channels not in (1, 3):
         raise InputError(f"model.in_channels={in_channels} fits no data set; give 3, or 1 for grey images")
 
-    def fit(image: np.ndarray) -> np.ndarray:
+    def convert(image: np.ndarray) -> np.ndarray:
         try:
             return fit_image(image, input_size, in_channels, config.resize)
         except InputError as error:
             raise InputError(f"data.name={config.name!r} does not fit the network: {error}") from error
 
-    stored, origin = _load(config, fit, (input_size, input_size, in_channels))
+    stored, origin = _load(config, convert, (input_size, input_size, in_channels))
     for problem in stored.left_out:
         print(f"left out: {problem}", file=sys.stderr)
     if stored.test_origin != "test":
@@ -123,11 +123,11 @@ def _dataset(stored: Stored, config: DataConfig, seed: int, origin: str) -> Data
     )
 
 
-def _load(config: DataConfig, fit: Fit, shape: tuple[int, int, int]) -> tuple[Stored, str]:
+def _load(config: DataConfig, convert: Convert, shape: tuple[int, int, int]) -> tuple[Stored, str]:
     """The arrays of the set that a configuration names, and where they come from."""
     reader = ImageReader(Wanted(shape[0], shape[2], config.resize), config.skip_broken)
     if config.name == "digits":
-        return _load_digits(fit), "scikit-learn"
+        return _load_digits(convert), "scikit-learn"
     if config.name in ("folder", "npz"):
         if config.dir is None:
             wanted = "--data.dir FOLDER" if config.name == "folder" else "--data.dir FILE.npz"
@@ -141,7 +141,7 @@ def _load(config: DataConfig, fit: Fit, shape: tuple[int, int, int]) -> tuple[St
         with reader:
             return load_hugging_face(config, shape, reader), config.name
     folder = _prepared_folder(config)
-    return load_prepared(folder, fit, shape, config.resize), str(folder.resolve())
+    return load_prepared(folder, convert, shape, config.resize), str(folder.resolve())
 
 
 CIFAR10_STANDARDISATION = Standardisation(mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
@@ -195,11 +195,11 @@ def _divide(stored: Stored, config: DataConfig, seed: int) -> tuple[Split, Split
     return take(split, kept[rest]), take(split, kept[held])
 
 
-def _load_digits(fit: Fit) -> Stored:
+def _load_digits(convert: Convert) -> Stored:
     """scikit-learn's 1,797 digits of 8x8 pixels. A fifth is the test split, the same in every run."""
     rows = _digits_table()
     grey = np.rint(rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    images, labels = np.stack([fit(image) for image in grey]), rows[:, 64].astype(np.int32)
+    images, labels = np.stack([convert(image) for image in grey]), rows[:, 64].astype(np.int32)
     train, test = (take(Split(images, labels), each) for each in stratified_split(labels, 0.2, seed=0))
     return Stored(train, test, tuple(str(digit) for digit in range(10)))
 

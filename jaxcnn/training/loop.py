@@ -250,10 +250,7 @@ def fit(
             metrics, part = jax.tree.map(lambda *parts: np.concatenate(parts), part, metrics), None
         if not np.all(np.isfinite(metrics.loss)):
             bad = int(np.argmin(np.isfinite(metrics.loss)))
-            raise DivergedError(
-                f"the loss is {metrics.loss[bad]} at step {epoch * steps + bad} (epoch {epoch + 1}): "
-                "training diverged; lower optim.learning_rate or set optim.clip_norm"
-            )
+            raise _diverged(f"the loss is {metrics.loss[bad]} at step {epoch * steps + bad}", epoch)
         if len(metrics.loss) < steps:
             raise Paused(state, metrics)
         val_loss = val_accuracy = None
@@ -263,15 +260,9 @@ def fit(
                 phase.eval_step, variables, phase.validation, batch_size, seed=(config.seed, epoch)
             )
             if not math.isfinite(val_loss):
-                raise DivergedError(
-                    f"the validation loss is {val_loss} after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
-                    "training diverged; lower optim.learning_rate or set optim.clip_norm"
-                )
+                raise _diverged(f"the validation loss is {val_loss} after step {(epoch + 1) * steps - 1}", epoch)
         elif not _all_finite(state.params):
-            raise DivergedError(
-                f"a weight is no longer finite after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
-                "training diverged; lower optim.learning_rate or set optim.clip_norm"
-            )
+            raise _diverged(f"a weight is no longer finite after step {(epoch + 1) * steps - 1}", epoch)
         record = EpochRecord(
             epoch=epoch + 1,
             train_loss=math.fsum(metrics.loss) / n,
@@ -284,6 +275,11 @@ def fit(
         )
         records.append(record)
         yield state, record
+
+
+def _diverged(what: str, epoch: int) -> DivergedError:
+    remedy = "lower optim.learning_rate or set optim.clip_norm"
+    return DivergedError(f"{what} (epoch {epoch + 1}): training diverged; {remedy}")
 
 
 @fixed_settings()
