@@ -32,7 +32,7 @@ BUILT_IN = Custom()
 
 @dataclass(frozen=True)
 class CustomModule:
-    """Gives a user\'s own module the interface of the built-in network. It has no stages to freeze."""
+    """Gives a user's own module the interface of the built-in network. It has no stages to freeze."""
 
     module: nn.Module
 
