@@ -25,7 +25,7 @@ from experiments.bench.stock import StockCNN, stock_variables
 from jaxcnn import CNN, DEEP, SHALLOW, InputError, ModelConfig, init_variables
 from jaxcnn.cli.main import main
 from jaxcnn.data.augment import standardise
-from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.data.sets import CIFAR10_STANDARDISATION
 from jaxcnn.weights.convert import to_torch
 from jaxcnn.weights.pytorch_network import TorchCNN, torch_network
 
@@ -91,13 +91,13 @@ def test_frozen_blocks_of_the_pytorch_program_do_not_move_and_the_rest_does() ->
 
 def test_the_pillow_transform_standardises_as_the_product_and_lean_draws_the_same_images() -> None:
     images = load_images(TINY, 40).images
-    plain = Transform(CIFAR10_MEAN, CIFAR10_STD, augment=False)
+    plain = Transform(CIFAR10_STANDARDISATION, augment=False)
     got = torch.stack([plain(image) for image in images]).numpy().transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(got, standardise(images, CIFAR10_MEAN, CIFAR10_STD), atol=1e-6)
+    np.testing.assert_allclose(got, standardise(images, CIFAR10_STANDARDISATION), atol=1e-6)
     drawn = []
     for lean in (False, True):
         torch.manual_seed(3)
-        transform = Transform(CIFAR10_MEAN, CIFAR10_STD, augment=True, lean=lean)
+        transform = Transform(CIFAR10_STANDARDISATION, augment=True, lean=lean)
         drawn.append(torch.stack([transform(image) for image in images]).numpy())
     np.testing.assert_array_equal(*drawn)
     assert (drawn[0] != got.transpose(0, 3, 1, 2)).any()

@@ -89,8 +89,8 @@ def test_a_changed_folder_is_read_again(tmp_path: Path, monkeypatch: pytest.Monk
         patch.setattr(image_reader.ImageReader, "read", None)
         again = load(root)
         np.testing.assert_array_equal(again.train.images, first.train.images)
-        assert (again.mean, again.std, again.class_names) == (first.mean, first.std, first.class_names)
-    assert load(root, resize="crop").mean == first.mean  # images that fit
+        assert (again.standardisation, again.class_names) == (first.standardisation, first.class_names)
+    assert load(root, resize="crop").standardisation == first.standardisation  # images that fit
     changed = np.asarray(noise(SIZE, SIZE, 3, seed=77))
     old = (root / "train/a/0.png").stat()
     Image.fromarray(changed).save(root / "train/a/0.png")

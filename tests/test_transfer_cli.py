@@ -158,7 +158,7 @@ def test_under_the_originals_protocol_the_test_images_are_augmented_too(source: 
     variables = from_torch(read_state_dict(tmp_path / "original" / "model.pth"), config.model)
 
     def loss(kind: Augment) -> float:
-        step = make_eval_step(model=config.model, mean=dataset.mean, std=dataset.std, augmentation=kind)
+        step = make_eval_step(model=config.model, standardisation=dataset.standardisation, augmentation=kind)
         return evaluate(jax.jit(step), variables, dataset.test, config.train.batch_size)[0]
 
     assert summary(tmp_path / "original")["test_loss"] == pytest.approx(loss("flipcrop"), rel=1e-6)

@@ -12,18 +12,15 @@ from experiments.bench.measure import Program
 from experiments.bench.setting import OPTIM, Setting, as_dataset, freeze, load_images
 from jaxcnn.config import Augment, DataConfig, ExperimentConfig, Mask, Precision, TrainConfig
 from jaxcnn.data.augment import augment, standardise
-from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
-from jaxcnn.kernels.backend import backend_form
+from jaxcnn.data.sets import CIFAR10_STANDARDISATION
 from jaxcnn.kernels.executables import jit
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables, key_of
-from jaxcnn.training.loop import OnStep, evaluate, fit, make_train_epoch
+from jaxcnn.training.loop import OnStep, default_steps_per_call, evaluate, fit, make_train_epoch
 from jaxcnn.training.optim import make_schedule
 from jaxcnn.training.step import init_state, make_eval_step, make_train_step
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict
-
-STANDARDISED: dict[str, Any] = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
 
 
 def settled(tree: Any) -> Any:
@@ -38,18 +35,16 @@ def train_steps(setting: Setting, mask: Mask, **options: Any) -> Program:
     """
     model, count = setting.model, setting.steps * setting.batch_size
     frozen = frozen_stages(freeze(mask), model, 0)
-    form = backend_form()
     arguments = {
         "frozen_stages": frozen,
-        "vectorized": form.vectorized,
         "augmentation": "none",
-        **STANDARDISED,
+        "standardisation": CIFAR10_STANDARDISATION,
         **options,
     }
     schedule = make_schedule(OPTIM, steps_per_epoch=setting.steps, epochs=1)
     step = make_train_step(model=model, optim=OPTIM, schedule=schedule, **arguments)
     split = load_images(setting, count)
-    train_epoch = make_train_epoch(step, split, setting.batch_size, steps_per_call=form.steps_per_call)
+    train_epoch = make_train_epoch(step, split, setting.batch_size, steps_per_call=default_steps_per_call())
     states = [init_state(init_variables(model, key_of(0)), model, OPTIM, seed=0, frozen_stages=frozen)]
 
     def run() -> None:
@@ -63,18 +58,17 @@ def evaluation(setting: Setting, precision: Precision = "float32") -> Program:
     """Evaluation of `setting.steps` batches of stored images."""
     split = load_images(setting, setting.steps * setting.batch_size)
     variables = init_variables(setting.model, key_of(0))
-    step = jax.jit(make_eval_step(model=setting.model, precision=precision, **STANDARDISED))
+    step = jax.jit(make_eval_step(model=setting.model, standardisation=CIFAR10_STANDARDISATION, precision=precision))
     return lambda: evaluate(step, variables, split, setting.batch_size)
 
 
 def augmentation(setting: Setting, count: int) -> Program:
     """Stored images to augmented, standardised ones, batch by batch."""
     images = load_images(setting, count).images
-    vectorized = backend_form().vectorized
 
     @jit
     def transform(key: jax.Array, images: jax.Array) -> jax.Array:
-        return standardise(augment(key, images, "autoaugment", vectorized=vectorized), CIFAR10_MEAN, CIFAR10_STD)
+        return standardise(augment(key, images, "autoaugment"), CIFAR10_STANDARDISATION)
 
     def run() -> None:
         for start in range(0, count, setting.batch_size):

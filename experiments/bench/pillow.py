@@ -4,12 +4,14 @@ Written from the paper's table and torchvision's documented behaviour; tests hol
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
+
+from jaxcnn.config.standardisation import Standardisation
 
 
 class Operation(NamedTuple):
@@ -119,8 +121,8 @@ class Transform:
     for every image; so does this, unless `lean`: then nothing is left but Pillow's work and the arithmetic.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], *, augment: bool, lean: bool = False) -> None:
-        self.mean, self.std, self.augment = mean, std, augment
+    def __init__(self, standardisation: Standardisation, *, augment: bool, lean: bool = False) -> None:
+        self.standardisation, self.augment = standardisation, augment
         self.known: tuple[dict[tuple[str, int, bool], float], torch.Tensor, torch.Tensor] | None = None
         if lean:
             keys = {(op.name, op.level, sign) for pair in POLICY for op in pair for sign in (False, True)}
@@ -150,5 +152,5 @@ class Transform:
         return picture
 
     def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in self.standardisation)
         return mean, std

@@ -138,7 +138,6 @@ def open_dataset(setting: Setting) -> Row:
 
 def prepare_noise(folder: Path, setting: Setting) -> Path:
     """Noise in the layout of CIFAR-10's archive, prepared under `folder` as the archive would be; returns the set's."""
-    from jaxcnn.data.official import Checksum
     from jaxcnn.data.prepare import prepare
 
     split = load_images(setting, 60_000)
@@ -159,7 +158,6 @@ def prepare_noise(folder: Path, setting: Setting) -> Path:
             )
             add(f"{part}.bin", b"".join(records))
         add("batches.meta.txt", "\n".join(f"class_{i}" for i in range(10)).encode() + b"\n\n")
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    checksums = {archive.name: Checksum(digest, archive.stat().st_size)}
+    checksums = {archive.name: hashlib.sha256(archive.read_bytes()).hexdigest()}
     prepare("cifar10", folder / "data", archive.parent, checksums)
     return folder / "data"

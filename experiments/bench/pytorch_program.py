@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from experiments.bench.pillow import Transform
 from experiments.bench.setting import OPTIM
 from jaxcnn.config import ModelConfig
-from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.data.sets import CIFAR10_STANDARDISATION
 from jaxcnn.data.splits import Split
 from jaxcnn.weights.pytorch_network import TorchCNN
 
@@ -37,7 +37,7 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 def make_loader(split: Split, batch_size: int, *, augment: bool, workers: int = 0) -> "DataLoader[Any]":
     """The original's loader. Workers are started once and kept: forking a process that runs JAX is not safe."""
-    images = Images(split, Transform(CIFAR10_MEAN, CIFAR10_STD, augment=augment))
+    images = Images(split, Transform(CIFAR10_STANDARDISATION, augment=augment))
     if not workers:
         return DataLoader(images, batch_size, shuffle=True)
     return DataLoader(
@@ -47,7 +47,7 @@ def make_loader(split: Split, batch_size: int, *, augment: bool, workers: int = 
 
 def in_memory(split: Split, batch_size: int) -> list[tuple[Tensor, Tensor]]:
     """Whole batches of standardised images: what a step can be timed on by itself."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (CIFAR10_MEAN, CIFAR10_STD))
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in CIFAR10_STANDARDISATION)
     pixels = torch.from_numpy(split.images.transpose(0, 3, 1, 2).copy()).float().div_(255).sub_(mean).div_(std)
     labels = torch.from_numpy(split.labels.astype(np.int64))
     return list(zip(torch.split(pixels, batch_size), torch.split(labels, batch_size), strict=True))

@@ -27,7 +27,7 @@ from experiments.bench.pytorch_program import (
 )
 from experiments.bench.setting import MASKS, Setting, freeze, load_images
 from jaxcnn.config import Mask
-from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.data.sets import CIFAR10_STANDARDISATION
 from jaxcnn.errors import InputError
 
 Skipped = Callable[[str], bool]
@@ -144,7 +144,7 @@ def augment_rows(setting: Setting, _: Skipped) -> list[Row]:
     images = load_images(setting, count).images
 
     def transforms(lean: bool) -> Program:
-        transform = Transform(CIFAR10_MEAN, CIFAR10_STD, augment=True, lean=lean)
+        transform = Transform(CIFAR10_STANDARDISATION, augment=True, lean=lean)
         return lambda: [transform(image) for image in images]
 
     passes = 16  # over the same images: a turn of a few milliseconds would measure the turn before it

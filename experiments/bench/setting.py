@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxcnn.config import PRESETS, DataConfig, FreezeConfig, Mask, ModelConfig, OptimConfig
 from jaxcnn.data.locate import find_prepared
-from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD, load_dataset
+from jaxcnn.data.sets import CIFAR10_STANDARDISATION, load_dataset
 from jaxcnn.data.splits import Dataset, Split, take
 from jaxcnn.errors import InputError, require_int
 
@@ -68,7 +68,7 @@ def load_images(setting: Setting, count: int) -> Split:
         InputError: when the prepared set cannot be read.
     """
     if setting.data_dir is not None:
-        images, labels, _ = open_prepared(setting.data_dir, validation=0).train
+        images, labels = open_prepared(setting.data_dir, validation=0).train
         if len(labels) >= count:
             return Split(images[:count], labels[:count])
         return take(Split(images, labels), np.arange(count) % len(labels))
@@ -93,7 +93,7 @@ def open_prepared(folder: str, *, validation: float) -> Dataset:
 def as_dataset(split: Split, num_classes: int) -> Dataset:
     """A data set that trains on all of `split`, standardised as CIFAR-10 is."""
     names = tuple(str(i) for i in range(num_classes))
-    return Dataset("benchmark", split, None, split, names, CIFAR10_MEAN, CIFAR10_STD)
+    return Dataset("benchmark", split, None, split, names, CIFAR10_STANDARDISATION)
 
 
 def freeze(mask: Mask) -> FreezeConfig:

@@ -15,7 +15,7 @@ from experiments.bench.measure import Program
 from experiments.bench.setting import OPTIM, Setting, load_images
 from jaxcnn.config import ModelConfig
 from jaxcnn.data.augment import standardise
-from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.data.sets import CIFAR10_STANDARDISATION
 from jaxcnn.model import init_variables, key_of
 
 
@@ -75,7 +75,7 @@ def train_steps(setting: Setting) -> Program:
         params, stats, moments = state
 
         def objective(params: Any) -> tuple[jax.Array, Any]:
-            inputs = standardise(images, CIFAR10_MEAN, CIFAR10_STD)
+            inputs = standardise(images, CIFAR10_STANDARDISATION)
             logits, updated = network.apply(
                 {"params": params, "batch_stats": stats}, inputs, True, rngs={"dropout": key}, mutable=["batch_stats"]
             )

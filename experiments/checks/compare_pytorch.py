@@ -25,8 +25,7 @@ import torch
 from jaxcnn import SHALLOW, DataConfig, Dataset, OptimConfig, init_variables, load_dataset
 from jaxcnn.data.splits import Split, epoch_order
 from jaxcnn.errors import JaxcnnError
-from jaxcnn.kernels.backend import backend_form
-from jaxcnn.training.loop import batches, evaluate, make_train_epoch
+from jaxcnn.training.loop import batches, default_steps_per_call, evaluate, make_train_epoch
 from jaxcnn.training.optim import make_schedule
 from jaxcnn.training.step import TrainStep, init_state, make_eval_step, make_train_step
 from jaxcnn.weights.convert import to_torch
@@ -62,17 +61,14 @@ def train_jax(
 ) -> Result:
     n = len(dataset.train.labels)
     schedule = make_schedule(optim, steps_per_epoch=-(-n // batch_size), epochs=epochs)
-    form = backend_form()
     step = make_train_step(
         model=MODEL,
         optim=optim,
         schedule=schedule,
-        mean=dataset.mean,
-        std=dataset.std,
+        standardisation=dataset.standardisation,
         augmentation="none",
-        vectorized=form.vectorized,
     )
-    train_epoch = make_train_epoch(step, dataset.train, batch_size, steps_per_call=form.steps_per_call)
+    train_epoch = make_train_epoch(step, dataset.train, batch_size, steps_per_call=default_steps_per_call())
     state = init_state(variables, MODEL, optim, seed=seed)
     losses: list[float] = []
     seconds = 0.0
@@ -83,7 +79,7 @@ def train_jax(
         losses += (metrics.loss / metrics.count).tolist()
         seconds += time.perf_counter() - began
         say(f"seed {seed}  jax      epoch {epoch + 1}/{epochs}  loss {metrics.loss.sum() / n:.6f}  {seconds:.1f} s")
-    eval_step = jax.jit(make_eval_step(model=MODEL, mean=dataset.mean, std=dataset.std))
+    eval_step = jax.jit(make_eval_step(model=MODEL, standardisation=dataset.standardisation))
     trained = {"params": state.params, "batch_stats": state.batch_stats}
     return Result(losses, doubles, float(evaluate(eval_step, trained, dataset.test, batch_size)[1]), seconds)
 
@@ -106,8 +102,7 @@ def train_torch(
 ) -> Result:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     mean, std = (
-        torch.tensor(values, device=device, dtype=torch.float64).view(1, -1, 1, 1)
-        for values in (dataset.mean, dataset.std)
+        torch.tensor(values, device=device, dtype=torch.float64).view(1, -1, 1, 1) for values in dataset.standardisation
     )
 
     def batches(split: Split, order: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

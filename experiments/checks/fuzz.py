@@ -118,7 +118,7 @@ def build(config: Any) -> None:
     frozen = frozen_stages(config.freeze, model, 0)
     steps = -(-len(dataset.train.labels) // config.train.batch_size)
     step = make_train_step(
-        model=model, optim=config.optim, mean=dataset.mean, std=dataset.std, augmentation=data.augment,
+        model=model, optim=config.optim, standardisation=dataset.standardisation, augmentation=data.augment,
         schedule=make_schedule(config.optim, steps_per_epoch=steps, epochs=config.train.epochs), frozen_stages=frozen,
         layer_decay=config.freeze.layer_decay,
     )  # fmt: skip

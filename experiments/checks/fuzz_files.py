@@ -46,7 +46,6 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     from jaxcnn.cli.config_file import read_config
     from jaxcnn.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
     from jaxcnn.config.experiment import Existing, to_json
-    from jaxcnn.data.archives import CIFAR10, CIFAR100, read_cifar_binary, read_cifar_python, read_svhn
     from jaxcnn.data.prepare import prepare
     from jaxcnn.data.sets import load_dataset
     from jaxcnn.model import init_variables
@@ -96,9 +95,6 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
         checkpoints.save(state(), records)
     checksums = make.write_official(folder / "archives", "cifar10", make.cifar10(4))
     prepare("cifar10", folder / "sets", folder / "archives", checksums)
-    archive = make.write_tar(folder / "cifar100.tar.gz", make.binary_members(make.cifar100()))
-    make.write_mat(folder / "train.mat", make.svhn()["train"])
-    make.write_python(folder / "python", "cifar10", make.cifar10(2), unpacked=True, dump=make.python2_pickle)
     return {
         "config.json": (folder / "run" / "config.json", lambda path: read_config(path, ExperimentConfig)),
         "run": (folder / "run", read_source),
@@ -111,10 +107,6 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
         "run's checkpoint": (folder / "checkpoints", resume),
         "prepared set": (folder / "sets", load),
         "cache": (folder / "sets", load),  # whose cache is what is changed
-        "cifar10 tar.gz": (folder / "archives" / "cifar-10-binary.tar.gz", lambda p: read_cifar_binary(p, CIFAR10)),
-        "cifar100 tar.gz": (archive, lambda path: read_cifar_binary(path, CIFAR100)),
-        "pickles": (folder / "python" / "cifar-10-batches-py", lambda path: read_cifar_python(path, CIFAR10)),
-        "svhn mat": (folder / "train.mat", read_svhn),
     }
 
 

@@ -2,17 +2,16 @@
 
 import hashlib
 import io
-import pickle
 import struct
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.io import savemat
 
-from jaxcnn.data.official import OFFICIAL, Checksum
+from jaxcnn.data.official import CHECKSUMS
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FINE_NAMES = [f"fine_{i:02d}" for i in range(100)]
@@ -50,13 +49,14 @@ def rows(images: np.ndarray) -> np.ndarray:
     return images.transpose(0, 3, 1, 2).reshape(len(images), -1)
 
 
-def write_tar(path: Path, members: Mapping[str, bytes] | Iterable[tuple[tarfile.TarInfo, bytes]]) -> Path:
+def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
     with tarfile.open(path, "w:gz", compresslevel=1) as tar:
-        pairs = members.items() if isinstance(members, Mapping) else members
-        for name, data in pairs:
-            info = tarfile.TarInfo(name) if isinstance(name, str) else name
-            if isinstance(name, str):
-                info.size = len(data)
+        folder = tarfile.TarInfo(next(iter(members)).partition("/")[0])  # as the official archives have it
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return path
 
@@ -137,16 +137,12 @@ def _python2(value: object) -> bytes:
     raise TypeError(value)
 
 
-def python3_pickle(value: object) -> bytes:
-    return pickle.dumps(value, protocol=2)
-
-
 def write_mat(path: Path, batch: dict[str, np.ndarray]) -> None:
     digits = np.where(batch["label"] == 0, 10, batch["label"]).astype(np.uint8)[:, None]
     savemat(path, {"X": np.moveaxis(batch["image"], 0, -1), "y": digits}, do_compression=True)
 
 
-def write_official(folder: Path, name: str, batches: Batches) -> dict[str, Checksum]:
+def write_official(folder: Path, name: str, batches: Batches) -> dict[str, str]:
     """Writes the archives that tfds downloads; returns the checksums to expect."""
     folder.mkdir(parents=True, exist_ok=True)
     if name == "svhn_cropped":
@@ -158,9 +154,9 @@ def write_official(folder: Path, name: str, batches: Batches) -> dict[str, Check
     return sha256s(folder)
 
 
-def write_python(folder: Path, name: str, batches: Batches, *, unpacked: bool, dump: Any) -> dict[str, Checksum]:
+def write_python(folder: Path, name: str, batches: Batches, *, unpacked: bool) -> dict[str, str]:
     """Writes what torchvision leaves behind, one or the other; returns the checksums to expect."""
-    members = {path: dump(content) for path, content in python_members(batches).items()}
+    members = {path: python2_pickle(content) for path, content in python_members(batches).items()}
     for path, data in members.items() if unpacked else ():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
@@ -171,13 +167,12 @@ def write_python(folder: Path, name: str, batches: Batches, *, unpacked: bool, d
     return md5s(folder)
 
 
-def sha256s(folder: Path) -> dict[str, Checksum]:
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    found = {name: Checksum(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
-    return {**OFFICIAL, **found}
+def sha256s(folder: Path) -> dict[str, str]:
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    return {**CHECKSUMS, **found}
 
 
-def md5s(folder: Path) -> dict[str, Checksum]:
+def md5s(folder: Path) -> dict[str, str]:
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    found = {name: Checksum(hashlib.md5(path.read_bytes()).hexdigest()) for name, path in files.items()}
-    return {**OFFICIAL, **found}
+    found = {name: hashlib.md5(path.read_bytes()).hexdigest() for name, path in files.items()}
+    return {**CHECKSUMS, **found}

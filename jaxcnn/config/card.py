@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from jaxcnn.config.network import ModelConfig, Resize
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.errors import require, require_choice, require_number, set_plain
 
 
@@ -17,9 +18,9 @@ class Card:
     class_names: tuple[str, ...] = ()
     """By label."""
     mean: tuple[float, ...] = ()
-    """Of each channel of pixels in [0, 1], subtracted; `std` divides what is left."""
+    """Of each channel of the training images / 255."""
     std: tuple[float, ...] = ()
-    """See `mean`."""
+    """Standard deviation, likewise."""
     resize: Resize = "squash"
     """How images of other sizes become squares."""
 
@@ -36,6 +37,11 @@ class Card:
         for value in self.std:
             require_number("std", value, least=0, most=1e6, open_ends="(")
         require_choice("resize", self.resize, Resize)
+
+    @property
+    def standardisation(self) -> Standardisation:
+        """What the network expects of its images; its parts are empty where they are not known."""
+        return Standardisation(self.mean, self.std)
 
     def check(self, model: ModelConfig) -> None:
         """Refuses a card that is not this network's.

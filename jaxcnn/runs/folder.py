@@ -270,8 +270,7 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
             "float": str(jnp.result_type(float)),  # float64 under JAX_ENABLE_X64
             **{name: os.environ[name] for name in _SETTINGS if name in os.environ},
         },
-        "mean": dataset.mean,
-        "std": dataset.std,
+        **dataset.standardisation._asdict(),
         "class_names": dataset.class_names,
         "images": {
             "train": len(dataset.train.labels),

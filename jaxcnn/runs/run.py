@@ -285,7 +285,7 @@ def _write_weights(
     dataset: Dataset,
     names: Sequence[str] = ("model.pth", "model.safetensors"),
 ) -> None:
-    card = Card(dataset.class_names, dataset.mean, dataset.std, config.data.resize)
+    card = Card(dataset.class_names, *dataset.standardisation, config.data.resize)
     for name in names:
         write_state_dict(folder / name, variables, config.model, to_metadata(config.model, card))
 

@@ -20,7 +20,7 @@ from jaxcnn.data.image_reader import ImageReader, Wanted
 from jaxcnn.data.images import fit_image, read_image, shown, walk
 from jaxcnn.errors import InputError, local_path
 from jaxcnn.files import is_there
-from jaxcnn.kernels.backend import backend_form, fixed_settings
+from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.training.loop import compiled_eval_step
 from jaxcnn.training.records import Batch, softmax
 from jaxcnn.weights.card import changed
@@ -123,11 +123,8 @@ class Classifier:
     def _logits(self, images: Array) -> Array:
         step = compiled_eval_step(
             model=self.config,
-            mean=self.card.mean,
-            std=self.card.std,
+            standardisation=self.card.standardisation,
             augmentation="none",
-            first_stage=0,
-            vectorized=backend_form().vectorized,
             precision="float32",
         )
         n = len(images)
