@@ -13,7 +13,7 @@ from tiny_run import MODEL, weights
 
 from jaxcnn.cli.convert import Flags, convert
 from jaxcnn.config.card import Card
-from jaxcnn.config.network import Untold
+from jaxcnn.config.network import NetworkOverrides
 from jaxcnn.weights.card import KEY, from_metadata, of_run, to_metadata
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_metadata, write_state_dict
@@ -83,7 +83,7 @@ def test_a_safetensors_file_needs_no_flags(tmp_path: Path) -> None:
     assert (read.config, read.card, read.assumed, list(read.notes)) == (MODEL_OF_CARD, CARD, [], [])
     assert_same_variables(read.variables, variables)
     changed = read_source(
-        tmp_path / "x.safetensors", Untold(activation_function="elu", input_size=8, apply_pooling=(1, 0))
+        tmp_path / "x.safetensors", NetworkOverrides(activation_function="elu", input_size=8, apply_pooling=(1, 0))
     )
     assert changed.config == replace(MODEL_OF_CARD, activation_function="elu", apply_pooling=(1, 0))
     assert changed.card == CARD
@@ -91,7 +91,7 @@ def test_a_safetensors_file_needs_no_flags(tmp_path: Path) -> None:
 
 def test_metadata_of_other_programs_are_not_looked_at(tmp_path: Path) -> None:
     save_file(draw_weights(SMALL), tmp_path / "x.safetensors", {"format": "pt", "epoch": "3"})
-    read = read_source(tmp_path / "x.safetensors", Untold(input_size=8))
+    read = read_source(tmp_path / "x.safetensors", NetworkOverrides(input_size=8))
     assert (read.config, read.card) == (SMALL, None)
 
 

@@ -59,12 +59,12 @@ def fill(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda folder: (folder / "in/one").write_bytes(b"13"), "the checksum of in/one does not fit"),
-        (lambda folder: (folder / "in/one").write_bytes(b"1"), "the checksum of in/one does not fit"),
+        (lambda folder: (folder / "in/one").write_bytes(b"13"), "the checksum of in/one does not match"),
+        (lambda folder: (folder / "in/one").write_bytes(b"1"), "the checksum of in/one does not match"),
         (lambda folder: (folder / "two").unlink(), "two is missing"),
         (lambda folder: shutil.rmtree(folder / "in"), "in/one is missing"),
-        (lambda folder: (folder / MANIFEST).write_bytes(b"{"), "sha256.json is no list of checksums"),
-        (lambda folder: (folder / MANIFEST).write_bytes(b"\xff\xfe"), "sha256.json is no list of checksums"),
+        (lambda folder: (folder / MANIFEST).write_bytes(b"{"), "sha256.json is not a list of checksums"),
+        (lambda folder: (folder / MANIFEST).write_bytes(b"\xff\xfe"), "sha256.json is not a list of checksums"),
         (lambda folder: (folder / ".DS_Store").write_bytes(b"1"), None),  # what a system or a person adds
         (lambda folder: (folder / MANIFEST).unlink(), None),  # nothing is listed, so nothing is proven
         (lambda folder: os.utime(folder / "two", (0, 0)), None),

@@ -13,7 +13,7 @@ from test_convert import POOLS, SMALL, assert_same_variables, draw_weights
 
 from jaxcnn import InputError, ModelConfig
 from jaxcnn.config import DataConfig, ExperimentConfig
-from jaxcnn.config.network import Untold
+from jaxcnn.config.network import NetworkOverrides
 from jaxcnn.weights.convert import from_torch, to_torch
 from jaxcnn.weights.files import write_state_dict
 from jaxcnn.weights.pytorch_network import TorchCNN
@@ -39,7 +39,9 @@ def test_a_source_may_be_a_run_a_file_beside_its_configuration_or_a_checkpoint(t
         assert read.config == model, source
         assert read.assumed == []
         assert_same_variables(read.variables, variables)
-        changed = read_source(tmp_path / source, Untold(activation_function="elu", input_size=8, apply_pooling=(1, 0)))
+        changed = read_source(
+            tmp_path / source, NetworkOverrides(activation_function="elu", input_size=8, apply_pooling=(1, 0))
+        )
         assert changed.config == replace(model, activation_function="elu", apply_pooling=(1, 0))
 
 
@@ -48,11 +50,11 @@ def test_a_checkpoint_is_read_as_the_network_that_the_arguments_describe(tmp_pat
     model = replace(SMALL, hidden_dims=(2, 4, 4, 5), input_size=12)
     state_dict = TorchCNN(model).state_dict()
     save_weights(tmp_path / "checkpoint", from_torch(state_dict, model), model)
-    other = read_source(tmp_path / "checkpoint", Untold(input_size=24, apply_pooling=(1, 1)))
+    other = read_source(tmp_path / "checkpoint", NetworkOverrides(input_size=24, apply_pooling=(1, 1)))
     for name, tensor in to_torch(other.variables, other.config).items():
         assert torch.equal(tensor, state_dict[name]), name
     with pytest.raises(InputError, match=r"fc1\.weight has shape"):
-        read_source(tmp_path / "checkpoint", Untold(input_size=24))
+        read_source(tmp_path / "checkpoint", NetworkOverrides(input_size=24))
 
 
 def test_what_lies_beside_the_weights_must_be_readable_and_fit(tmp_path: Path) -> None:

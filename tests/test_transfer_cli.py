@@ -18,7 +18,7 @@ from jaxcnn.cli.transfer import parse
 from jaxcnn.cli.transfer import program as transfer
 from jaxcnn.config import Augment, TransferConfig
 from jaxcnn.config.experiment import to_json
-from jaxcnn.config.network import Untold
+from jaxcnn.config.network import NetworkOverrides
 from jaxcnn.data.prepare import prepare
 from jaxcnn.data.sets import as_original, load_dataset
 from jaxcnn.files import write_json
@@ -216,7 +216,7 @@ def test_what_is_taken_over_and_what_trains_is_printed(
 
 
 def test_what_begins_with_new_weights_is_told(source: Path) -> None:
-    read = read_source(source, Untold(input_size=8, apply_pooling=(1, 0), activation_function="relu"))
+    read = read_source(source, NetworkOverrides(input_size=8, apply_pooling=(1, 0), activation_function="relu"))
     taken = f"taken over from {source}: block_0, block_1"
     for head, classes, wanted in (
         ("all", 4, [taken, "begins with new weights: fc1, fc2, fc3"]),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.checks.attempts import Report, attempt, explore
-from jaxcnn.config.network import Untold
+from jaxcnn.config.network import NetworkOverrides
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
@@ -104,9 +104,9 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
         "run": (folder / "run", read_source),
         "finished run": (folder / "finished", lambda path: find_finished(path, longer, {}, Existing(extend=True))),
         "summary.json": (folder / "summary.json", read_summary),
-        "model.pth": (folder / "model.pth", lambda path: read_source(path, Untold(input_size=8))),
-        "legacy.pth": (folder / "legacy.pth", lambda path: read_source(path, Untold(input_size=8))),
-        "safetensors": (folder / "model.safetensors", lambda path: read_source(path, Untold(input_size=8))),
+        "model.pth": (folder / "model.pth", lambda path: read_source(path, NetworkOverrides(input_size=8))),
+        "legacy.pth": (folder / "legacy.pth", lambda path: read_source(path, NetworkOverrides(input_size=8))),
+        "safetensors": (folder / "model.safetensors", lambda path: read_source(path, NetworkOverrides(input_size=8))),
         "weights checkpoint": (folder / "weights", load_weights),
         "run's checkpoint": (folder / "checkpoints", resume),
         "prepared set": (folder / "sets", load),

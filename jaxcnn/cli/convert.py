@@ -8,13 +8,13 @@ from typing import Annotated
 import tyro
 
 from jaxcnn.cli.flags import WEIGHT_FILES, parse_flags
-from jaxcnn.config.network import Untold
+from jaxcnn.config.network import NetworkOverrides
 from jaxcnn.errors import InputError, local_path
 from jaxcnn.files import is_there
 
 
 @dataclass(frozen=True)
-class Flags(Untold):
+class Flags(NetworkOverrides):
     """What to convert into what: .pth and .safetensors are files; any other destination is a checkpoint folder."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]

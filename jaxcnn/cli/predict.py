@@ -9,7 +9,7 @@ import tyro
 
 from jaxcnn.cli.flags import parse_flags
 from jaxcnn.config.experiment import Device
-from jaxcnn.config.network import Resize, Untold
+from jaxcnn.config.network import NetworkOverrides, Resize
 from jaxcnn.errors import InputError, local_path, require_int
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Flags(Untold):
+class Flags(NetworkOverrides):
     """Which images to classify, and with what. Give the images first, or after --."""
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE_OR_FOLDER ...")]

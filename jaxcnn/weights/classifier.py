@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcnn.config.card import Card
-from jaxcnn.config.network import Activation, ModelConfig, Resize, Untold
+from jaxcnn.config.network import Activation, ModelConfig, NetworkOverrides, Resize
 from jaxcnn.data.image_reader import ImageReader, Wanted
 from jaxcnn.data.images import fit_image, read_image, shown, walk
 from jaxcnn.errors import InputError, local_path
@@ -171,7 +171,7 @@ def load(
     """
     found = read_classifier(
         local_path("path", path),
-        Untold(input_size=input_size, apply_pooling=apply_pooling, activation_function=activation_function),
+        NetworkOverrides(input_size=input_size, apply_pooling=apply_pooling, activation_function=activation_function),
         class_names=class_names,
         mean=mean,
         std=std,
@@ -186,7 +186,7 @@ def load(
     return found
 
 
-def read_classifier(path: Path, untold: Untold, **given: Any) -> Classifier:
+def read_classifier(path: Path, untold: NetworkOverrides, **given: Any) -> Classifier:
     """What `load` returns, without its warning; `given` are the other arguments of it."""
     source = read_source(path, untold)
     card = changed(source.card or Card(), **given)

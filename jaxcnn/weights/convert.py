@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.config.network import ModelConfig, Untold
+from jaxcnn.config.network import ModelConfig, NetworkOverrides
 from jaxcnn.errors import InputError
 from jaxcnn.weights.state_dicts import not_this_network
 
@@ -166,7 +166,7 @@ def _from_flax(array: np.ndarray[Any, Any], kind: str, config: ModelConfig) -> n
     return array.astype(np.int64) if kind == "count" else array
 
 
-def infer_config(state_dict: StateDict, given: Untold | None = None) -> tuple[ModelConfig, list[str]]:
+def infer_config(state_dict: StateDict, given: NetworkOverrides | None = None) -> tuple[ModelConfig, list[str]]:
     """The configuration that weights were trained with, and what had to be assumed.
 
     Shapes and names tell everything but the input size, which blocks pool, and the activation. The number of poolings
@@ -191,7 +191,7 @@ def infer_config(state_dict: StateDict, given: Untold | None = None) -> tuple[Mo
         raise InputError("these are not the weights of this network: every block needs a 3x3 convolution")
     channels = tuple(conv[-1][0] for conv in convs)
     assumed = []
-    given = given or Untold()
+    given = given or NetworkOverrides()
     activation_function = given.activation_function or "relu"
     if given.activation_function is None:
         assumed.append("activation_function=relu")
@@ -228,7 +228,7 @@ def infer_config(state_dict: StateDict, given: Untold | None = None) -> tuple[Mo
 
 def flags_to_read(state_dict: StateDict, config: ModelConfig) -> list[str]:
     """The command line's words without which `infer_config` takes these weights for those of another network."""
-    told = {field.name: getattr(config, field.name) for field in fields(Untold)}
+    told = {field.name: getattr(config, field.name) for field in fields(NetworkOverrides)}
     try:
         guess: ModelConfig | None = infer_config(state_dict)[0]
     except InputError:

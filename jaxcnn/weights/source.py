@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from jaxcnn.config.experiment import Head, from_dict
-from jaxcnn.config.network import Activation, ModelConfig, Untold
+from jaxcnn.config.network import Activation, ModelConfig, NetworkOverrides
 from jaxcnn.config.training import FreezeConfig, Mask
 from jaxcnn.errors import InputError, local_path, reason
 from jaxcnn.files import is_there
@@ -24,7 +24,7 @@ from jaxcnn.weights.state_dicts import find_network
 from jaxcnn.weights.transfer import Source, transplant
 
 
-def read_source(path: Path, given: Untold | None = None) -> Source:
+def read_source(path: Path, given: NetworkOverrides | None = None) -> Source:
     """Weights from a run's folder, an Orbax checkpoint, or a file that `torch.save` or safetensors wrote.
 
     What a weight file cannot tell comes from `given`, else from its metadata (of a safetensors file that this program
@@ -33,15 +33,15 @@ def read_source(path: Path, given: Untold | None = None) -> Source:
     Raises:
         InputError: when nothing usable is there, or the weights and the configuration disagree.
     """
-    given = given or Untold()
+    given = given or NetworkOverrides()
     if is_there(path) and path.is_dir():
         if not is_there(path / "model.pth"):
             from jaxcnn.weights.weights_only import load_weights
 
             refuse_folder(path)
             variables, config = load_weights(path)
-            if given.told():
-                changed = given.change(config)
+            if given.values():
+                changed = given.apply(config)
                 variables, config = from_torch(to_arrays(variables, config), changed), changed
             return Source(variables, config, [])
         path = path / "model.pth"
@@ -53,7 +53,7 @@ def read_source(path: Path, given: Untold | None = None) -> Source:
         if described is None:
             notes = [*notes, f"{beside} describes no network of this program and is not used"]
     if described is not None:
-        config = given.change(described.model)
+        config = given.apply(described.model)
         try:
             return Source(from_torch(state_dict, config), config, assumed, notes, described.card)
         except InputError as error:
@@ -135,7 +135,9 @@ def create_transfer_model(
     Raises:
         InputError: when the source cannot be read or the mask does not fit its network.
     """
-    given = Untold(input_size=input_size, apply_pooling=apply_pooling, activation_function=activation_function)
+    given = NetworkOverrides(
+        input_size=input_size, apply_pooling=apply_pooling, activation_function=activation_function
+    )
     read = read_source(local_path("source", source), given)
     if dropout_rate is not None:
         read = read._replace(config=replace(read.config, dropout_rate=dropout_rate))
