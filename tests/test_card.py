@@ -14,7 +14,7 @@ from tiny_run import MODEL, weights
 from jaxcnn.cli.convert import Flags, convert
 from jaxcnn.config.card import Card
 from jaxcnn.config.network import NetworkOverrides
-from jaxcnn.weights.card import KEY, from_metadata, of_run, to_metadata
+from jaxcnn.weights.card import KEY, card_of_run, from_metadata, to_metadata
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_metadata, write_state_dict
 from jaxcnn.weights.source import read_source
@@ -124,8 +124,10 @@ def test_a_conversion_keeps_what_the_source_tells(
 def test_the_card_of_a_run_of_an_earlier_version(tmp_path: Path) -> None:
     resolved = {"mean": [0.5], "std": [0.25], "class_names": ["a", "b", "c"]}
     wanted = Card(("a", "b", "c"), (0.5,), (0.25,), "squash")
-    assert of_run({"resolved": resolved, "data": {"name": "digits"}}, SMALL, tmp_path) == wanted
-    assert of_run({"resolved": resolved, "data": {"resize": "crop"}}, SMALL, tmp_path) == replace(wanted, resize="crop")
-    assert of_run({}, SMALL, tmp_path) == Card()
+    assert card_of_run({"resolved": resolved, "data": {"name": "digits"}}, SMALL, tmp_path) == wanted
+    assert card_of_run({"resolved": resolved, "data": {"resize": "crop"}}, SMALL, tmp_path) == replace(
+        wanted, resize="crop"
+    )
+    assert card_of_run({}, SMALL, tmp_path) == Card()
     for bad in ({"mean": ["0"]}, {"mean": [1, 2]}, {"class_names": None}):
-        assert str(tmp_path) in message(lambda bad=bad: of_run({"resolved": resolved | bad}, SMALL, tmp_path))
+        assert str(tmp_path) in message(lambda bad=bad: card_of_run({"resolved": resolved | bad}, SMALL, tmp_path))

@@ -93,7 +93,7 @@ def test_images_may_be_given_in_every_form(model: Classifier, folder: Path) -> N
         "texts": map(str, files),
         "grey stack": IMAGES[..., 0],
         "list of arrays": list(IMAGES),
-        "images of Pillow's": opened,
+        "Pillow images": opened,
         "of every kind": [files[0], str(files[1]), opened[2], IMAGES[3], *IMAGES[4:, ..., 0]],
         "jax": jax.numpy.asarray(IMAGES),
         "torch": torch.from_numpy(IMAGES.copy()),
@@ -148,7 +148,7 @@ def test_what_is_no_image_is_refused(model: Classifier, folder: Path, tmp_path: 
 def test_a_bare_model_must_be_told_what_it_does_not_tell(finished: Path, tmp_path: Path) -> None:
     path = shutil.copy(finished / "model.pth", tmp_path)
     given = flags_of(finished)
-    told = f"{path} does not tell mean and std"
+    told = f"{path} does not contain mean and std"
     assert told in message(lambda: jaxcnn.load(path, **given | {"mean": None}))
     assert "class_names=('a',)" in message(lambda: jaxcnn.load(path, **given | {"class_names": ("a",)}))
     assert "std=(1.0, 1.0)" in message(lambda: jaxcnn.load(path, **given | {"std": (1.0, 1.0)}))

@@ -91,7 +91,7 @@ def test_another_programs_configuration_is_told_and_not_used(content: Any, tmp_p
     read = read_source(tmp_path, POOLS)
     assert read.config == SMALL
     assert [text.partition("=")[0] for text in read.assumed] == ["activation_function", "apply_pooling"]
-    assert read.notes == [f"{tmp_path / 'config.json'} describes no network of this program and is not used"]
+    assert read.notes == [f"{tmp_path / 'config.json'} does not describe a network of this program and is ignored"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])

@@ -108,7 +108,7 @@ def _classify(
     from jaxcnn.runs.predictions import Prediction
 
     predictions, broken = [], []
-    for (file, argument), probabilities in zip(files.items(), classifier.each(list(files)), strict=True):
+    for (file, argument), probabilities in zip(files.items(), classifier.iterate(list(files)), strict=True):
         if not isinstance(probabilities, InputError):
             label, best = _label(file, argument, classifier.card.class_names), classes[int(probabilities.argmax())]
             predictions.append(Prediction(file, label, best, probabilities))
