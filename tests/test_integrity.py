@@ -126,7 +126,7 @@ def test_what_cannot_be_read_now_is_not_damaged(
     ("error", "kind", "told"),
     [
         (RuntimeError("the library has a fault"), ValueError, "cannot be restored, though its checksums do not prove"),
-        (ValueError("NOT_FOUND: Error opening"), ValueError, "from the one before"),
+        (ValueError("NOT_FOUND: Error opening"), ValueError, "from the previous one"),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), MemoryError, "Out of memory"),
         (MemoryError("Unable to allocate 1 GiB"), MemoryError, "Unable to allocate"),
     ],

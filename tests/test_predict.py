@@ -241,7 +241,7 @@ def test_any_file_name_and_the_best_weights_so_far_will_do(
     name = os.fsdecode(b"a \xff\n.png")
     shutil.copy(next(folder.glob("*/*")), tmp_path / name)
     out = shown(capsys, tmp_path / name, "--model", run, "--csv", tmp_path / "p.csv", "--json", tmp_path / "p.json")
-    assert f"the run of {run} is not finished; its best epoch so far is taken" in out
+    assert f"the run of {run} is not finished; its best epoch so far is used" in out
     told = f"{tmp_path}/a \\xff\n.png"
     with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file))[1][0] == told

@@ -129,7 +129,7 @@ def test_no_picture_costs_the_others(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert len(told) == 2
         for line in told:
             assert (str(error) or "MemoryError") in line
-            assert line.endswith("Once that is mended, the same command makes it")
+            assert line.endswith("Once that is fixed, the same command makes it")
         assert rows(tmp_path / "experiment_logs.csv")[0]["name"] == "a"
     complete(folder)
     assert all((folder / name).exists() for name in MADE)

@@ -84,10 +84,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
         with pytest.raises(SystemExit) as end:
             main(lambda: run_experiment(config))
     assert end.value.code == 130
-    assert (
-        capsys.readouterr().err
-        == "stopped by SIGINT; the same command, without --overwrite, continues what had begun\n"
-    )
+    assert capsys.readouterr().err == "stopped by SIGINT; the same command, without --overwrite, continues\n"
     assert len(rows(tmp_path / "cut" / "metrics.csv")) == 1
     assert not (tmp_path / "cut" / "summary.json").exists()
     run_experiment(config)

@@ -328,7 +328,7 @@ def test_checkpoints_that_are_gone_are_missed(
     capsys.readouterr()
     run_experiment(config, EXTEND)
     out = capsys.readouterr().out
-    assert "the checkpoint after epoch 2 is gone\ncontinuing after epoch 1\n" in out
+    assert "the checkpoint after epoch 2 is missing\ncontinuing after epoch 1\n" in out
     assert_same_run(tmp_path / "tiny", finished)
 
 

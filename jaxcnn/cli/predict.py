@@ -54,7 +54,7 @@ def predict(flags: Flags) -> None:
     from jaxcnn.runs.console import Terminal
     from jaxcnn.runs.device import select_device
     from jaxcnn.runs.folder import is_unfinished
-    from jaxcnn.runs.predictions import accuracy, predictions_table, untold, write_csv, write_json
+    from jaxcnn.runs.predictions import accuracy, count_omitted, predictions_table, write_csv, write_json
     from jaxcnn.weights.classifier import image_files, read_classifier
 
     if not flags.images:
@@ -80,13 +80,13 @@ def predict(flags: Flags) -> None:
     for note in classifier.notes:
         console.print(note, markup=False)
     if is_unfinished(model if model.is_dir() else model.parent):
-        console.print(f"the run of {model} is not finished; its best epoch so far is taken", markup=False)
+        console.print(f"the run of {model} is not finished; its best epoch so far is used", markup=False)
     classes = [str(name) for name in classifier.classes]
     predictions, broken = _classify(classifier, classes, files, flags.skip_broken)
     if not predictions:
         raise InputError(f"none of the files is an image that can be used; the first: {broken[0]}")
     console.print(predictions_table(predictions, classes, min(flags.top_k or 3, len(classes))))
-    if more := untold(predictions):
+    if more := count_omitted(predictions):
         console.print(f"and {more:,} images more; --csv and --json write all")
     if found := accuracy(predictions):
         console.print(f"accuracy {found[0]:.2f} % of {found[1]:,} images whose folders name their class")
