@@ -167,7 +167,7 @@ BAD: list[tuple[str, str]] = [
     ("train --runs-dir {d}/text", "{d}/text"),
     ("train --runs-dir {d}/" + 300 * "x", "File name too long"),
     ("transfer --target digits --data.name svhn", "--data.name svhn contradicts --target digits"),
-    ("convert {d}/good.pth {d}/model.onnx --input-size 8", "{d}/model.onnx is no kind of file"),
+    ("convert {d}/good.pth {d}/model.onnx --input-size 8", "{d}/model.onnx is not a weight file that can be written"),
     ("transfer --name new --source {d}/" + 300 * "x", "File name too long"),
     ("train --name " + "n" * 300, "--name='" + "n" * 300),
     ("train --optim.momentum 1", "--optim.momentum=1"),

@@ -210,7 +210,7 @@ def test_the_table_shows_as_many_classes_as_there_are_and_as_are_asked_for(
     assert "accuracy" not in out
     assert ["image", "1."] in map(str.split, shown(capsys, file, "--model", path, "--top-k", 1).splitlines())
     monkeypatch.setattr("jaxcnn.runs.predictions._ROWS", 4)
-    assert "and 16 images more; --csv and --json write all" in shown(capsys, folder, "--model", path)
+    assert "and 16 more images; --csv and --json write all" in shown(capsys, folder, "--model", path)
 
 
 @pytest.mark.usefixtures("isolated")

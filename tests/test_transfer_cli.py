@@ -273,5 +273,5 @@ def test_a_source_that_changes_meanwhile_ends_the_comparison(
         return {}
 
     monkeypatch.setattr(run, "run_experiment", train)
-    with pytest.raises(InputError, match=r"the weights that .*_scratch began with changed meanwhile"):
+    with pytest.raises(InputError, match=r"the weights that .*_scratch started from have changed meanwhile"):
         transfer(flags(source, tmp_path / "runs", "--mask", "all"))

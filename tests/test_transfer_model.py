@@ -99,7 +99,7 @@ def test_what_is_assumed_of_a_source_is_a_warning_and_kept(other: tuple[Path, Mo
     assert mask["block_1"]["conv_0"] == {"kernel": False, "bias": False}
     assert mask["fc3"] == {"kernel": True, "bias": True}
 
-    with pytest.warns(UserWarning, match=r"assumed: activation_function=relu\. Where"):
+    with pytest.warns(UserWarning, match=r"assumed: activation_function=relu\. If"):
         assert create_transfer_model(path, 7, input_size=8, apply_pooling=(0, 1)).assumed == made.assumed[:1]
 
 
