@@ -71,9 +71,8 @@ class Board:
             self._file.close()
 
     def _add(self, step: int, values: dict[str, float], wall_time: float) -> None:
-        self._write(
-            encode_event(wall_time, step, values=values)
-        )  # a single event, so that a kill leaves all values or none
+        # A single event, so that a kill leaves all values or none.
+        self._write(encode_event(wall_time, step, values=values))
 
     def _write(self, event: bytes) -> None:
         if self._file is None:

@@ -83,9 +83,8 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
                 began = time.perf_counter()
                 counts = _count(variables, config)
                 print_start(console, folder, config, dataset, counts)
-                with only_warns(
-                    f"row of {folder.name} in the table of all runs"
-                ):  # checked now, while someone is watching
+                # Checked now, while the user is still there.
+                with only_warns(f"row of {folder.name} in the table of all runs"):
                     check_log(folder.parent, transfers=isinstance(config, TransferConfig))
                 records, best = _train(folder, config, dataset, variables, console)
                 tested = evaluate(evaluation_step(config, dataset), best, dataset.test, config.train.batch_size)
@@ -171,9 +170,8 @@ def _digest(source: Source, folder: Path, existing: Existing) -> str:
         return new
     if older_digest(source.variables) == began_with:
         return began_with
-    if (
-        resolved.get("versions", {}).get("jax") == jax.__version__
-    ):  # the old digest can be compared: the source has changed
+    # The same JAX computes the same digest, so the source has changed.
+    if resolved.get("versions", {}).get("jax") == jax.__version__:
         return new
     print(
         f"{folder} was started by another version, whose checksum of the source cannot be compared; the source is "

@@ -84,9 +84,8 @@ class Classifier:
         """
         config = self.config
         most = min(_BATCH, max(1, _PIXELS // config.input_size**2))
-        size = min(
-            most, 1 << max(0, len(images) - 1).bit_length()
-        )  # powers of two, because each batch size is compiled
+        # A power of two, because each batch size is compiled.
+        size = min(most, 1 << max(0, len(images) - 1).bit_length())
         pending = self._read(images)
         while read := list(islice(pending, size)):
             batch = np.zeros((size, config.input_size, config.input_size, config.in_channels), np.uint8)

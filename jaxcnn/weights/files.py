@@ -122,9 +122,8 @@ def refuse_folder(path: Path) -> None:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    return (
-        head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**48
-    )  # eight bytes of header length, then the header in JSON
+    # Eight bytes of header length, then the header in JSON.
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**48
 
 
 def _load_safetensors(path: Path) -> Any:
