@@ -1,4 +1,4 @@
-"""Archives that are hostile, damaged or of something else, read with a checksum that fits: refused, without effect."""
+"""Hostile, damaged and wrong archives, read with a matching checksum: refused, without side effects."""
 
 import pickle
 import tarfile

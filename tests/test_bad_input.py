@@ -1,4 +1,4 @@
-"""Bad input, in one table: what is given, and what the one message must name; nothing may be left behind."""
+"""Bad input in one table: the command, and what its message must name. No files may be left behind."""
 
 import runpy
 import sys

@@ -1,4 +1,4 @@
-"""What travels with the weights: the network, names of classes, mean, std and resizing."""
+"""What is stored with the weights: the network, class names, mean, std and resizing."""
 
 import json
 from dataclasses import replace
@@ -74,7 +74,7 @@ def test_the_metadata_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_safetensors_file_needs_no_flags(tmp_path: Path) -> None:
-    """Only metadata tell dropout, the activation and that the second block pools, not the first."""
+    """Only the metadata contain dropout, the activation, and that the second block pools and not the first."""
     variables = from_torch(draw_weights(MODEL_OF_CARD), MODEL_OF_CARD)
     for name in ("x.safetensors", "x.pth"):
         write_state_dict(tmp_path / name, variables, MODEL_OF_CARD, to_metadata(MODEL_OF_CARD, CARD))

@@ -1,4 +1,4 @@
-"""Configurations in files: as programs and editors save them, and as nobody should."""
+"""Configuration files: as programs and editors save them, and with mistakes."""
 
 import json
 from dataclasses import fields, replace

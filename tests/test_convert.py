@@ -1,4 +1,4 @@
-"""Weights between PyTorch and Flax: every bit of good files, and a plain refusal of bad ones."""
+"""Weights between PyTorch and Flax: every bit of valid files, and a clear message for invalid ones."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_weights_come_back_from_flax_and_from_files_bit_by_bit(config: ModelConf
 @MANY
 @given(config=configs())
 def test_the_configuration_is_inferred_from_the_weights(config: ModelConfig) -> None:
-    """All of it, given what no shape tells: dropout, the activation, the input size and which blocks pool."""
+    """The whole configuration, given what shapes do not determine: dropout, activation, input size and pools."""
     told = replace(config, dropout_rate=0.2)
     given = NetworkOverrides(
         input_size=config.input_size, apply_pooling=config.apply_pooling, activation_function="relu"

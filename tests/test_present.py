@@ -1,4 +1,4 @@
-"""What a finished run's folder lacks is made from what is in it; what cannot be made is a warning."""
+"""Missing plots and log rows of a finished run are made from its folder; a failure is a warning."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""How runs go on after an end before their time."""
+"""Continuing interrupted runs."""
 
 import signal
 from collections.abc import Callable

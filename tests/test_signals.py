@@ -113,7 +113,7 @@ def test_a_signal_outside_of_training_ends_at_once_and_the_run_resumes(
 
 
 def noting(*numbers: int) -> int:
-    """How many of the signals sent were noted before one ended the program; with the status, on the way out."""
+    """How many of the signals sent only set the flag before one ended the program, and the exit status."""
     count = 0
     try:
         with defer_signals() as signals:
@@ -182,7 +182,7 @@ def send_unnoted(number: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_is_ignored_stays_ignored(number: int) -> None:
-    """As `nohup` has it of SIGHUP, and a shell's script of SIGINT for what it starts in the background."""
+    """As nohup ignores SIGHUP, and a shell script ignores SIGINT for its background processes."""
     reached = []
 
     def work() -> None:
@@ -228,7 +228,7 @@ def test_only_who_will_not_wait_is_not_kept_waiting_by_a_library(
 
 
 def test_a_signal_waits_until_a_module_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiled modules that an exception from nowhere meets while they load crash, or print a traceback."""
+    """Compiled modules crash or print a traceback if an exception is raised while they are loaded."""
     code = "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.1)\nLOADED.append(1)\n"
     (tmp_path / "sends_a_signal.py").write_text(code.replace("LOADED", "__import__('sys').modules[__name__ + '_told']"))
     monkeypatch.syspath_prepend(tmp_path)

@@ -27,7 +27,7 @@ def write_config(path: Path, model: ModelConfig) -> None:
 
 
 def test_a_source_may_be_a_run_a_file_beside_its_configuration_or_a_checkpoint(tmp_path: Path) -> None:
-    """Only the configuration tells dropout, the activation and that the second block pools, not the first."""
+    """Only the configuration contains dropout, the activation, and that the second block pools and not the first."""
     model = replace(SMALL, apply_pooling=(0, 1), activation_function="gelu", dropout_rate=0.4)
     variables = from_torch(draw_weights(model), model)
     write_config(tmp_path / "config.json", model)

@@ -1,4 +1,4 @@
-"""The network is found in what training programs save, whatever lies around it; what is ambiguous is refused."""
+"""Finding the network in what training programs save; ambiguous files are refused."""
 
 import re
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""Printing that fails: it costs what is printed, and nothing else."""
+"""Printing that fails loses the printed text and nothing else."""
 
 import errno
 import io

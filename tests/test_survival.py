@@ -1,4 +1,4 @@
-"""Runs that something happens to: other processes, a full disk, divergence, a wish for more epochs."""
+"""Runs with problems: other processes, a full disk, divergence; and runs that are extended."""
 
 import errno
 import gc
@@ -127,7 +127,7 @@ def test_a_run_that_diverges_keeps_the_last_good_weights(finished: Path, tmp_pat
 
 @pytest.mark.slow
 def test_weights_that_the_last_step_spoils_are_not_kept_without_validation(tmp_path: Path) -> None:
-    """The loss of a step is of the weights before it: nothing but a look at them shows what it did."""
+    """A step's loss is computed before its update, so only the weights show that the update diverged."""
     data = DataConfig("digits", augment="none", validation=0.0)
     config = replace(
         TINY, runs_dir=tmp_path, data=data, optim=OptimConfig("sgd", 1e38, 1e3), train=TrainConfig(1, 2048)

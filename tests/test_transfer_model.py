@@ -1,4 +1,4 @@
-"""What a transfer begins with: weights that are taken over, layers that are new, and what is told of both."""
+"""The start of a transfer: copied weights, new layers, and what is reported about both."""
 
 import json
 from dataclasses import asdict, replace

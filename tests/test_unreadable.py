@@ -1,4 +1,4 @@
-"""What cannot be read now is not called damaged, and nobody is told to delete it."""
+"""Files that cannot be read at the moment are not called damaged, and no message asks to delete them."""
 
 import errno
 import io

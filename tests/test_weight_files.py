@@ -1,4 +1,4 @@
-"""What a file is, is told by what is in it, under any name; what holds no weights is called what it is."""
+"""The content of a weight file decides its format. For files of other formats, the message says what they are."""
 
 import argparse
 import gzip
