@@ -18,11 +18,17 @@ TEMPORARY = ".jaxcnn-"
 
 
 def cache_folder() -> Path:
-    """The folder for cached files: `jaxcnn` in XDG_CACHE_HOME, or in ~/.cache if that is not set."""
+    """The folder for cached files: `jaxcnn` in XDG_CACHE_HOME, or in ~/.cache if that is not set.
+
+    Without a home directory, the result is a path that cannot be written, so that nothing is cached.
+
+    Raises:
+        InputError: when XDG_CACHE_HOME is not a path.
+    """
     try:
         given = os.environ.get("XDG_CACHE_HOME")
         return (local_path("XDG_CACHE_HOME", given) if given else Path.home() / ".cache") / "jaxcnn"
-    except RuntimeError:  # no home directory: an unwritable path, so that nothing is cached
+    except RuntimeError:  # no home directory
         return Path(os.devnull) / "jaxcnn"
 
 
@@ -68,7 +74,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes values atomically as indented JSON. Numbers must be finite: JSON has no NaN or infinity."""
+    """Writes values atomically as indented JSON; raises ValueError for NaN and infinity, which JSON does not have."""
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 

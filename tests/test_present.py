@@ -160,7 +160,7 @@ def test_a_summary_with_what_is_no_number_is_refused_and_large_ones_are_not(text
     path = make_run(tmp_path, "a", test_loss=1e300, seconds=2.0**60) / "summary.json"
     assert read_summary(path)["test_loss"] == 1e300
     path.write_text(path.read_text().replace("93.75", text))
-    with pytest.raises(InputError, match="lacks test_accuracy, or has something else there"):
+    with pytest.raises(InputError, match="lacks test_accuracy, or has unusable values there"):
         read_summary(path)
 
 

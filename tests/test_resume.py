@@ -125,7 +125,7 @@ def test_weights_that_are_gone_come_back_from_the_checkpoint_or_are_missed(finis
         (tmp_path / config.name / "model.pth").unlink()
     run_experiment(replace(TINY, runs_dir=tmp_path, name="interrupt_between_epochs"))
     assert_same_run(tmp_path / "interrupt_between_epochs", finished)
-    told = r"second_epoch has lost its best epoch: .*model\.pth does not exist.*; --overwrite begins the run again"
+    told = r"second_epoch has lost its best epoch: .*model\.pth does not exist.*; --overwrite starts the run again"
     with pytest.raises(InputError, match=told):
         run_experiment(config)
 

@@ -252,7 +252,7 @@ def test_an_unfinished_run_can_be_extended_too(finished: Path, tmp_path: Path) -
 def test_what_only_has_a_config_json_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny/config.json").write_text('{"architectures": ["Foreign"]}')
-    with pytest.raises(InputError, match="tiny exists and is no run of this program"):
+    with pytest.raises(InputError, match="tiny exists and is not a run of this program"):
         run_experiment(replace(TINY, runs_dir=tmp_path), OVERWRITE)
     assert len(contents(tmp_path)) == 2
 
@@ -276,7 +276,7 @@ def test_a_transfer_whose_source_has_changed_is_refused(finished: Path, tmp_path
     changed["fc1.bias"] = changed["fc1.bias"] + 1
     torch.save(changed, source)
     before = contents(tmp_path)
-    with pytest.raises(InputError, match=r"moved began with other weights than .*source\.pth holds now"):
+    with pytest.raises(InputError, match=r"moved started from other weights than those in .*source\.pth"):
         run_experiment(config)
     assert contents(tmp_path) == before
     run_experiment(config, OVERWRITE)

@@ -116,7 +116,7 @@ def make_settings(flags: Flags) -> "list[Setting]":
 
 
 def write_records(path: Path | None, records: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Writes the rows so far as JSON, each with the command and the machine. Called after every row."""
+    """Writes the rows measured so far as JSON, each with the command and the machine; does nothing without a path."""
     from jaxcnn.files import write_text
 
     if path is not None:

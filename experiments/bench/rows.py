@@ -253,7 +253,9 @@ def groups() -> list[Group]:
 
 
 def measure(setting: Setting, patterns: Sequence[str]) -> Iterator[Row]:
-    """Measures the rows whose names match one of the patterns, or all except `scale_*` if there are no patterns.
+    """Yields the rows whose names match one of the patterns, or all except `scale_*` if there are no patterns.
+
+    Groups are measured one after the other. Rows of a network other than SHALLOW are called `deep/...`.
 
     Raises:
         InputError: when a pattern matches no row.

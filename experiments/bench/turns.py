@@ -38,8 +38,8 @@ def make_program(row: str, values: dict[str, Any]) -> Program:
 
 
 def main(row: str, values: dict[str, Any]) -> None:
-    """For each line on standard input, runs the program and then prints a line."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # all other output goes to stderr
+    """For each line on stdin, runs the program once and then prints "done". All other output goes to stderr."""
+    answers, sys.stdout = sys.stdout, sys.stderr
     program = make_program(row, values)
     for _ in sys.stdin:
         program()

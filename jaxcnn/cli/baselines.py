@@ -124,7 +124,7 @@ def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, over
 
 
 def run_baselines(flags: Flags) -> None:
-    """Trains the baselines.
+    """Trains the network on each of `flags.names`, one after the other, and prints a table of the results.
 
     Raises:
         InputError: after all runs, when at least one of them failed.

@@ -129,11 +129,11 @@ def _check_folder(folder: Path, wanted: dict[str, Any], existing: Existing) -> S
         if name not in PLACES
     }
     now = json.loads(json.dumps(wanted[RESOLVED]))
-    began_with = resolved.get("source_digest")
-    if "source" not in differences and began_with not in (None, now.get("source_digest")):
+    original = resolved.get("source_digest")
+    if "source" not in differences and original not in (None, now.get("source_digest")):
         raise InputError(
-            f"{folder} began with other weights than {wanted.get('source')} holds now. Give --name for a run beside "
-            "it, --overwrite to replace it, or those weights back"
+            f"{folder} started from other weights than those in {wanted.get('source')}. Give --name for another "
+            "folder, give --overwrite to replace the run, or restore the earlier weights"
         )
     other = [
         name
@@ -142,8 +142,8 @@ def _check_folder(folder: Path, wanted: dict[str, Any], existing: Existing) -> S
     ]
     if other and not any(name.startswith("data.") for name in differences):
         raise InputError(
-            f"{folder} began with other images than {wanted['data']['name']} has now: {', '.join(other)} differ. "
-            "Give --name for a run beside it, --overwrite to replace it, or those images back"
+            f"{folder} started with other images than {wanted['data']['name']} has now: {', '.join(other)} differ. "
+            "Give --name for another folder, give --overwrite to replace the run, or restore the earlier images"
         )
     done = (folder / "summary.json").exists()
     epochs, _ = differences.get("train.epochs", (None, None))
@@ -154,7 +154,7 @@ def _check_folder(folder: Path, wanted: dict[str, Any], existing: Existing) -> S
     if differences:
         text = "; ".join(f"{name}={old!r} there, {new!r} here" for name, (old, new) in differences.items())
         raise InputError(
-            f"{folder} holds another run: {text}. Give --name for a run beside it, "
+            f"{folder} holds another run: {text}. Give --name for another folder, "
             f"{'--extend to train it for longer, ' if longer else ''}or --overwrite to replace it"
         )
     return read_summary(folder / "summary.json") if done else None
@@ -171,13 +171,13 @@ def _require_extendable(folder: Path, wanted: dict[str, Any], epochs: int, done:
     """Raises an InputError if extending the run would not give the result of a run with more epochs."""
     if wanted["optim"]["schedule"] == "cosine":
         raise InputError(
-            f"{folder} cannot be extended: optim.schedule='cosine' has brought its learning rate down over "
-            f"{epochs} epochs. Give --name for a run beside it, or --overwrite to replace it"
+            f"{folder} cannot be extended: optim.schedule='cosine' has reduced its learning rate over "
+            f"{epochs} epochs. Give --name for another folder, or --overwrite to replace the run"
         )
     if done and (summary := read_summary(folder / "summary.json"))["epochs"] < epochs:
         raise InputError(
             f"{folder} cannot be extended: it stopped before its last epoch ({summary['stopped']}). "
-            "Give --name and another train.early_stopping for a run beside it"
+            "Give --name for another folder, with other values of train.early_stopping_*"
         )
 
 
@@ -196,11 +196,11 @@ def _refuse_foreign(folder: Path, overwrite: bool = False) -> None:
     """Raises an InputError if a folder holds something other than a run. With `overwrite` the check is stricter."""
     try:
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is no folder; give another --name or --runs-dir")
+            raise InputError(f"{folder} is not a folder; give another --name or --runs-dir")
         config = folder / "config.json"
         ours = (folder / _LOCK).exists() or (config.exists() and (not overwrite or _describes_run(config)))
         if folder.exists() and not ours and any(folder.iterdir()):
-            raise InputError(f"{folder} exists and is no run of this program; give another --name or --runs-dir")
+            raise InputError(f"{folder} exists and is not a run of this program; give another --name or --runs-dir")
     except OSError as error:
         raise InputError(f"{folder} cannot be used: {reason(error)}; give another --name or --runs-dir") from error
 
@@ -257,7 +257,7 @@ def read_summary(path: Path) -> Summary:
     summary = {"balanced_accuracy": None, **read_json(path, remedy)}  # earlier versions did not write it
     wrong = [name for name, kind in SUMMARY.items() if not _has_type(summary.get(name, ...), kind)]
     if wrong:
-        raise InputError(f"{path} lacks {', '.join(wrong)}, or has something else there; {remedy}")
+        raise InputError(f"{path} lacks {', '.join(wrong)}, or has unusable values there; {remedy}")
     return cast(Summary, summary)
 
 
@@ -291,7 +291,7 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def read_json(path: Path, remedy: str = "--overwrite begins the run again") -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "--overwrite starts the run again") -> dict[str, Any]:
     """Reads a JSON object from one of a run's files. `remedy` ends the message of the InputError.
 
     Raises:

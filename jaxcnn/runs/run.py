@@ -94,7 +94,7 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
     with only_warns(f"row of {folder.name} in the table of all runs"):
         update_log(folder.parent, transfers=isinstance(config, TransferConfig))
     if was_finished:
-        console.print(f"{folder} is finished; --overwrite trains again, --name trains beside it", markup=False)
+        console.print(f"{folder} is finished; --overwrite trains it again, --name uses another folder", markup=False)
     console.print(results_table(summary))
     return summary
 
@@ -311,7 +311,7 @@ def _best_weights(folder: Path, config: ExperimentConfig) -> dict[str, Any]:
     try:
         return from_torch(read_state_dict(folder / "model.pth"), config.model)
     except InputError as error:
-        raise InputError(f"{folder} has lost its best epoch: {error}; --overwrite begins the run again") from error
+        raise InputError(f"{folder} has lost its best epoch: {error}; --overwrite starts the run again") from error
 
 
 def _stages_to_unfreeze(config: ExperimentConfig, epoch: int) -> list[str]:

@@ -99,7 +99,7 @@ class Checkpoints:
                 self._set_aside(damaged)
             return progress
         if damaged:
-            raise InputError(f"no checkpoint in {self._directory} can be read; --overwrite begins the run again")
+            raise InputError(f"no checkpoint in {self._directory} can be read; --overwrite starts the run again")
         return None
 
     def _set_aside(self, steps: Sequence[int]) -> None:

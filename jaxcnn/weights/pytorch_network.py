@@ -63,7 +63,7 @@ class TorchCNN(nn.Module):
 
 
 def torch_network(state_dict: Mapping[str, Any], config: ModelConfig) -> TorchCNN:
-    """The network with these weights. Names and shapes must match exactly."""
+    """Makes a network in training mode with these weights, whose names and shapes must match exactly."""
     network = TorchCNN(config)
     network.load_state_dict(state_dict, strict=True)
     return network
