@@ -295,7 +295,7 @@ def read_json(path: Path, remedy: str = "--overwrite starts the run again") -> d
     """Reads a JSON object from one of a run's files. `remedy` ends the message of the InputError.
 
     Raises:
-        InputError: when the file holds no JSON object.
+        InputError: when the file is missing or holds no JSON object.
         UnreadableError: when it cannot be read at the moment.
     """
     try:

@@ -53,7 +53,9 @@ def from_metadata(metadata: Mapping[str, str], path: Path) -> NetworkDescription
 
 
 def card_of_run(config: Mapping[str, Any], model: ModelConfig, path: Path) -> Card:
-    """The card of a run's network.
+    """Makes the card of a run's network from its `config.json`: class names, mean, std and resize.
+
+    Names, mean and std that the file does not have stay empty.
 
     Args:
         config: the content of the run's `config.json`.
@@ -61,7 +63,7 @@ def card_of_run(config: Mapping[str, Any], model: ModelConfig, path: Path) -> Ca
         path: path of `config.json`, for messages.
 
     Raises:
-        InputError: naming the file, when one of these values is unusable.
+        InputError: naming the file, when one of the values is unusable or does not fit the network.
     """
     resolved, data = config.get(RESOLVED), config.get("data")
     resolved, data = (each if isinstance(each, dict) else {} for each in (resolved, data))

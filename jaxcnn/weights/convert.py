@@ -179,13 +179,14 @@ def _from_flax(array: np.ndarray[Any, Any], kind: str, config: ModelConfig) -> n
 def infer_config(state_dict: StateDict, given: NetworkOverrides | None = None) -> tuple[ModelConfig, list[str]]:
     """The configuration that weights were trained with, and the settings that had to be assumed (as text).
 
-    Names and shapes determine all but three settings: the input size, the activation, and which blocks pool. Each of
-    these comes from `given` or is assumed: 32 pixels, ReLU, and pools in the first blocks. How many blocks pool follows
-    from the inputs of fc1. For example, 32x32 images, 512 channels and 8,192 inputs mean 4x4 feature maps, so three
-    pools.
+    Names and shapes determine everything that the logits depend on, except for three settings: the input size, the
+    activation, and which blocks pool. Each of these comes from `given` or is assumed: 32 pixels, ReLU, and pools in the
+    first blocks. How many blocks pool follows from the inputs of fc1. For example, 32x32 images, 512 channels and 8,192
+    inputs mean 4x4 feature maps, so three pools. Dropout and initialiser get their defaults.
 
     Raises:
-        InputError: when the names are not this network's, or no number of pools fits fc1.
+        InputError: when the names are not this network's, when no number of pools fits fc1, or when the resulting
+            configuration is invalid.
     """
     shapes = {name: tuple(np.shape(value)) for name, value in state_dict.items()}
     layers: dict[int, dict[int, tuple[int, ...]]] = {}

@@ -32,7 +32,7 @@ def save_weights(directory: Path, variables: Any, config: ModelConfig, *, overwr
         overwrite: replace an existing checkpoint.
 
     Raises:
-        InputError: when the folder exists and may not be replaced.
+        InputError: when the folder exists, unless `overwrite` is given and it is an Orbax checkpoint.
         MachineError: when it cannot be written.
     """
     if is_there(directory) and not (overwrite and (directory / "_CHECKPOINT_METADATA").exists()):
