@@ -38,7 +38,7 @@ class _Flags(TransferConfig):
     """What is frozen."""
     mask: Literal["scratch", "full", "partial", "frozen", "all"] = "full"
     """frozen: all blocks; partial: blocks 0 to freeze_until_block; full: nothing; scratch: nothing, and new weights;
-    all: each of them under one budget, compared."""
+    all: compare these four, trained with the same settings."""
     target: str = "cifar100"
     """The data set to transfer to, a folder of image files by class, or a .npz file. Target and mask decide the
     defaults of epochs, learning rate, patience and target accuracy."""

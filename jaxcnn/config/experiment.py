@@ -43,7 +43,7 @@ class DataConfig:
     """Fraction of the training images to use, drawn by the seed and stratified by class."""
     validation: float = 0.1
     """Fraction of the training images held out for validation, unless the set has validation images of its own. 0: no
-    validation, so nothing cuts the learning rate or stops early."""
+    validation, so the plateau schedule and early stopping have no effect."""
     image_column: str = ""
     """Column of a Hugging Face data set that holds the images; if empty, the only one of that type."""
     label_column: str = ""
