@@ -138,7 +138,9 @@ def measure(setting: Setting, checkout: Path, patterns: Sequence[str]) -> Iterat
 Compare = Callable[[str, Setting, dict[str, Path]], Comparison]
 
 
-def _rates(amount: Callable[[Setting], int], name: str, setting: Setting, checkouts: dict[str, Path]) -> Comparison:
+def _compare_rates(
+    amount: Callable[[Setting], int], name: str, setting: Setting, checkouts: dict[str, Path]
+) -> Comparison:
     """Images per second of two processes that run in turn and live for the whole row."""
     with temporary() as caches, ExitStack() as stack:
         programs = {
@@ -149,7 +151,7 @@ def _rates(amount: Callable[[Setting], int], name: str, setting: Setting, checko
     return Comparison(name, "images/s", speed[HERE], speed[THERE])
 
 
-def _answers(
+def _compare_answers(
     do: str, figure: str, unit: str, warm: bool, name: str, setting: Setting, checkouts: dict[str, Path]
 ) -> Comparison:
     """A figure from a new process in each turn."""
@@ -158,8 +160,8 @@ def _answers(
     return Comparison(name, unit, values[HERE], values[THERE], more_is_better=False)
 
 
-_of_steps = partial(_rates, lambda setting: setting.steps * setting.batch_size)
-_of_epochs = partial(_rates, lambda setting: setting.images)
+_of_steps = partial(_compare_rates, lambda setting: setting.steps * setting.batch_size)
+_of_epochs = partial(_compare_rates, lambda setting: setting.images)
 
 ROWS: dict[str, Compare] = {
     "step_full": _of_steps,
@@ -168,11 +170,11 @@ ROWS: dict[str, Compare] = {
     "evaluate": _of_steps,
     "epoch_full": _of_epochs,
     "epoch_frozen": _of_epochs,
-    "epoch_frozen_cached": partial(_rates, lambda setting: turns.PASSES * setting.images),
-    "first_step_cold": partial(_answers, "first_step", "seconds", "s", False),
-    "first_step_warm": partial(_answers, "first_step", "seconds", "s", True),
-    "peak_memory": partial(_answers, "epoch", "peak_mib", "MiB", False),
-    "peak_memory_warm": partial(_answers, "epoch", "peak_mib", "MiB", True),
+    "epoch_frozen_cached": partial(_compare_rates, lambda setting: turns.PASSES * setting.images),
+    "first_step_cold": partial(_compare_answers, "first_step", "seconds", "s", False),
+    "first_step_warm": partial(_compare_answers, "first_step", "seconds", "s", True),
+    "peak_memory": partial(_compare_answers, "epoch", "peak_mib", "MiB", False),
+    "peak_memory_warm": partial(_compare_answers, "epoch", "peak_mib", "MiB", True),
 }
 """The rows, and how each is measured."""
 

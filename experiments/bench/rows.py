@@ -125,10 +125,10 @@ def evaluate_rows(setting: Setting, _: Skipped) -> list[Row]:
     """Evaluation, in all forms."""
     batches = in_memory(load_images(setting, setting.steps * setting.batch_size), setting.batch_size)
 
-    def evaluating(form: Form) -> Work:
+    def torch_evaluation(form: Form) -> Work:
         return partial(evaluate, make_trainer(setting.model, frozen_blocks=0, form=form, evaluating=True))
 
-    works, note = torch_forms(evaluating, batches)
+    works, note = torch_forms(torch_evaluation, batches)
     programs = {
         "jaxcnn": jax_program.evaluation(setting),
         "jaxcnn_bf16": jax_program.evaluation(setting, "bfloat16"),

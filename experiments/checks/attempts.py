@@ -37,7 +37,7 @@ class Hang(BaseException):
 
 
 @contextlib.contextmanager
-def limited() -> Iterator[None]:
+def time_limit() -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         raise Hang(f"more than {LIMIT} s")
 
@@ -61,7 +61,7 @@ def attempt(report: Report, what: str, work: Callable[..., object], *args: Any) 
     began = time.monotonic()
     quiet = io.StringIO()
     try:
-        with limited(), contextlib.redirect_stderr(quiet), contextlib.redirect_stdout(quiet):
+        with time_limit(), contextlib.redirect_stderr(quiet), contextlib.redirect_stdout(quiet):
             work(*args)
         return True
     except JaxcnnError as error:

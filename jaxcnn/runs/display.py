@@ -53,7 +53,7 @@ class Bar:
             disable=not (console.is_interactive and console.file.isatty()),
         )
         self._task = self._bar.add_task("", total=images, completed=behind, **self._fields())
-        self.compiling()
+        self.show_compiling()
 
     def _fields(self) -> dict[str, Any]:
         """The fields of the bar at the start of an epoch. After the last epoch the bar is hidden."""
@@ -68,7 +68,7 @@ class Bar:
     ) -> None:
         self._bar.stop()
 
-    def compiling(self) -> None:
+    def show_compiling(self) -> None:
         """Shows that the next step will be compiled. Its time does not count for the estimates."""
         self._since = None
         self._bar.update(self._task, numbers="compiling")

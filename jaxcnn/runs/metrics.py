@@ -36,7 +36,7 @@ class Board:
         """
         self._folder, self._fails = folder, False
         self._file: FileIO | None = None
-        with self._writing():
+        with self._warn_on_error():
             folder.mkdir(parents=True, exist_ok=True)
             if records or self._files():  # on a first start, skip the slow import for reading
                 self._correct(_read(self._files()), records)
@@ -57,7 +57,7 @@ class Board:
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Writes scalars, given by tag."""
-        with self._writing():
+        with self._warn_on_error():
             if not self._fails:
                 self._add(step, values, time.time())
 
@@ -86,7 +86,7 @@ class Board:
             record = record[self._file.write(record) :]
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _warn_on_error(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # from the system, or from protobuf if another program wrote the files

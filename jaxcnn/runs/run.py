@@ -72,9 +72,9 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
     folder, config, source, dataset, resolved, summary = plan(config, existing)
     was_finished = summary is not None
     if summary is None:
-        with _enough_memory():
+        with _explain_out_of_memory():
             variables, notes = first_variables(config, source)  # first, because it may raise before the folder exists
-        with claim_folder(folder, config, resolved, existing) as summary, _enough_memory():
+        with claim_folder(folder, config, resolved, existing) as summary, _explain_out_of_memory():
             if summary is None:
                 if config.train.precision == "bfloat16" and is_cpu():
                     notes = [*notes, "train.precision=bfloat16 is for accelerators; this CPU is faster in float32"]
@@ -100,7 +100,7 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
 
 
 @contextmanager
-def _enough_memory() -> Iterator[None]:
+def _explain_out_of_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -126,7 +126,7 @@ class Plan(NamedTuple):
     """The result, if the run is already finished."""
 
 
-@_enough_memory()
+@_explain_out_of_memory()
 @fixed_settings()
 def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
     """Loads and checks everything that a run needs, without changing anything.
@@ -284,7 +284,7 @@ def _train(
                         console.print(
                             f"from the next epoch on, these train too: {', '.join(unfrozen)}", highlight=False
                         )
-                        bar.compiling()
+                        bar.show_compiling()
                     if signals.is_set():
                         break
             except Paused as paused:

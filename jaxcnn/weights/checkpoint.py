@@ -59,7 +59,7 @@ class Checkpoints:
             "part": part and [np.asarray(values).tolist() for values in part],
         }
         step = int(state.step)
-        with _writing(self._directory):
+        with _explain_write_errors(self._directory):
             # Checked first: when the disk fills up during a write, Orbax's threads print tracebacks.
             needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
             free = shutil.disk_usage(self._directory).free
@@ -104,7 +104,7 @@ class Checkpoints:
 
     def _set_aside(self, steps: Sequence[int]) -> None:
         """Renames damaged checkpoints, because new ones of the same steps will be written."""
-        with _writing(self._directory):
+        with _explain_write_errors(self._directory):
             for step in steps:
                 os.replace(self._directory / str(step), self._directory / f"{step}.{time.time_ns()}{_DAMAGED}")
             self._manager.reload()
@@ -127,7 +127,7 @@ class Checkpoints:
         folder = self._directory / wanted
         if (damage := _find_damage(folder)) is not None:
             raise InputError(f"{folder} is damaged: {damage}; give another checkpoint or the run's folder")
-        with _reading(folder):
+        with _explain_read_errors(folder):
             kinds = jax.tree.map(
                 lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
                 self._manager.item_metadata(steps[wanted])["state"].tree,
@@ -138,7 +138,7 @@ class Checkpoints:
 
     def _restore(self, step: int, like: Callable[[int], TrainState]) -> Progress:
         folder = self._directory / str(step)
-        with _reading(folder):
+        with _explain_read_errors(folder):
             progress = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
             records = [EpochRecord(**record) for record in progress["records"]]
             part = progress["part"] and Metrics(*(np.asarray(values) for values in progress["part"]))
@@ -159,7 +159,7 @@ class Checkpoints:
 
 
 @contextmanager
-def _reading(folder: Path) -> Iterator[None]:
+def _explain_read_errors(folder: Path) -> Iterator[None]:
     """Turns any exception that Orbax raises while it reads a checkpoint into an error with one message."""
     try:
         yield
@@ -229,7 +229,7 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> Iterator[Ch
         "progress": ocp.JsonCheckpointHandler(),
     }
     with quiet_orbax():
-        with _writing(directory):
+        with _explain_write_errors(directory):
             manager = ocp.CheckpointManager(directory.absolute(), options=options, item_handlers=handlers)
         try:
             yield Checkpoints(manager)
@@ -237,7 +237,7 @@ def open_checkpoints(directory: Path, *, read_only: bool = False) -> Iterator[Ch
             with suppress(Exception):  # the first error is the one to report
                 manager.close()
             raise
-        with _writing(directory):
+        with _explain_write_errors(directory):
             manager.close()
 
 
@@ -269,7 +269,7 @@ def quiet_orbax() -> Iterator[None]:
 
 
 @contextmanager
-def _writing(directory: Path) -> Iterator[None]:
+def _explain_write_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except JaxcnnError:

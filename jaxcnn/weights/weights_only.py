@@ -78,7 +78,7 @@ def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:
     """
     for home, step in ((directory, None), (directory.parent, directory.name)):
         if home.name == "checkpoints" and (home.parent / "config.json").exists():
-            return _load_trained(home, step)
+            return _load_from_run(home, step)
     try:
         with quiet_orbax(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             restored = checkpointer.restore(
@@ -100,7 +100,7 @@ def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:
     )
 
 
-def _load_trained(home: Path, step: str | None) -> tuple[dict[str, Any], ModelConfig]:
+def _load_from_run(home: Path, step: str | None) -> tuple[dict[str, Any], ModelConfig]:
     """As `load_weights`, for a run's checkpoint after `step`, or the last one if None."""
     try:
         config = json.loads((home.parent / "config.json").read_bytes())
