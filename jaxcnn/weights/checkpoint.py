@@ -270,6 +270,7 @@ def quiet_orbax() -> Iterator[None]:
 
 @contextmanager
 def _explain_write_errors(directory: Path) -> Iterator[None]:
+    """Turns any exception that Orbax raises while it writes into a MachineError."""
     try:
         yield
     except JaxcnnError:
