@@ -1,4 +1,4 @@
-"""Augmentation against torchvision's own path through Pillow, byte for byte."""
+"""Augmentation against Pillow, as torchvision calls it, byte for byte."""
 
 import math
 from functools import partial

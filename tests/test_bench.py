@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: the same work on both sides, counted and compared. No time is asserted."""
+"""The benchmark does the same work on both sides, and its figures are computed correctly. No time is asserted."""
 
 import json
 import re
@@ -187,7 +187,7 @@ def test_every_promised_row_is_there() -> None:
     [
         (program.Flags(rows=("step_ful",)), "rows='step_ful' names no row; there are step_full, "),
         (program.Flags(rounds=0), "rounds=0"),
-        (program.Flags(data=program.DataFlags(Path("nowhere"))), "data.dir='nowhere' holds no prepared CIFAR-10"),
+        (program.Flags(data=program.DataFlags(Path("nowhere"))), "data.dir='nowhere' has no prepared CIFAR-10"),
     ],
 )
 def test_bad_flags_end_in_one_message(flags: program.Flags, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,11 +205,11 @@ def test_a_chart_of_nothing_to_compare_is_empty(tmp_path: Path) -> None:
 def test_a_page_keeps_what_is_outside_the_markers() -> None:
     begin, end = show.MARKERS
     page = f"above\n{begin}\nold\n{end}\nbelow\n"
-    assert show.put("new", page) == f"above\n{begin}\nnew\n{end}\nbelow\n"
-    assert show.put("new", "") == "new"
+    assert show.insert("new", page) == f"above\n{begin}\nnew\n{end}\nbelow\n"
+    assert show.insert("new", "") == "new"
     for page in ("old", f"old {begin}", f"{end} old {begin}"):
         with pytest.raises(InputError, match="no place for the table"):
-            show.put("new", page)
+            show.insert("new", page)
     speed = (Path(__file__).parent.parent / "docs/speed.md").read_text()
     assert all(speed.count(marker) == 1 for marker in show.MARKERS)
 

@@ -250,7 +250,7 @@ def test_a_device_that_jax_does_not_find_is_refused(device: Any, monkeypatch: py
 
     monkeypatch.setattr(jax, "devices", fail)
     told = message(lambda: select_device(device))
-    assert told.startswith(f"device={device!r} cannot be had: Unknown backend")
+    assert told.startswith(f"device={device!r} is not available: Unknown backend")
     assert ("cuda12" in told) == (device == "gpu")
 
 

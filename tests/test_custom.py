@@ -112,7 +112,7 @@ class Normalised(nn.Module):
 
 
 def oblong(split: Split) -> Split:
-    """Images that are not square, whose brightness is the class."""
+    """Images that are not square. Their brightness is their class."""
     images = np.random.default_rng(0).integers(0, 40, (len(split.labels), 6, 8, 3), dtype=np.uint8)
     return Split(images + 60 * split.labels.astype(np.uint8)[:, None, None, None], split.labels)
 

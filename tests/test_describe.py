@@ -1,4 +1,4 @@
-"""What tells functions apart."""
+"""Describing a function so that different functions have different descriptions."""
 
 from dataclasses import replace
 from functools import partial

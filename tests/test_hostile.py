@@ -1,4 +1,4 @@
-"""Hostile files, in one table: each is refused, and none has an effect. A canary would sing if code in one were run."""
+"""Hostile files in one table: each is refused without side effects. Code in a file would create the file `canary`."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Folders that hold no prepared set, or not where they were looked for: each is called what it is."""
+"""Folders without a prepared set, or with one in another place: the message says what the folder is."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Data sets without a labelled test split: another one serves, or a share of the training images, and it is said."""
+"""Data sets without a labelled test split: another split or a part of the training images is used, and reported."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The Flax network against the PyTorch one, for configurations nobody picked."""
+"""The Flax network against the PyTorch one, for random configurations."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Steps, epochs and evaluation, against PyTorch on the real images alone and against themselves."""
+"""Steps, epochs and evaluation: padded batches against PyTorch without padding, and forms against each other."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -132,7 +132,7 @@ def test_weights_lost_in_the_last_step_of_an_epoch_end_the_run_as_well(monkeypat
 
 
 def test_records_are_exact_sums_over_all_images() -> None:
-    """A learning rate that changes no float32 and no batch norm: every epoch sees the network it began with."""
+    """A learning rate too small to change a float32, and no batch norm: the network is the same in every epoch."""
     model = replace(MODEL, apply_bn=(0, 0))
     config = experiment(model=model, learning_rate=1e-30, epochs=2, schedule="constant", weight_decay=0.0)
     dataset = draw_dataset()

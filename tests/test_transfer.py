@@ -1,4 +1,4 @@
-"""Transfers: against the original's recorded steps, and what frozen, thawed and new mean leaf by leaf."""
+"""Transfers: against the original's recorded steps, and frozen, unfrozen and new parameters leaf by leaf."""
 
 from dataclasses import replace
 from itertools import pairwise, product

@@ -1,4 +1,4 @@
-"""What cannot be read now is not called damaged, and nobody is told to delete it."""
+"""Files that cannot be read at the moment are not called damaged, and no message asks to delete them."""
 
 import errno
 import io
@@ -190,5 +190,5 @@ def test_a_configuration_that_is_damaged_can_be_overwritten(tmp_path: Path) -> N
     (tmp_path / "config.json").write_text("{")
     source = Source(WEIGHTS, ModelConfig(), [], [])
     assert run._digest(source, tmp_path, Existing(overwrite=True)) == digest(WEIGHTS)
-    with pytest.raises(InputError, match="--overwrite begins the run again"):
+    with pytest.raises(InputError, match="--overwrite starts the run again"):
         run._digest(source, tmp_path, Existing())

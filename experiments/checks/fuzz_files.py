@@ -1,4 +1,4 @@
-"""Damaged files: whole ones with a random mutation, read by what reads them in the programs."""
+"""Damaged files: valid files with a random mutation, read by the same functions as in the programs."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.checks.attempts import Report, attempt, explore
-from jaxcnn.config.network import Untold
+from jaxcnn.config.network import NetworkOverrides
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
@@ -37,7 +37,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 
 
 def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
-    """Whole files and folders by their kind, and what reads them."""
+    """Valid files and folders by kind, each with the function that reads it."""
     import jax
     import numpy as np
     import torch
@@ -70,8 +70,8 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
         if found is None:
             return
         for one, other in zip(jax.tree.leaves(found.state), jax.tree.leaves(state()), strict=True):
-            assert np.array_equal(one, other), "wrong weights were taken for whole ones"
-        assert found.records == records, "wrong records were taken for whole ones"
+            assert np.array_equal(one, other), "damaged weights were restored"
+        assert found.records == records, "damaged records were restored"
 
     def load(path: Path) -> None:
         load_dataset(DataConfig("cifar10", dir=path), input_size=32, in_channels=3, seed=0)
@@ -100,13 +100,13 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
         "run": (folder / "run", read_source),
         "finished run": (folder / "finished", lambda path: find_finished(path, longer, {}, Existing(extend=True))),
         "summary.json": (folder / "summary.json", read_summary),
-        "model.pth": (folder / "model.pth", lambda path: read_source(path, Untold(input_size=8))),
-        "legacy.pth": (folder / "legacy.pth", lambda path: read_source(path, Untold(input_size=8))),
-        "safetensors": (folder / "model.safetensors", lambda path: read_source(path, Untold(input_size=8))),
+        "model.pth": (folder / "model.pth", lambda path: read_source(path, NetworkOverrides(input_size=8))),
+        "legacy.pth": (folder / "legacy.pth", lambda path: read_source(path, NetworkOverrides(input_size=8))),
+        "safetensors": (folder / "model.safetensors", lambda path: read_source(path, NetworkOverrides(input_size=8))),
         "weights checkpoint": (folder / "weights", load_weights),
         "run's checkpoint": (folder / "checkpoints", resume),
         "prepared set": (folder / "sets", load),
-        "cache": (folder / "sets", load),  # whose cache is what is changed
+        "cache": (folder / "sets", load),  # here the mutation changes the cache
     }
 
 
@@ -120,7 +120,7 @@ def fuzz_files(count: int, seed: int, folder: Path, report: Report) -> None:
 
     def one(rng: random.Random) -> None:
         number = sum(report.files.values())
-        # What takes a tenth of a second to read is read less often.
+        # Slow kinds (a tenth of a second) are read less often.
         name = rng.choice(list(known) if number % 4 == 0 else cheap)
         path, read = known[name]
         place = folder / "changed"

@@ -1,4 +1,4 @@
-"""Small archives in the official layouts and in torchvision's, filled with noise, and their checksums."""
+"""Small archives of noise in the official layouts and in torchvision's, and their checksums."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ FINE_NAMES = [f"fine_{i:02d}" for i in range(100)]
 COARSE_NAMES = [f"coarse_{i:02d}" for i in range(20)]
 
 Batches = dict[str, dict[str, np.ndarray]]
-"""By the file's name: images (N, 32, 32, 3), and labels by tfds feature."""
+"""For each file name: images (N, 32, 32, 3) under "image", and labels (N,) under their tfds feature."""
 
 
 def noise(files: Mapping[str, int], classes: Mapping[str, int], seed: int = 0) -> Batches:
@@ -62,7 +62,7 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
 
 
 def binary_members(batches: Batches) -> dict[str, bytes]:
-    """Of the binary archive, by their path in it; the labels are in the order of the features."""
+    """The files of the binary archive, by path. Labels are in the order of the features."""
     fine = "train" in batches
     folder = "cifar-100-binary" if fine else "cifar-10-batches-bin"
     members = {}
@@ -80,7 +80,7 @@ def binary_members(batches: Batches) -> dict[str, bytes]:
 
 
 def python_members(batches: Batches) -> dict[str, dict[str, Any]]:
-    """What the pickles of the Python layout hold, by their path in the archive."""
+    """The content of the pickles of the Python layout, by path."""
     fine = "train" in batches
     folder, meta = ("cifar-100-python", "meta") if fine else ("cifar-10-batches-py", "batches.meta")
     key = {"coarse_label": "coarse_labels", "label": "fine_labels" if fine else "labels"}
@@ -104,7 +104,7 @@ def python_members(batches: Batches) -> dict[str, dict[str, Any]]:
 
 
 def python2_pickle(value: object) -> bytes:
-    """Protocol 2 as Python 2 wrote the official files: str is bytes, and arrays name numpy.core."""
+    """A pickle as Python 2 wrote the official files: protocol 2, str as bytes, and arrays that refer to numpy.core."""
     return b"\x80\x02" + _python2(value) + b"."
 
 
@@ -143,7 +143,7 @@ def write_mat(path: Path, batch: dict[str, np.ndarray]) -> None:
 
 
 def write_official(folder: Path, name: str, batches: Batches) -> dict[str, str]:
-    """Writes the archives that tfds downloads; returns the checksums to expect."""
+    """Writes the archives that tfds would download; returns their checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     if name == "svhn_cropped":
         for split, batch in batches.items():
@@ -155,7 +155,7 @@ def write_official(folder: Path, name: str, batches: Batches) -> dict[str, str]:
 
 
 def write_python(folder: Path, name: str, batches: Batches, *, unpacked: bool) -> dict[str, str]:
-    """Writes what torchvision leaves behind, one or the other; returns the checksums to expect."""
+    """Writes torchvision's archive, or its unpacked folder; returns their checksums."""
     members = {path: python2_pickle(content) for path, content in python_members(batches).items()}
     for path, data in members.items() if unpacked else ():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a trained network needs beside its weights to classify images."""
+"""Preprocessing and class names, which a trained network needs to classify images."""
 
 from dataclasses import dataclass
 
@@ -9,20 +9,20 @@ from jaxcnn.errors import require, require_choice, require_number, set_plain
 
 @dataclass(frozen=True)
 class Card:
-    """Which images a network reads, and what its outputs are called. An empty field is not known.
+    """How a network's images are preprocessed, and what its outputs are called. An empty field is unknown.
 
     Raises:
-        InputError: when a field holds something else; the message names the field.
+        InputError: when a field has an unusable value; the message names the field.
     """
 
     class_names: tuple[str, ...] = ()
-    """By label."""
+    """Names of the classes, in the order of the labels."""
     mean: tuple[float, ...] = ()
-    """Of each channel of the training images / 255."""
+    """Mean of each channel for pixels in [0, 1]. The network reads (pixels - mean) / std."""
     std: tuple[float, ...] = ()
-    """Standard deviation, likewise."""
+    """Standard deviation of each channel; see `mean`."""
     resize: Resize = "squash"
-    """How images of other sizes become squares."""
+    """How images of other sizes are resized to the network's square input."""
 
     def __post_init__(self) -> None:
         set_plain(self)
@@ -44,10 +44,10 @@ class Card:
         return Standardisation(self.mean, self.std)
 
     def check(self, model: ModelConfig) -> None:
-        """Refuses a card that is not this network's.
+        """Checks that the card fits a network.
 
         Raises:
-            InputError: when the number of names, means or deviations does not fit; the message names the field.
+            InputError: when the number of names, means or standard deviations is wrong; the message names the field.
         """
         for name, count, what in (
             ("class_names", model.num_classes, "class of the network"),

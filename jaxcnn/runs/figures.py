@@ -1,4 +1,4 @@
-"""Pictures and tables of a run."""
+"""Plots, and the confusion matrix."""
 
 import contextlib
 import os
@@ -18,19 +18,23 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def new_figure(path: Path, width: float, height: float) -> Iterator[Any]:
-    """A figure to draw on, written as PNG in the end. What the user has set for other figures has no effect on it."""
+    """Yields a matplotlib figure of this size in inches, and writes it as PNG at the end.
+
+    It uses matplotlib's default settings, whatever the user has configured.
+    """
     matplotlib = _import_matplotlib()
     defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
-    with matplotlib.rc_context(defaults), warnings.catch_warnings(action="ignore"):  # as of glyphs that a font lacks
+    with matplotlib.rc_context(defaults), warnings.catch_warnings(action="ignore"):  # such as missing glyphs
         figure = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
         yield figure
         write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
 def _import_matplotlib() -> Any:
-    """Imports matplotlib: late, as training need not wait for it, and whatever backend MPLBACKEND names.
+    """Imports matplotlib without the backend that MPLBACKEND names.
 
-    A notebook's processes inherit one that is only there in the notebook. None is needed to write a file.
+    A process started from a notebook inherits a MPLBACKEND that exists only in the notebook, and the import would fail.
+    Writing a file needs no backend. The import is late so that training does not wait for it.
     """
     named = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
     try:
@@ -40,16 +44,16 @@ def _import_matplotlib() -> Any:
             os.environ["MPLBACKEND"] = named
     if named is not None:
         with contextlib.suppress(ValueError):
-            matplotlib.rcParams["backend"] = named  # for others in this process
+            matplotlib.rcParams["backend"] = named  # for other code in this process
     return matplotlib
 
 
 _NAME_LENGTH = 24
-"""Characters of a class's name that a picture has room for."""
+"""Maximum number of characters of a class name in a plot."""
 
 
 def _label(name: str) -> str:
-    """A class's name in one line that is not too long for a picture."""
+    """A class name as one short printable line."""
     line = " ".join(name.encode(errors="replace").decode().split())
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
     return shown if len(shown) <= _NAME_LENGTH else f"{shown[: _NAME_LENGTH - 1]}\N{HORIZONTAL ELLIPSIS}"
@@ -58,13 +62,19 @@ def _label(name: str) -> str:
 def confusion_matrix(
     labels: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], num_classes: int
 ) -> np.ndarray[Any, Any]:
-    """int64 (num_classes, num_classes): images of each class (row) given each label (column)."""
+    """Counts images, int64 (num_classes, num_classes): rows are true classes, columns predicted classes.
+
+    Args:
+        labels: int (N,).
+        predictions: int (N,).
+        num_classes: number of classes.
+    """
     cells = labels.astype(np.int64) * num_classes + predictions
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def plot_curves(path: Path, records: "Sequence[EpochRecord]", best: int) -> None:
-    """Writes loss and accuracy by epoch as PNG; `best` is the index of the epoch whose weights are kept."""
+    """Plots loss and accuracy by epoch as PNG; `best` is the index of the record whose weights are kept."""
     epochs = [r.epoch for r in records]
     with new_figure(path, 10, 4) as figure:
         for axes, title, train, val in (
@@ -82,7 +92,7 @@ def plot_curves(path: Path, records: "Sequence[EpochRecord]", best: int) -> None
 
 
 def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequence[str]) -> None:
-    """Writes a confusion matrix as PNG, in percent of each class; names and numbers as far as they can be read."""
+    """Plots a confusion matrix as PNG, in percent of each true class. Numbers are shown for up to 20 classes."""
     count = len(class_names)
     names = [_label(name) for name in class_names]
     side = min(4 + 0.35 * count, 16)
@@ -104,7 +114,12 @@ def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequen
 
 
 def plot_comparison(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
-    """Writes validation accuracy (percent) by epoch as PNG: thin lines for runs, a thick one for the mean of a name."""
+    """Plots validation accuracy (percent) by epoch as PNG.
+
+    Args:
+        path: path of the file.
+        curves: for each label, the accuracies of its runs. Their mean is a thick line, each run a thin one.
+    """
     with new_figure(path, 8, 5) as figure:
         axes = figure.add_subplot()
         for i, (name, runs) in enumerate(curves.items()):

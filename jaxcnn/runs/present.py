@@ -1,4 +1,4 @@
-"""The pictures of a finished run, which can be made again from its folder."""
+"""The plots of a finished run, drawn from the files in its folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,17 +17,17 @@ from jaxcnn.training.records import EpochRecord
 
 
 def present(folder: Path) -> None:
-    """Makes what a finished run lacks of its pictures. A failure is a warning on stderr."""
+    """Draws the plots that a finished run does not have yet. A failure is a warning on stderr."""
     for name, draw in _PICTURES.items():
         if not (folder / name).exists():
             with only_warns(str(folder / name)):
-                for leftover in folder.glob(f"{TEMPORARY}{name}-*"):  # of a process that was killed
+                for leftover in folder.glob(f"{TEMPORARY}{name}-*"):  # from a killed process
                     leftover.unlink(missing_ok=True)
                 draw(folder)
 
 
 def remove_pictures(folder: Path) -> None:
-    """Removes the pictures of what a folder held before, so that `present` makes them."""
+    """Removes plots of an earlier result, so that `present` draws them again."""
     for name in _PICTURES:
         with only_warns(f"new {folder / name}"):
             (folder / name).unlink(missing_ok=True)
@@ -49,10 +49,10 @@ _PICTURES: dict[str, Callable[[Path], None]] = {"curves.png": _draw_curves, "con
 
 
 def read_metrics(folder: Path) -> list[EpochRecord]:
-    """The epochs in a run's `metrics.csv`.
+    """Reads a run's `metrics.csv`.
 
     Raises:
-        InputError: when it is missing or holds something else.
+        InputError: when it is missing or not such a table.
     """
     header, *rows = read_table(folder / "metrics.csv")
     try:
@@ -60,8 +60,8 @@ def read_metrics(folder: Path) -> list[EpochRecord]:
             raise ValueError("it holds no epoch")
         return [_record(dict(zip(header, row, strict=True))) for row in rows]
     except (ValueError, KeyError) as error:
-        told = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read: {reason(error)}"
-        raise InputError(f"{folder / 'metrics.csv'} {told}; --overwrite trains the run again") from error
+        problem = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read: {reason(error)}"
+        raise InputError(f"{folder / 'metrics.csv'} {problem}; --overwrite trains the run again") from error
 
 
 def _record(cells: dict[str, str]) -> EpochRecord:

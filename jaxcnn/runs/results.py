@@ -1,4 +1,4 @@
-"""The end of a run: the test set is read once, and what came of the run is on disk before anything is drawn."""
+"""Writing the results of a finished run."""
 
 import math
 import time
@@ -28,24 +28,24 @@ def write_results(
     tested: Evaluation,
     began: float,
 ) -> Summary:
-    """Writes arrays, metrics, the accuracy of each class and, last of all, `summary.json`.
+    """Writes arrays, metrics and the accuracy of each class. `summary.json` comes last: it marks the run as finished.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        dataset: whose test split was read.
-        records: of all epochs.
-        counts: parameters, as `masks.count_parameters` gives them.
-        tested: what the best weights do on the test set.
-        began: when this process began with the run, on `time.perf_counter`'s clock.
+        folder: the run's folder.
+        config: the run's configuration.
+        dataset: the data set, for the labels of its test split.
+        records: the records of all epochs.
+        counts: parameters, from `masks.count_parameters`.
+        tested: the evaluation of the best weights on the test set.
+        began: the time at which this process started the run, from `time.perf_counter`.
 
     Returns:
-        What `summary.json` holds. A test loss that is not finite is None there: JSON has no such number.
+        The content of `summary.json`. A test loss that is not finite becomes None, because JSON has no such number.
     """
     best = kept_epoch(records, config)
     loss, accuracy, logits = tested
     predictions = logits.argmax(-1).astype(np.int32)
-    write_metrics(folder, records)  # a process killed between checkpoint and table left a line too few
+    write_metrics(folder, records)  # again: a kill after the last checkpoint leaves a line out
     for name, values in (
         ("train_loss", [r.train_loss for r in records]),
         ("val_loss", [r.val_loss for r in records if r.val_loss is not None]),

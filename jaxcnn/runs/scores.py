@@ -1,4 +1,4 @@
-"""How well each class is recognised."""
+"""Accuracy by class."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class ClassScore(NamedTuple):
-    """One class on the test set."""
+    """The result of one class on the test set."""
 
     name: str
     images: int
@@ -15,17 +15,17 @@ class ClassScore(NamedTuple):
 
     @property
     def accuracy(self) -> float | None:
-        """Percent of the class's images (its recall); None if there are none."""
+        """Recall of the class in percent; None if it has no images."""
         return 100 * self.correct / self.images if self.images else None
 
 
 def class_scores(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> list[ClassScore]:
-    """The score of each class, from labels and predictions, int (N,)."""
+    """The score of each class; `labels` and `predictions` are int (N,)."""
     images = np.bincount(labels, minlength=len(names))
     correct = np.bincount(labels[labels == predictions], minlength=len(names))
     return [ClassScore(*each) for each in zip(names, images.tolist(), correct.tolist(), strict=True)]
 
 
 def balanced_accuracy(scores: Sequence[ClassScore]) -> float:
-    """Mean of the accuracies of the classes that have images, in percent: scikit-learn's balanced accuracy."""
+    """Mean accuracy in percent over the classes that have images, as scikit-learn's balanced accuracy."""
     return float(np.mean([score.accuracy for score in scores if score.accuracy is not None]))

@@ -1,4 +1,4 @@
-"""CSV files: written one way, and read as spreadsheets save them too."""
+"""CSV files, including those that spreadsheets save."""
 
 import codecs
 import csv
@@ -12,20 +12,23 @@ from jaxcnn.errors import InputError, reason
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as CSV, with commas and plain line ends; None is an empty cell."""
+    """Formats rows as CSV with commas and \\n; None becomes an empty cell."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """The rows that are not empty, names of the columns first.
+    """Reads a CSV file as saved by this program or a spreadsheet.
 
-    Cells may be divided by commas, semicolons or tabs (the most frequent in the first line), lines end in any way, and
-    the text be UTF-8 or, with a byte order mark, UTF-16. Short rows are filled with empty cells.
+    The separator is the most frequent of comma, semicolon and tab in the first line. Line ends may be of any kind. The
+    text is UTF-8, or UTF-16 with a byte order mark.
+
+    Returns:
+        The non-empty rows, the column names first. Short rows are filled with empty cells.
 
     Raises:
-        InputError: when the file is missing or no such table.
+        InputError: when the file is missing or not such a table.
     """
     try:
         data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The network of the original in PyTorch: what the Flax one is compared with, in results and in speed."""
+"""The original's network in PyTorch, which the Flax network is compared with."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
 
 
 class TorchCNN(nn.Module):
-    """The CNN that `config` describes, on images (B, C, H, W); its `state_dict` has the names of a `model.pth`."""
+    """The CNN that `config` describes, for images (B, C, H, W). Its `state_dict` has the names of a `model.pth`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ class TorchCNN(nn.Module):
         return self.head(self.features(x))
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """What the blocks make of images, flat: (B, C * H' * W')."""
+        """Output of the blocks, flattened: (B, C * H' * W')."""
         for block in self.blocks:
             x = block(x)
         return x.flatten(1)
 
     def head(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, num_classes) of flat features."""
+        """Logits (B, num_classes) from flattened features."""
         x = self.act(self.fc1(self.dropout(x)))
         x = self.act(self.fc2(self.dropout(x)))
         logits: torch.Tensor = self.fc3(x)
@@ -63,7 +63,7 @@ class TorchCNN(nn.Module):
 
 
 def torch_network(state_dict: Mapping[str, Any], config: ModelConfig) -> TorchCNN:
-    """The network with these weights; their names and shapes must be its own."""
+    """Makes a network in training mode with these weights, whose names and shapes must match exactly."""
     network = TorchCNN(config)
     network.load_state_dict(state_dict, strict=True)
     return network
