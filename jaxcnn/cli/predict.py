@@ -11,6 +11,7 @@ from jaxcnn.cli.flags import parse_flags
 from jaxcnn.config.experiment import Device
 from jaxcnn.config.network import Resize, Untold
 from jaxcnn.errors import InputError, local_path, require_int
+from jaxcnn.weights.pretrained import DEFAULT, locate_weights
 
 if TYPE_CHECKING:
     from jaxcnn.runs.predictions import Prediction
@@ -23,8 +24,9 @@ class Flags(Untold):
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE_OR_FOLDER ...")]
     """Image files, and folders, which stand for all files in and below them."""
-    model: Path
-    """The network: a run's folder, a model.safetensors or model.pth, or an Orbax checkpoint."""
+    model: Path = DEFAULT
+    """The network: a run's folder, a published model's, a model.safetensors or model.pth, an Orbax checkpoint, or the
+    name of weights that come with the project."""
     top_k: int | None = None
     """How many classes of each image the table shows; 3, or all if there are fewer."""
     csv: Path | None = None
@@ -65,7 +67,7 @@ def predict(flags: Flags) -> None:
     for argument in (local_path("images", each) for each in flags.images):
         files |= {file: argument for file in image_files(argument) if file not in files}
     select_device(flags.device)
-    model = local_path("--model", flags.model)
+    model = locate_weights(local_path("--model", flags.model))
     classifier = read_classifier(
         model,
         flags,

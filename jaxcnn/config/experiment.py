@@ -132,7 +132,8 @@ class TransferConfig(Untold, ExperimentConfig):
     """One transfer: a run that begins with weights from elsewhere. `data` is the target."""
 
     source: Path = Path("runs/cifar10")
-    """The weights: a run's folder, an Orbax checkpoint, a model.pth or a .safetensors file."""
+    """The weights: a run's folder, a published model's, an Orbax checkpoint, a model.pth or a .safetensors file, or the
+    name of weights that come with the project (cifar10-shallow)."""
     head: Head = "fc3"
     """What is always new: the last layer, or the whole classifier (fc1, fc2 and fc3)."""
     dropout_rate: float | None = None

@@ -150,11 +150,12 @@ def load(
 ) -> Classifier:
     """A trained network that classifies images: `jaxcnn.load("runs/cifar10").predict("photo.jpg")`.
 
-    A run's folder, and a `model.safetensors` that a run wrote, tell all that is needed. What other files do not tell
+    A run's folder, a published model's, a `model.safetensors` of theirs and weights that come with the project
+    (`jaxcnn.load("cifar10-shallow")`) tell all that is needed. What other files do not tell
     comes from the arguments; each of them also replaces what a file tells.
 
     Args:
-        path: a run's folder, an Orbax checkpoint, or a file that torch.save or safetensors wrote.
+        path: a folder, an Orbax checkpoint, a file that torch.save or safetensors wrote, or a name of weights.
         input_size: height and width that the network reads.
         apply_pooling: which blocks (1 or 0 for each) end in a pool.
         activation_function: of the network.

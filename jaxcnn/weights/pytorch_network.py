@@ -98,13 +98,14 @@ class TorchClassifier(nn.Module):
         self.class_names: list[str] = config["class_names"]
         self.size, self.channels = config["model"]["input_size"], config["model"]["in_channels"]
         self.resize = config["resize"]
+        self.temperature: float = config.get("temperature", 1.0)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(config[name]).view(-1, 1, 1), persistent=False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Probabilities, float32 (N, K), of uint8 (N, C, H, W) that have the network's own size."""
         logits: torch.Tensor = self.network((pixels / 255 - self.mean) / self.std)
-        return logits.softmax(1)
+        return (logits / self.temperature).softmax(1)
 
     @torch.inference_mode()
     def predict_proba(self, images: Any, batch_size: int = 256) -> torch.Tensor:

@@ -20,22 +20,25 @@ from jaxcnn.model import CNN, init_variables, key_of
 from jaxcnn.weights.card import Described, from_metadata, of_run
 from jaxcnn.weights.convert import from_torch, infer_config, to_arrays
 from jaxcnn.weights.files import load_file, read_metadata, refuse_folder
+from jaxcnn.weights.pretrained import locate_weights
 from jaxcnn.weights.state_dicts import find_network
 from jaxcnn.weights.transfer import Source, transplant
 
 
 def read_source(path: Path, given: Untold | None = None) -> Source:
-    """Weights from a run's folder, an Orbax checkpoint, or a file that `torch.save` or safetensors wrote.
+    """Weights from a folder, an Orbax checkpoint, a file of `torch.save` or safetensors, or those of a name.
 
-    What a weight file cannot tell comes from `given`, else from its metadata (of a safetensors file that this program
-    wrote), else from a `config.json` beside it, else is assumed.
+    A folder is a run's or a published model's; names are those of `jaxcnn.weights.pretrained`. What a weight file
+    cannot tell comes from `given`, else from its metadata (of a safetensors file that this program wrote), else from a
+    `config.json` beside it, else is assumed.
 
     Raises:
         InputError: when nothing usable is there, or the weights and the configuration disagree.
     """
-    given = given or Untold()
+    given, path = given or Untold(), locate_weights(path)
     if is_there(path) and path.is_dir():
-        if not is_there(path / "model.pth"):
+        file = next((path / name for name in ("model.pth", "model.safetensors") if is_there(path / name)), None)
+        if file is None:
             from jaxcnn.weights.weights_only import load_weights
 
             refuse_folder(path)
@@ -44,7 +47,7 @@ def read_source(path: Path, given: Untold | None = None) -> Source:
                 changed = given.change(config)
                 variables, config = from_torch(to_arrays(variables, config), changed), changed
             return Source(variables, config, [])
-        path = path / "model.pth"
+        path = file
     state_dict, assumed, notes = find_network(load_file(path), path)
     beside = path.parent / "config.json"
     where, described = "its metadata", from_metadata(read_metadata(path), path)
@@ -113,7 +116,8 @@ def create_transfer_model(
     """A network for another task from saved weights: `model, variables, mask = create_transfer_model(...)`.
 
     Args:
-        source: a run's folder, an Orbax checkpoint, or a file that torch.save or safetensors wrote.
+        source: a run's folder, a published model's, an Orbax checkpoint, a file that torch.save or safetensors wrote,
+            or "cifar10-shallow".
         num_classes: of the target.
         mask: what is frozen; `scratch` ignores the source's weights.
         freeze_until_block: the last block that `partial` freezes, counted from 0.
