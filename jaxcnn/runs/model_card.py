@@ -32,6 +32,10 @@ _COLUMNS = {"images": "{:.0f}", "accuracy": "{:.2f}", "precision": "{:.4f}", "re
 class About(NamedTuple):
     """What a run's folder does not tell, as Markdown; nothing is said of what is empty."""
 
+    name: str = ""
+    """Of weights that come with the project; of others it is the run's."""
+    dataset: str = ""
+    """What to call the data set, if not as the run does."""
     license: str = "unknown"
     """As the Hugging Face hub abbreviates it."""
     origin: str = ""
@@ -111,9 +115,9 @@ def card_text(
     environment.filters |= {"quoted": lambda value: json.dumps(value, ensure_ascii=False), "text": _text}
     shown = [(title, form.format(summary[key])) for key, title, form in _FIGURES if summary.get(key) is not None]
     return environment.get_template("model_card.md").render(
-        **about._asdict(),
-        name=summary["name"],
-        dataset=_HUB.get(summary["dataset"], summary["dataset"]),
+        about=about,
+        name=about.name or summary["name"],
+        dataset=about.dataset or _HUB.get(summary["dataset"], summary["dataset"]),
         summary=summary,
         model=model,
         class_names=class_names,
@@ -137,7 +141,7 @@ def _settings(training: Mapping[str, Any], summary: Mapping[str, Any], about: Ab
     optim, train, data, freeze = (training[name] for name in ("optim", "train", "data", "freeze"))
     versions = training.get("versions", {})
     rows = {
-        "epochs": f"{summary['epochs']}, of at most {train.get('epochs')}; ended as: {summary['stopped']}",
+        "epochs": f"{summary['epochs']} of at most {train.get('epochs')} ({summary['stopped']})",
         "weights": f"those of epoch {summary['best_epoch']}",
         "seed": training["seed"],
         "batch size": train.get("batch_size"),

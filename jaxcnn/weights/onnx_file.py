@@ -1,6 +1,9 @@
 """A network as an ONNX file, by PyTorch's exporter."""
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,8 +27,10 @@ def write_onnx(path: Path, classifier: TorchClassifier) -> None:
     import torch
 
     pixels = torch.zeros(2, classifier.channels, classifier.size, classifier.size, dtype=torch.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what the exporter will do otherwise in later versions
+    with (
+        warnings.catch_warnings(action="ignore"),
+        _only_errors("torch.onnx"),
+    ):  # it tells of its plans, and of torchvision
         torch.onnx.export(
             classifier,
             (pixels,),
@@ -37,3 +42,12 @@ def write_onnx(path: Path, classifier: TorchClassifier) -> None:
             external_data=False,
             verbose=False,
         )
+
+
+@contextmanager
+def _only_errors(logger: str) -> Iterator[None]:
+    logs = logging.getLogger(logger)
+    level = logs.level
+    logs.setLevel(logging.ERROR)
+    yield
+    logs.setLevel(level)
