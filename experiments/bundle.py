@@ -77,7 +77,7 @@ def bundle(flags: Flags) -> None:
     before = trained.predict_proba(test.images)
     if abs(_accuracy(before, test.labels) - read_summary(run / "summary.json")["test_accuracy"]) > 0.1:
         raise InputError(f"the test images are not those of {run}: its accuracy on them is another; give --data-dir")
-    rounded = _to_float16(trained.variables)
+    rounded = to_float16(trained.variables)
     with TemporaryDirectory() as folder:  # what is measured is what is read back
         write_state_dict(Path(folder) / file.name, rounded, model, to_metadata(model, card))
         after = read_classifier(Path(folder) / file.name, Untold()).predict_proba(test.images)
@@ -103,7 +103,12 @@ def _kind(run: Path) -> type[ExperimentConfig]:
     return TransferConfig if "source" in read_json(run / "config.json") else ExperimentConfig
 
 
-def _to_float16(variables: Any) -> Any:
+def to_float16(variables: Any) -> Any:
+    """The variables with float16 in place of other floating-point numbers.
+
+    Raises:
+        InputError: when one is too large for that.
+    """
     import jax
 
     def rounded(leaf: Any) -> Array:

@@ -56,17 +56,17 @@ class Refuse:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Refuse())
-folder, given, found = sys.argv[1:]
+folder, given = sys.argv[1:]
 sys.path.insert(0, folder)
 from model import load
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 classifier, images = load(folder), load_file(given)["images"]
 probabilities = classifier.predict_proba(images)
 names = [classifier.class_names[i] for i in probabilities.argmax(1)]
 assert classifier.predict(images) == classifier.predict(list(images)) == names
 assert {"jax", "numpy", "jaxcnn"}.isdisjoint(sys.modules)
-save_file({"probabilities": probabilities}, found)
+print(probabilities.tolist())
 """
 
 
@@ -74,10 +74,10 @@ def probabilities_elsewhere(python: Path | str, published: Path, folder: Path) -
     """Of the 64 images, by another Python with the published folder and nothing of this project."""
     shutil.copytree(published, folder / "model")
     save_file({"images": pixels()}, folder / "images.safetensors")
-    words = [python, "-I", "-W", "ignore", "-c", ALONE, "model", "images.safetensors", "found.safetensors"]
+    words = [python, "-I", "-W", "ignore", "-c", ALONE, "model", "images.safetensors"]
     done = subprocess.run(list(map(str, words)), cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return load_file(folder / "found.safetensors")["probabilities"].numpy()
+    return np.array(json.loads(done.stdout))
 
 
 def test_the_folder_alone_gives_the_runs_probabilities(published: Path, finished: Path, tmp_path: Path) -> None:
