@@ -51,7 +51,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names} == {"jaxcnn", f"jaxcnn-{jaxcnn.__version__}.dist-info"}
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "jaxcnn").rglob("*.py")}
-    data = {str(path.relative_to(ROOT)) for folder in DATA for path in (ROOT / "jaxcnn" / folder).iterdir()}
+    data = {str(path.relative_to(ROOT)) for folder in DATA for path in (ROOT / "jaxcnn" / folder).glob("*")}
     assert {name for name in names if name.startswith("jaxcnn/")} == code | data | {"jaxcnn/py.typed"}
 
 
