@@ -17,10 +17,8 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from jaxcnn.cli.config_file import read_config
 from jaxcnn.cli.flags import parse_flags
 from jaxcnn.cli.main import main
-from jaxcnn.config.experiment import ExperimentConfig, TransferConfig
 from jaxcnn.config.network import Untold
 from jaxcnn.errors import InputError, local_path
 from jaxcnn.files import write_text
@@ -57,8 +55,8 @@ def bundle(flags: Flags) -> None:
         InputError: when the run cannot be used, its test images are others than it had, or float16 cannot hold it.
     """
     from jaxcnn.data.sets import load_dataset
-    from jaxcnn.runs.folder import read_summary
-    from jaxcnn.runs.model_card import About, card_text, require_finished
+    from jaxcnn.runs.finished import read_finished
+    from jaxcnn.runs.model_card import About, card_text
     from jaxcnn.weights.card import to_metadata
     from jaxcnn.weights.classifier import read_classifier
     from jaxcnn.weights.files import write_state_dict
@@ -66,16 +64,17 @@ def bundle(flags: Flags) -> None:
     run, file = local_path("run", flags.run), local_path("file", flags.file)
     if file.suffix != ".safetensors":
         raise InputError(f"{file} is not usable: give the name of a .safetensors file")
-    require_finished(run)
+    finished = read_finished(run)
     trained = read_classifier(run, Untold())
     model, card = trained.config, trained.card
-    config = read_config(run / "config.json", _kind(run))
-    data = config.data
+    data = finished.config.data
     if flags.data_dir is not None:
         data = replace(data, dir=local_path("--data-dir", flags.data_dir))
-    test = load_dataset(data, input_size=model.input_size, in_channels=model.in_channels, seed=config.seed).test
+    test = load_dataset(
+        data, input_size=model.input_size, in_channels=model.in_channels, seed=finished.config.seed
+    ).test
     before = trained.predict_proba(test.images)
-    if abs(_accuracy(before, test.labels) - read_summary(run / "summary.json")["test_accuracy"]) > 0.1:
+    if abs(_accuracy(before, test.labels) - finished.summary["test_accuracy"]) > 0.1:
         raise InputError(f"the test images are not those of {run}: its accuracy on them is another; give --data-dir")
     rounded = to_float16(trained.variables)
     with TemporaryDirectory() as folder:  # what is measured is what is read back
@@ -90,17 +89,11 @@ def bundle(flags: Flags) -> None:
         hardware=flags.hardware,
         rounding=_compared(before, after, test.labels),
     )
-    text = card_text(run, model, card, trained.classes.tolist(), about)
+    text = card_text(finished, card, trained.classes.tolist(), about)
     write_state_dict(file, rounded, model, to_metadata(model, card))
     write_text(file.with_suffix(".md"), text)
     print(about.rounding)
     print(f"wrote {file} ({file.stat().st_size:,} bytes) and {file.with_suffix('.md')}")
-
-
-def _kind(run: Path) -> type[ExperimentConfig]:
-    from jaxcnn.runs.folder import read_json
-
-    return TransferConfig if "source" in read_json(run / "config.json") else ExperimentConfig
 
 
 def to_float16(variables: Any) -> Any:

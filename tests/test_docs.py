@@ -164,7 +164,7 @@ def test_the_python_examples_of_the_readme_and_of_predictions_run(
     assert run_examples(README)["model"].config.num_classes == 10
     assert run_examples(ROOT / "docs" / "predict.md")["probabilities"].shape == (2, 10)
     pages = {path.name for path, page in PAGES.items() if blocks(page, "python")}
-    assert pages == {"README.md", "data.md", "predict.md", "python.md"}
+    assert pages == {"README.md", "data.md", "predict.md", "publish.md", "python.md"}
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ def test_what_cannot_be_bundled_is_refused(finished: Path, tmp_path: Path, monke
     assert "no folder of a finished run" in message(lambda: bundle.program([str(tmp_path), str(out), *told]))
     variables = jaxcnn.init_variables(MODEL, jax.random.key(0))
     assert "larger than float16" in message(lambda: bundle.to_float16(jax.tree.map(lambda leaf: leaf + 1e5, variables)))
-    monkeypatch.setattr("jaxcnn.runs.folder.read_summary", lambda path: {"test_accuracy": 3.0})
+    monkeypatch.setattr(bundle, "_accuracy", lambda probabilities, labels: 3.0)
     assert "the test images are not those of" in message(lambda: bundle.program([str(finished), str(out), *told]))
     assert list(tmp_path.iterdir()) == []
 

@@ -1,6 +1,7 @@
 """A run's network as a folder to hand on: what is in it, and that it works elsewhere."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 from packaging.requirements import Requirement
+from PIL import Image
 from refusals import message
 from safetensors.torch import load_file, save_file
 from tiny_run import MODEL, TINY, ended, rows, weights
@@ -27,6 +29,7 @@ from jaxcnn.weights import onnx_file, pytorch_network
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
+ROOT = Path(__file__).parent.parent
 DIGITS = load_dataset(TINY.data, input_size=8, in_channels=1, seed=0)
 FILES = {"README.md", "config.json", "confusion.png", "curves.png", "model.py", "model.safetensors"}
 
@@ -145,6 +148,23 @@ def test_the_card_tells_what_the_run_did_and_nothing_of_this_machine(published: 
         assert str(Path.home()) not in file.read_text()
 
 
+def test_the_examples_of_the_card_and_of_the_page_run(
+    published: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = pixels()[:3]
+    found = [str(label) for label in wanted(finished)[:3].argmax(1)]
+    Image.fromarray(images[0, 0].numpy()).save(tmp_path / "photo.jpg", format="PNG")
+    monkeypatch.syspath_prepend(published)
+    monkeypatch.delitem(sys.modules, "model", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for page in (published / "README.md", ROOT / "docs/publish.md"):
+        text = re.sub(r"\"(\.|published/digits)\"", repr(str(published)), page.read_text())
+        for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+            exec(example, {"images": images})
+    assert capsys.readouterr().out.splitlines() == [str(found), f"['{found[0]}']", str(found)]
+    del sys.modules["model"]
+
+
 def test_names_and_titles_are_text_in_the_card(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -216,8 +236,6 @@ def test_images_become_squares_as_in_training(resize: str) -> None:
 
 
 def test_pillows_images_are_read_as_they_are_to_be_seen(published: Path) -> None:
-    from PIL import Image
-
     classifier = pytorch_network.load(published)
     array = DIGITS.test.images[0, ..., 0]
     picture = Image.fromarray(array)
@@ -267,6 +285,19 @@ def test_what_cannot_be_published_is_refused(finished: Path, tmp_path: Path, mon
         (finished, About(license="mit\n"), "license='mit\\n'"),
     ):
         assert told in message(lambda given=given, about=about: publish(given, tmp_path / "out", about))
+    (run / "summary.json").write_bytes((finished / "summary.json").read_bytes())
+    for name, found, told in (
+        ("classes.csv", "class,images\na,b\n", "classes.csv cannot be read: could not convert"),
+        ("classes.csv", "name,images\na,3\n", "classes.csv has no column class"),
+        ("config.json", '{"resolved": {"images": 3}}', "config.json: images=3 or"),
+        ("config.json", '{"resolved": {"images": {"train": 3}}}', "config.json: images.validation=None"),
+        ("config.json", '{"optim": {"learning_rate": "x"}}', "config.json: optim.learning_rate='x'"),
+        ("config.json", "{", "config.json cannot be read"),
+    ):
+        kept = (run / name).read_bytes()
+        (run / name).write_text(found)
+        assert f"{run}/{told}" in message(lambda: publish(run, tmp_path / "out", About()))
+        (run / name).write_bytes(kept)
     monkeypatch.setattr(onnx_file, "find_spec", lambda name: None if name == "onnxscript" else name)
     told = message(lambda: publish(finished, tmp_path / "out", About(), onnx=True))
     assert told == "--onnx needs onnxscript, which the extra onnx has: pip install 'jaxcnn[onnx]'"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from jaxcnn.errors import InputError, MachineError, reason, require
 from jaxcnn.files import is_there, whole_folder, write_json, write_text
-from jaxcnn.runs.model_card import About, card_text, require_finished, training_settings
+from jaxcnn.runs.finished import read_finished, training_settings
+from jaxcnn.runs.model_card import About, card_text
 from jaxcnn.runs.present import present
 from jaxcnn.weights import pytorch_network
 from jaxcnn.weights.card import KEY, to_metadata
@@ -38,7 +39,7 @@ def publish(run: Path, folder: Path, about: About, *, onnx: bool = False, overwr
     """
     named = about.license.replace("-", "").replace(".", "").isalnum()
     require(named, "license", about.license, "give an abbreviation as mit, apache-2.0 or cc-by-4.0, or unknown")
-    require_finished(run)
+    finished = read_finished(run)
     if onnx:
         require_onnx()
     if is_there(folder) and not (overwrite and is_there(folder / MODEL)):
@@ -53,13 +54,15 @@ def publish(run: Path, folder: Path, about: About, *, onnx: bool = False, overwr
         with whole_folder(folder) as new:
             write_state_dict(new / "model.safetensors", variables, model, to_metadata(model, card))
             described = json.loads(to_metadata(model, card)[KEY])
-            write_json(new / "config.json", {**described, "class_names": names, "training": training_settings(run)})
+            write_json(
+                new / "config.json", {**described, "class_names": names, "training": training_settings(finished)}
+            )
             write_text(new / MODEL, Path(pytorch_network.__file__).read_text(encoding="utf-8"))
             figures = {file: title for file, title in _PICTURES.items() if (run / file).is_file()}
             for file in figures:
                 shutil.copyfile(run / file, new / file)
             if onnx:
                 write_onnx(new / "model.onnx", pytorch_network.load(new))
-            write_text(new / "README.md", card_text(run, model, card, names, about, figures=figures, onnx=onnx))
+            write_text(new / "README.md", card_text(finished, card, names, about, figures=figures, onnx=onnx))
     except OSError as error:
         raise MachineError(f"cannot write {folder}: {reason(error)}; free space or give another destination") from error
