@@ -23,8 +23,8 @@ _FIGURES = (
     ("calibration_error", "expected calibration error", "{:.4f}"),
     ("temperature", "temperature, fitted on the validation images", "{:.3f}"),
 )
-_COLUMNS = {"images": "{:.0f}", "accuracy": "{:.2f}", "precision": "{:.4f}", "recall": "{:.4f}", "f1": "{:.4f}"}
-"""What is shown of `classes.csv`, where it is there, and how."""
+_COLUMNS = {"images": "{:.0f}", "accuracy": "{:.2f}", "precision": "{:.4f}", "f1": "{:.4f}"}
+"""What is shown of `classes.csv`, where it is there, and how. Recall is what it calls accuracy."""
 
 
 class About(NamedTuple):

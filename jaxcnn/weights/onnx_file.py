@@ -49,5 +49,7 @@ def _only_errors(logger: str) -> Iterator[None]:
     logs = logging.getLogger(logger)
     level = logs.level
     logs.setLevel(logging.ERROR)
-    yield
-    logs.setLevel(level)
+    try:
+        yield
+    finally:
+        logs.setLevel(level)
