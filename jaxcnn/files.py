@@ -4,8 +4,11 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,29 @@ def write_whole(path: Path, save: Callable[[Path], object]) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to be filled, which takes its place, or that of an older one, once the block ends without an error.
+
+    Raises:
+        OSError: when it cannot be made or moved.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=folder.parent.absolute(), prefix=f"{TEMPORARY}{folder.name}-"))
+    try:
+        (aside / "new").mkdir()
+        yield aside / "new"
+        if folder.exists():
+            os.replace(folder, aside / "old")
+        os.replace(aside / "new", folder)
+    finally:
+        if not folder.exists():  # the last step failed: what was there goes back
+            with suppress(OSError):
+                os.replace(aside / "old", folder)
+        if folder.exists() or not (aside / "old").exists():
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -169,7 +169,7 @@ def test_a_prefix_of_tensorflows_is_called_that(tmp_path: Path) -> None:
         ("saved_model.pb", "is a TensorFlow SavedModel"),
         ("adapter_config.json", "merge_and_unload"),
         ("model.safetensors.index.json", "holds weights in several files"),
-        ("model.safetensors", "give the model.safetensors in it"),
+        ("model.safetensors", "model.safetensors is empty"),
         ("pytorch_model.bin", "give the pytorch_model.bin in it"),
     ],
 )

@@ -18,6 +18,7 @@ PROGRAMS = {
     "transfer": "transfer saved weights to another data set",
     "predict": "classify images with a trained network",
     "convert": "convert weights between PyTorch, safetensors and checkpoints",
+    "publish": "write a run's network as a folder to hand on, with a card",
     "quickstart": "pretrain, transfer and compare on images that need no download",
 }
 """The programs and what they do."""

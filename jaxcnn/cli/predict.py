@@ -11,6 +11,7 @@ from jaxcnn.cli.flags import parse_flags
 from jaxcnn.config.experiment import Device
 from jaxcnn.config.network import NetworkOverrides, Resize
 from jaxcnn.errors import InputError, local_path, require_int
+from jaxcnn.weights.pretrained import DEFAULT, locate_weights
 
 if TYPE_CHECKING:
     from jaxcnn.runs.predictions import Prediction
@@ -23,8 +24,9 @@ class Flags(NetworkOverrides):
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE_OR_FOLDER ...")]
     """Image files, and folders, of which all files are classified, in subfolders too."""
-    model: Path
-    """The network: a run's folder, a model.safetensors or model.pth, or an Orbax checkpoint."""
+    model: Path = DEFAULT
+    """The network: a run's folder, a published model's folder, a model.safetensors or model.pth, an Orbax checkpoint,
+    or the name of weights that come with the project."""
     top_k: int | None = None
     """Number of classes that the table shows for each image; if not given, 3 or all."""
     csv: Path | None = None
@@ -66,7 +68,7 @@ def predict(flags: Flags) -> None:
     for argument in (local_path("images", each) for each in flags.images):
         files |= {file: argument for file in image_files(argument) if file not in files}
     select_device(flags.device)
-    model = local_path("--model", flags.model)
+    model = locate_weights(local_path("--model", flags.model))
     classifier = read_classifier(
         model,
         flags,

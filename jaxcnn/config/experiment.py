@@ -133,7 +133,8 @@ class TransferConfig(NetworkOverrides, ExperimentConfig):
     """A transfer: a run that starts from saved weights. `data` is the target data set."""
 
     source: Path = Path("runs/cifar10")
-    """The weights: a run's folder, an Orbax checkpoint, a model.pth or a .safetensors file."""
+    """The weights: a run's folder, a published model's, an Orbax checkpoint, a model.pth or a .safetensors file, or the
+    name of weights that come with the project (cifar10-shallow)."""
     head: Head = "fc3"
     """Which layers start with new weights: fc3, or all of fc1, fc2 and fc3."""
     dropout_rate: float | None = None

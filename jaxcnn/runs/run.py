@@ -42,6 +42,7 @@ from jaxcnn.weights.card import to_metadata
 from jaxcnn.weights.checkpoint import Progress, open_checkpoints
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict
+from jaxcnn.weights.pretrained import locate_weights, or_a_name
 from jaxcnn.weights.source import read_source
 from jaxcnn.weights.transfer import Source, transplant
 
@@ -187,10 +188,10 @@ def open_source(config: TransferConfig) -> Source:
     Raises:
         InputError: when they do not exist or cannot be read.
     """
-    if not is_there(config.source):
+    if not is_there(locate_weights(config.source)):
         raise InputError(
             f"source={str(config.source)!r} does not exist; train one with jaxcnn cifar10, "
-            "or give --source a run's folder or a model.pth"
+            f"or give --source a run's folder or a model.pth{or_a_name()}"
         )
     source = read_source(config.source, config)
     if config.dropout_rate is not None:
@@ -205,7 +206,8 @@ def first_variables(config: ExperimentConfig, source: Source | None) -> tuple[di
         return dict(init_variables(config.model, key)), []
     notes = [f"assumed of the source, whose files do not say: {assumption}" for assumption in source.assumed]
     notes += [f"source: {note}" for note in source.notes]
-    if is_unfinished(config.source if config.source.is_dir() else config.source.parent):
+    path = locate_weights(config.source)
+    if is_unfinished(path if path.is_dir() else path.parent):
         notes.append(f"the run in {config.source} is not finished; its best epoch so far is used")
     if config.freeze.mask == "scratch":
         return dict(init_variables(config.model, key)), [*notes, f"no weights are used from {config.source}"]

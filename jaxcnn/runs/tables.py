@@ -18,6 +18,21 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
+def markdown_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, with nothing in its cells read as markup."""
+    lines = [[escape_markdown(cell) for cell in cells] for cells in (header, *rows)]
+    lines.insert(1, ["---"] * len(header))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~])")
+
+
+def escape_markdown(text: str) -> str:
+    """A text with nothing in it read as markup."""
+    return _MARKDOWN.sub(r"\\\1", text)
+
+
 def read_table(path: Path) -> list[list[str]]:
     """Reads a CSV file as saved by this program or a spreadsheet.
 

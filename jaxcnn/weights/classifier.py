@@ -148,16 +148,19 @@ def load(
 ) -> Classifier:
     """Loads a trained network to classify images with.
 
-    A run's folder and its `model.safetensors` contain all that is needed. For other files, arguments give what they do
-    not contain. An argument also replaces what a file contains.
+    A run's folder, a published model's folder, their `model.safetensors`, and the weights that come with the project
+    contain all that is needed. For other files, arguments give what they do not contain. An argument also replaces what
+    a file contains.
 
     Example:
         ```python
         jaxcnn.load("runs/cifar10").predict("photo.jpg")
+        jaxcnn.load("cifar10-shallow").predict("photo.jpg")
         ```
 
     Args:
-        path: a run's folder, an Orbax checkpoint, or a file that torch.save or safetensors wrote.
+        path: a folder, an Orbax checkpoint, a file that torch.save or safetensors wrote, or the name of weights that
+            come with the project.
         input_size: height and width of the network's input, in pixels.
         apply_pooling: whether (1 or 0) each block ends in a pool.
         activation_function: the network's activation.

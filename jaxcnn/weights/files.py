@@ -16,6 +16,7 @@ from jaxcnn.config.network import ModelConfig
 from jaxcnn.errors import InputError, JaxcnnError, is_out_of_memory, reason, unreadable
 from jaxcnn.files import is_there, write_whole
 from jaxcnn.weights.convert import to_arrays
+from jaxcnn.weights.pretrained import or_a_name
 from jaxcnn.weights.state_dicts import find_network
 from jaxcnn.weights.torch_file import save_torch_file
 
@@ -71,7 +72,6 @@ _FOLDERS: tuple[tuple[str, str, str], ...] = (
     ("saved_model.pb", "is a TensorFlow SavedModel", _FROM_ELSEWHERE),
     ("adapter_config.json", "holds an adapter (LoRA, PEFT)", "merge it (merge_and_unload) and save the network"),
     ("*.index.json", "holds weights in several files", "load them all and save them as one file"),
-    ("model.safetensors", "is a folder of Hugging Face's", "give the model.safetensors in it"),
     ("pytorch_model.bin", "is a folder of Hugging Face's", "give the pytorch_model.bin in it"),
 )
 
@@ -90,7 +90,7 @@ def load_file(path: Path) -> Any:
         beside = path.with_name(path.name + ".index")
         if is_there(beside):
             raise InputError(f"{path} is a TensorFlow checkpoint; {_FROM_ELSEWHERE}")
-        raise InputError(f"{path} does not exist; give the path of a model.pth or .safetensors file")
+        raise InputError(f"{path} does not exist; give the path of a model.pth or .safetensors file{or_a_name()}")
     try:
         with path.open("rb") as file:
             head = file.read(4096)
@@ -294,12 +294,10 @@ def write_state_dict(
     def save(temporary: Path) -> None:
         if path.suffix != ".safetensors":
             return save_torch_file(temporary, arrays)
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
-        try:
-            save_file({name: np.array(array, order="C") for name, array in arrays.items()}, temporary, metadata)
-        except SafetensorError as error:
-            raise OSError(reason(error)) from error
+        # Its `save_file` would put a file in place of the temporary one, which none but its owner may read.
+        temporary.write_bytes(save({name: np.array(array, order="C") for name, array in arrays.items()}, metadata))
+        return None
 
     write_whole(path, save)

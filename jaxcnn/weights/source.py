@@ -20,12 +20,15 @@ from jaxcnn.model import CNN, init_variables, key_of
 from jaxcnn.weights.card import NetworkDescription, card_of_run, from_metadata
 from jaxcnn.weights.convert import from_torch, infer_config, to_arrays
 from jaxcnn.weights.files import load_file, read_metadata, refuse_folder
+from jaxcnn.weights.pretrained import locate_weights
 from jaxcnn.weights.state_dicts import find_network
 from jaxcnn.weights.transfer import Source, transplant
 
 
 def read_source(path: Path, given: NetworkOverrides | None = None) -> Source:
-    """Reads weights from a run's folder, an Orbax checkpoint, or a file that `torch.save` or safetensors wrote.
+    """Reads weights from a folder, an Orbax checkpoint, a file that `torch.save` or safetensors wrote, or by name.
+
+    A folder is a run's or a published model's. Names are those of `jaxcnn.weights.pretrained`.
 
     A setting that a weight file does not contain comes from the first of these that has it:
 
@@ -37,9 +40,10 @@ def read_source(path: Path, given: NetworkOverrides | None = None) -> Source:
     Raises:
         InputError: when there are no usable weights, or the weights and the configuration disagree.
     """
-    given = given or NetworkOverrides()
+    given, path = given or NetworkOverrides(), locate_weights(path)
     if is_there(path) and path.is_dir():
-        if not is_there(path / "model.pth"):
+        file = next((path / name for name in ("model.pth", "model.safetensors") if is_there(path / name)), None)
+        if file is None:
             from jaxcnn.weights.weights_only import load_weights
 
             refuse_folder(path)
@@ -48,7 +52,7 @@ def read_source(path: Path, given: NetworkOverrides | None = None) -> Source:
                 changed = given.apply(config)
                 variables, config = from_torch(to_arrays(variables, config), changed), changed
             return Source(variables, config, [])
-        path = path / "model.pth"
+        path = file
     state_dict, assumed, notes = find_network(load_file(path), path)
     beside = path.parent / "config.json"
     where, described = "its metadata", from_metadata(read_metadata(path), path)
@@ -122,7 +126,8 @@ def create_transfer_model(
         ```
 
     Args:
-        source: a run's folder, an Orbax checkpoint, or a file that torch.save or safetensors wrote.
+        source: a run's folder, a published model's folder, an Orbax checkpoint, a file that torch.save or safetensors
+            wrote, or "cifar10-shallow".
         num_classes: number of classes of the new task.
         mask: `frozen` freezes all blocks, `partial` blocks 0 to `freeze_until_block`, `full` nothing. `scratch` freezes
             nothing and ignores the source's weights.

@@ -1,10 +1,6 @@
 """Orbax checkpoints of weights and their network, without the state of a training run."""
 
 import json
-import os
-import shutil
-import tempfile
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,7 +12,7 @@ import orbax.checkpoint as ocp
 from jaxcnn.config.experiment import from_dict
 from jaxcnn.config.network import ModelConfig
 from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason, unreadable
-from jaxcnn.files import TEMPORARY, is_there
+from jaxcnn.files import is_there, whole_folder
 from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.model import init_variables, key_of
 from jaxcnn.weights.checkpoint import open_checkpoints, quiet_orbax, require_same_arrays
@@ -37,32 +33,18 @@ def save_weights(directory: Path, variables: Any, config: ModelConfig, *, overwr
     """
     if is_there(directory) and not (overwrite and (directory / "_CHECKPOINT_METADATA").exists()):
         raise InputError(f"cannot write the checkpoint {directory}: it exists; give another destination")
-    aside = None
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=directory.parent.absolute(), prefix=f"{TEMPORARY}{directory.name}-"))
-        with quiet_orbax(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            checkpointer.save(
-                aside / "new",
-                args=ocp.args.Composite(
-                    variables=ocp.args.StandardSave(variables),
-                    model=ocp.args.JsonSave(asdict(config)),
-                ),
-            )
-        if directory.exists():
-            os.replace(directory, aside / "old")
-        os.replace(aside / "new", directory)
-    except Exception as error:  # Orbax passes on any exception of the layers below
+        with (
+            whole_folder(directory) as new,
+            quiet_orbax(),
+            ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer,
+        ):
+            items = {"variables": ocp.args.StandardSave(variables), "model": ocp.args.JsonSave(asdict(config))}
+            checkpointer.save(new, args=ocp.args.Composite(**items), force=True)  # over the empty folder
+    except Exception as error:  # Orbax raises whatever the layer below raised
         raise MachineError(
             f"cannot write the checkpoint {directory}: {reason(error)}; free space or give another destination"
         ) from error
-    finally:
-        if aside is not None:
-            if not directory.exists():  # the last step failed: restore the old checkpoint
-                with suppress(OSError):
-                    os.replace(aside / "old", directory)
-            if directory.exists() or not (aside / "old").exists():
-                shutil.rmtree(aside, ignore_errors=True)
 
 
 @fixed_settings()
