@@ -22,6 +22,8 @@ class Card:
     """See `mean`."""
     resize: Resize = "squash"
     """How images of other sizes become squares."""
+    temperature: float = 1.0
+    """What divides the logits before they become probabilities."""
 
     def __post_init__(self) -> None:
         set_plain(self)
@@ -36,6 +38,7 @@ class Card:
         for value in self.std:
             require_number("std", value, least=0, most=1e6, open_ends="(")
         require_choice("resize", self.resize, Resize)
+        require_number("temperature", self.temperature, least=0, most=1e6, open_ends="(")
 
     def check(self, model: ModelConfig) -> None:
         """Refuses a card that is not this network's.

@@ -21,7 +21,7 @@ from jaxcnn.data.splits import Dataset
 from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason, unreadable
 from jaxcnn.files import TEMPORARY, write_json
 from jaxcnn.kernels.precision import resolve_precision
-from jaxcnn.runs.summary import SUMMARY, Summary
+from jaxcnn.runs.summary import NEW, SUMMARY, Summary
 
 PLACES = ("device", "runs_dir", "name", "data.dir", "data.archives")
 """Settings that say where a run is, and not what."""
@@ -246,7 +246,7 @@ def read_summary(path: Path) -> Summary:
         InputError: when the file is damaged.
     """
     remedy = "delete it, and the same command computes it again"
-    summary = {"balanced_accuracy": None, **read_json(path, remedy)}  # which earlier versions did not write
+    summary = {**dict.fromkeys(NEW), **read_json(path, remedy)}
     wrong = [name for name, kind in SUMMARY.items() if not _is(summary.get(name, ...), kind)]
     if wrong:
         raise InputError(f"{path} lacks {', '.join(wrong)}, or has something else there; {remedy}")

@@ -22,6 +22,7 @@ from jaxcnn.files import digest, is_there, made_by_older_version, older_digest
 from jaxcnn.kernels.backend import fixed_settings, is_cpu
 from jaxcnn.masks import count_parameters, frozen_stages
 from jaxcnn.model import init_variables, key_of
+from jaxcnn.runs.calibration import fit_temperature
 from jaxcnn.runs.console import Terminal
 from jaxcnn.runs.device import select_device
 from jaxcnn.runs.display import Bar, print_start, results_table
@@ -76,8 +77,13 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
                 with only_warns(f"row of {folder.name} in the table of all runs"):  # said while someone is there
                     check_log(folder.parent, transfers=isinstance(config, TransferConfig))
                 records, best = _train(folder, config, dataset, variables, console)
-                tested = evaluate(evaluation_step(config, dataset), best, dataset.test, config.train.batch_size)
-                summary = write_results(folder, config, dataset, records, counts, tested, began)
+                step = evaluation_step(config, dataset)
+                tested = evaluate(step, best, dataset.test, config.train.batch_size)
+                temperature = None
+                if config.train.temperature_scaling and (split := dataset.validation) is not None:
+                    temperature = fit_temperature(evaluate(step, best, split, config.train.batch_size)[2], split.labels)
+                    _write_weights(folder, best, config, dataset, ("model.safetensors",), temperature)
+                summary = write_results(folder, config, dataset, records, counts, tested, temperature, began)
                 remove_pictures(folder)  # of what the folder held before
     present(folder)
     with only_warns(f"row of {folder.name} in the table of all runs"):
@@ -144,6 +150,11 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
         dataset = as_original(dataset)
     config = replace(config, model=replace(model, num_classes=dataset.num_classes))
     require_trainable(config, dataset)
+    if config.train.temperature_scaling and (original or dataset.validation is None):
+        raise InputError(
+            "train.temperature_scaling=True needs validation images that are no test images: give data.validation "
+            "above 0, and protocol='sound'"
+        )
     resolved = resolve(dataset) | ({} if source is None else {"source_digest": _digest(source, folder, existing)})
     return Plan(folder, config, source, dataset, resolved, find_finished(folder, config, resolved, existing))
 
@@ -284,8 +295,9 @@ def _write_weights(
     config: ExperimentConfig,
     dataset: Dataset,
     names: Sequence[str] = ("model.pth", "model.safetensors"),
+    temperature: float = 1.0,
 ) -> None:
-    card = Card(dataset.class_names, dataset.mean, dataset.std, config.data.resize)
+    card = Card(dataset.class_names, dataset.mean, dataset.std, config.data.resize, temperature)
     for name in names:
         write_state_dict(folder / name, variables, config.model, to_metadata(config.model, card))
 

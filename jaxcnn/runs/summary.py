@@ -5,7 +5,10 @@ from typing import TypedDict, get_type_hints
 
 
 class Summary(TypedDict):
-    """What came of a run. Losses are in nats, accuracies in percent, times in seconds."""
+    """What came of a run. Losses are in nats, accuracies in percent, times in seconds.
+
+    `NEW` names what is None of a run that an earlier version finished.
+    """
 
     name: str
     """Of the run's folder."""
@@ -14,7 +17,14 @@ class Summary(TypedDict):
     seed: int
     test_accuracy: float
     balanced_accuracy: float | None
-    """Mean of the accuracies of the classes; None of a run that an earlier version finished."""
+    """Mean of the accuracies of the classes."""
+    top5_accuracy: float | None
+    """Share of the images whose label is among the five most probable; None where there are at most ten classes."""
+    calibration_error: float | None
+    """Expected calibration error of `probabilities.npy`, a fraction; None where these are not finite."""
+    temperature: float | None
+    """What the logits were divided by to get `probabilities.npy`; None where none was fitted. The losses are those of
+    the logits as they are."""
     test_loss: float | None
     """None where it is not finite."""
     val_accuracy: float | None
@@ -39,3 +49,6 @@ SUMMARY: dict[str, type | UnionType] = {
     name: kind if kind in (str, int) else int | kind for name, kind in get_type_hints(Summary).items()
 }
 """The fields by name, and what values they may have; JSON has no difference between 1 and 1.0."""
+
+NEW = ("balanced_accuracy", "top5_accuracy", "calibration_error", "temperature")
+"""The fields that earlier versions did not write."""

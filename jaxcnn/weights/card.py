@@ -25,7 +25,10 @@ class Described(NamedTuple):
 
 def to_metadata(model: ModelConfig, card: Card) -> dict[str, str]:
     """The metadata of a safetensors file, which holds nothing but texts."""
-    return {KEY: json.dumps({"version": _VERSION, "model": asdict(model), **asdict(card)}, ensure_ascii=False)}
+    values = {"version": _VERSION, "model": asdict(model), **asdict(card)}
+    if card.temperature == 1:  # which versions before it was there compute with
+        del values["temperature"]
+    return {KEY: json.dumps(values, ensure_ascii=False)}
 
 
 def from_metadata(metadata: Mapping[str, str], path: Path) -> Described | None:
@@ -58,7 +61,7 @@ def of_run(config: Mapping[str, Any], model: ModelConfig, path: Path) -> Card:
     Args:
         config: what the run's `config.json` holds.
         model: the network.
-        path: of the file, for messages.
+        path: of the file. The `summary.json` beside it tells a temperature, if one was fitted.
 
     Raises:
         InputError: naming the file, when it holds something else in the place of these values.
@@ -67,11 +70,23 @@ def of_run(config: Mapping[str, Any], model: ModelConfig, path: Path) -> Card:
     resolved, data = (each if isinstance(each, dict) else {} for each in (resolved, data))
     values = {name: resolved[name] for name in ("class_names", "mean", "std") if name in resolved}
     try:
+        if (train := config.get("train")) and isinstance(train, dict) and train.get("temperature_scaling"):
+            values["temperature"] = _fitted_temperature(path.with_name("summary.json"))
         card = Card(**values, resize=data.get("resize", "squash"))  # versions before 0.1 knew no other way
         card.check(model)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return card
+
+
+def _fitted_temperature(path: Path) -> Any:
+    """What a run's `summary.json` tells; 1 while there is none, as of a run that is not finished."""
+    try:
+        return json.loads(path.read_bytes())["temperature"]
+    except FileNotFoundError:
+        return 1.0
+    except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
+        raise InputError(f"{path} cannot be read: {reason(error)}; finish the run again by its command") from error
 
 
 def changed(card: Card, **given: Any) -> Card:

@@ -62,6 +62,8 @@ class Classifier:
     def predict_proba(self, images: Images) -> Array:
         """The probabilities of the classes, float32 (N, K), in the order of `classes`; a single image is N = 1.
 
+        Where a run fitted a temperature (`card.temperature`), they are those of the logits divided by it.
+
         Args:
             images: a file; a folder, which stands for all files in and below it, in the order of `image_files`; an
                 image of Pillow's; uint8 pixels (H, W), (H, W, C), (N, H, W) or (N, H, W, C), C being 1 or 3; or
@@ -91,7 +93,7 @@ class Classifier:
             for place, image in enumerate(read):
                 if not isinstance(image, InputError):
                     batch[place] = image
-            rows = softmax(self._logits(batch))
+            rows = softmax(self._logits(batch) / np.float64(self.card.temperature))
             for image, row in zip(read, rows, strict=False):
                 if isinstance(image, InputError):
                     yield image
