@@ -120,12 +120,12 @@ def paper(setting: Setting) -> str:
 
 
 def chart(path: Path, rows: Sequence[Row]) -> None:
-    """Writes the ratios as bars from a line at 1, on a logarithmic axis, as PNG.
+    """Writes the ratios as bars from a line at 1, on a logarithmic axis.
 
     Raises:
         InputError: when the file cannot be written.
     """
-    from jaxcnn.runs.figures import new_figure
+    from jaxcnn.runs.style import RIGHT, WRONG, new_figure
 
     bars = [
         (row.name, row.ratio, row.ratio_spread, row.best_ratio if row.has_forms else None)
@@ -136,7 +136,7 @@ def chart(path: Path, rows: Sequence[Row]) -> None:
         axes = figure.add_subplot()
         axes.set_xscale("log")
         for i, (_, ratio, spread, best) in enumerate(bars):
-            axes.barh(i, ratio - 1, left=1, color="tab:blue" if ratio >= 1 else "tab:orange")
+            axes.barh(i, ratio - 1, left=1, color=RIGHT if ratio >= 1 else WRONG)
             ends = spread or (ratio, ratio)
             axes.plot(ends, (i, i), color="black", linewidth=1)
             if best is not None:

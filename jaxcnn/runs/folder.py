@@ -21,6 +21,7 @@ from jaxcnn.data.splits import Dataset
 from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason, unreadable
 from jaxcnn.files import TEMPORARY, write_json
 from jaxcnn.kernels.precision import resolve_precision
+from jaxcnn.runs.device import describe_processor
 from jaxcnn.runs.summary import NEW, SUMMARY, Summary
 
 PLACES = ("device", "runs_dir", "name", "data.dir", "data.archives")
@@ -266,6 +267,7 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("jaxcnn", "jax", "jaxlib", "flax", "optax", "numpy")},
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
+        "processor": describe_processor(),
         "settings": {
             "float": str(jnp.result_type(float)),  # float64 under JAX_ENABLE_X64
             **{name: os.environ[name] for name in _SETTINGS if name in os.environ},

@@ -12,6 +12,7 @@ from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.data.splits import Dataset
 from jaxcnn.files import write_json, write_npy, write_text
 from jaxcnn.runs.calibration import calibration_error, confidence_bins
+from jaxcnn.runs.examples import telling
 from jaxcnn.runs.metrics import Board, write_metrics
 from jaxcnn.runs.scores import COLUMNS, balanced_accuracy, class_scores, row, top_accuracy
 from jaxcnn.runs.summary import Summary
@@ -51,6 +52,7 @@ def write_results(
     predictions = logits.argmax(-1).astype(np.int32)
     probabilities = softmax(logits / np.float64(temperature or 1))
     finite = bool(np.isfinite(probabilities).all())
+    examples = telling(probabilities, labels)
     write_metrics(folder, records)  # a process killed between checkpoint and table left a line too few
     for name, values in (
         ("train_loss", [r.train_loss for r in records]),
@@ -61,6 +63,8 @@ def write_results(
         ("predictions", predictions),
         ("probabilities", probabilities),
         ("labels", labels),
+        ("examples", examples),
+        ("example_images", dataset.test.images[examples]),
     ):
         write_npy(folder / "results" / f"{name}.npy", np.asarray(values))
     scores = class_scores(labels, predictions, dataset.class_names)

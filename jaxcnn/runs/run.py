@@ -29,10 +29,11 @@ from jaxcnn.runs.display import Bar, print_start, results_table
 from jaxcnn.runs.folder import claim_folder, find_finished, is_unfinished, read_json, resolve, with_precision
 from jaxcnn.runs.log import check_log, update_log
 from jaxcnn.runs.metrics import Board, count_metrics, write_metrics
-from jaxcnn.runs.present import present, remove_pictures
+from jaxcnn.runs.present import present, remove_products
 from jaxcnn.runs.results import write_results
 from jaxcnn.runs.signals import note_signals
 from jaxcnn.runs.streams import only_warns
+from jaxcnn.runs.style import Figures
 from jaxcnn.runs.summary import Summary
 from jaxcnn.training.decisions import kept_epoch, validates
 from jaxcnn.training.loop import Paused, evaluate, evaluation_step, fit
@@ -48,12 +49,19 @@ from jaxcnn.weights.transfer import Source, transplant
 
 
 @fixed_settings()
-def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> Summary:
+def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, figures: Figures | None = "png") -> Summary:
     """Trains, or finishes what an earlier call began, and returns what `summary.json` holds.
 
     Validation decides the learning rate, when to stop and the best epoch; the test set is read once, at the end, with
-    the best weights (the last ones where nothing is held out for validation). Pictures and the run's row in the log,
-    which are made last, only cause a warning where they fail; a call for a finished run makes those that are missing.
+    the best weights (the last ones where nothing is held out for validation). Figures, tables, the page `report.html`
+    and the run's row in the log, which are made last, only cause a warning where they fail; a call for a finished run
+    makes those that are missing.
+
+    Args:
+        config: of the run.
+        existing: what is to become of a run that is in its folder.
+        figures: the format of the figures; None makes no figures, tables of classes or page. `jaxcnn report` makes them
+            later.
 
     Raises:
         InputError: when the configuration, the data or the run's folder cannot be used.
@@ -84,8 +92,9 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
                     temperature = fit_temperature(evaluate(step, best, split, config.train.batch_size)[2], split.labels)
                     _write_weights(folder, best, config, dataset, ("model.safetensors",), temperature)
                 summary = write_results(folder, config, dataset, records, counts, tested, temperature, began)
-                remove_pictures(folder)  # of what the folder held before
-    present(folder)
+                remove_products(folder)  # of what the folder held before
+    if figures is not None:
+        present(folder, figures)
     with only_warns(f"row of {folder.name} in the table of all runs"):
         update_log(folder.parent, transfers=isinstance(config, TransferConfig))
     if was_finished:

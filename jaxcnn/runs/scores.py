@@ -64,3 +64,29 @@ def top_accuracy(logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], k: 
     """Percent of the images whose label is among the `k` largest logits, floating (N, K); of equal ones the first."""
     largest = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
     return float(100 * np.mean((largest == labels[:, None]).any(-1)))
+
+
+def confusion_matrix(
+    labels: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], num_classes: int
+) -> np.ndarray[Any, Any]:
+    """int64 (num_classes, num_classes): images of each class (row) given each label (column)."""
+    cells = labels.astype(np.int64) * num_classes + predictions
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+class Confusion(NamedTuple):
+    """Images of one class that were given another label."""
+
+    true: int
+    predicted: int
+    images: int
+    share: float
+    """Of the true class's images."""
+
+
+def confusions(matrix: np.ndarray[Any, Any]) -> list[Confusion]:
+    """What is taken for what, from a confusion matrix: most images first, of equal ones the largest share."""
+    totals = matrix.sum(axis=1)
+    places = np.argwhere((matrix > 0) & ~np.eye(len(matrix), dtype=bool)).tolist()
+    found = [Confusion(i, j, int(matrix[i, j]), float(matrix[i, j] / totals[i])) for i, j in places]
+    return sorted(found, key=lambda each: (-each.images, -each.share))

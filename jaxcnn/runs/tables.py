@@ -1,4 +1,4 @@
-"""CSV files: written one way, and read as spreadsheets save them too."""
+"""Tables: as CSV, which is read as spreadsheets save it too, as Markdown, and as LaTeX."""
 
 import codecs
 import csv
@@ -16,6 +16,40 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def markdown_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, with nothing in its cells read as markup."""
+    lines = [[_MARKDOWN.sub(r"\\\1", cell) for cell in cells] for cells in (header, *rows)]
+    lines.insert(1, ["---"] * len(header))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~])")
+
+
+def latex_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A LaTeX `tabular` with the rules of the package booktabs; all columns but the first are set to the right."""
+    first, *rest = (" & ".join(map(_latex_cell, cells)) + r" \\" for cells in (header, *rows))
+    columns = "l" + "r" * (len(header) - 1)
+    lines = ["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", first, r"\midrule"]
+    return "\n".join([*lines, *rest, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _latex_cell(cell: str) -> str:
+    text = "".join(_LATEX.get(c, c) for c in cell)
+    return re.sub(r"^-(?=\d)", "$-$", text)
+
+
+_LATEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
 
 
 def read_table(path: Path) -> list[list[str]]:
