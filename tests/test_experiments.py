@@ -34,17 +34,22 @@ from jaxcnn.weights.pytorch_network import TorchCNN
 
 FILES = {
     "classes.csv",
+    "classes.md",
+    "classes.tex",
     "config.json",
     "confusion.png",
     "curves.png",
     "metrics.csv",
     "model.pth",
     "model.safetensors",
+    "report.html",
     "summary.json",
     *(
         f"results/{name}.npy"
         for name in ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "labels")
     ),
+    "results/examples.npy",
+    "results/example_images.npy",
     "results/predictions.npy",
     "results/probabilities.npy",
 }

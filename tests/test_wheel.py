@@ -51,7 +51,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {name.partition("/")[0] for name in names} == {"jaxcnn", f"jaxcnn-{jaxcnn.__version__}.dist-info"}
     assert {name for name in names if name.startswith("jaxcnn/")} == {
         str(path.relative_to(ROOT)) for path in (ROOT / "jaxcnn").rglob("*") if path.suffix == ".py"
-    } | {"jaxcnn/py.typed"}
+    } | {"jaxcnn/py.typed", "jaxcnn/runs/templates/report.html.jinja"}
 
 
 @pytest.mark.slow
@@ -74,6 +74,8 @@ def test_the_installed_programs_train_beside_an_experiments_folder_of_the_users(
     assert Path(where.strip()).is_relative_to(environment)
     assert run(program, "train", "--help", cwd=elsewhere).startswith("usage: jaxcnn train ")
     run(program, "train", *SMALL, cwd=elsewhere)
-    assert {"model.pth", "summary.json", "curves.png"} <= {path.name for path in (elsewhere / "runs/digits").iterdir()}
+    assert {"model.pth", "summary.json", "curves.png", "report.html"} <= {
+        path.name for path in (elsewhere / "runs/digits").iterdir()
+    }
     run(python, "-m", "jaxcnn", "convert", "runs/digits/model.pth", "digits.safetensors", cwd=elsewhere)
     assert (elsewhere / "digits.safetensors").is_file()
