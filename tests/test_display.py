@@ -250,7 +250,7 @@ def test_names_are_printed_as_they_are(name: str) -> None:
         "name": name,
         "dataset": name,
         "stopped": name,
-        "val_accuracy": None,
+        **dict.fromkeys(("val_accuracy", "top5_accuracy", "calibration_error", "temperature")),
     }
     terminal.print(results_table(summary))
     assert f"{name}: {name}, seed 1" in re.sub(r"\s+", " ", screen.getvalue())

@@ -34,17 +34,22 @@ from jaxcnn.weights.pytorch_network import TorchCNN
 
 FILES = {
     "classes.csv",
+    "classes.md",
+    "classes.tex",
     "config.json",
     "confusion.png",
     "curves.png",
     "metrics.csv",
     "model.pth",
     "model.safetensors",
+    "report.html",
     "summary.json",
     *(
         f"results/{name}.npy"
         for name in ("train_loss", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "labels")
     ),
+    "results/examples.npy",
+    "results/example_images.npy",
     "results/predictions.npy",
     "results/probabilities.npy",
 }
@@ -95,7 +100,9 @@ def test_the_summary_agrees_with_the_other_files(finished: Path) -> None:
             "total_parameters",
             "wall_seconds",
             "mask",
-            "balanced_accuracy",
+            "top5_accuracy",
+            "calibration_error",
+            "temperature",
         ),
     }
     assert (summary["name"], summary["dataset"], summary["seed"], summary["epochs"]) == ("tiny", "digits", 0, 3)
@@ -181,7 +188,7 @@ def test_the_pictures_are_pictures(name: str, finished: Path) -> None:
 def test_the_table_of_all_runs_has_a_row_for_the_run(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     (row,) = rows(finished.parent / "experiment_logs.csv")
-    assert row == {name: str(value) for name, value in summary.items()}
+    assert row == {name: "" if value is None else str(value) for name, value in summary.items()}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Data sets from `.npz` files and a program's arrays; weights and scores of unequal classes."""
+"""Data sets from `.npz` files and a program's arrays; weights of unequal classes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from refusals import message
-from sklearn.metrics import balanced_accuracy_score, recall_score
 from sklearn.utils.class_weight import compute_class_weight
 from small_training import MODEL, STANDARDISATION, draw_split, torch_inputs, variables_of
 from test_data import noise
@@ -21,7 +20,6 @@ from jaxcnn.data import arrays as arrays_module
 from jaxcnn.data.images import fit_image
 from jaxcnn.data.sets import channel_statistics, load_dataset
 from jaxcnn.data.splits import Dataset
-from jaxcnn.runs.scores import balanced_accuracy, class_scores
 from jaxcnn.training.class_weights import balanced_weights
 from jaxcnn.training.records import Batch
 from jaxcnn.training.step import init_state, make_train_step
@@ -134,20 +132,6 @@ def test_balanced_weights_are_scikit_learns() -> None:
     wanted = compute_class_weight("balanced", classes=np.arange(4), y=labels)
     np.testing.assert_allclose(balanced_weights(labels, 4), wanted, rtol=1e-15)
     assert balanced_weights(np.array([0, 0, 2]), 3) == (0.5, 0.0, 1.0)
-
-
-def test_scores_are_scikit_learns() -> None:
-    rng = np.random.default_rng(0)
-    labels, predictions = rng.choice(3, 50, p=[0.8, 0.1, 0.1]), rng.choice(4, 50)
-    scores = class_scores(labels, predictions, "abcd")
-    recalls = recall_score(labels, predictions, labels=range(3), average=None)
-    np.testing.assert_allclose([each.accuracy for each in scores[:3]], 100 * recalls)
-    assert (scores[3].images, scores[3].accuracy) == (0, None)
-    wanted = 100 * np.mean(recalls)
-    assert balanced_accuracy(scores) == pytest.approx(wanted)
-    assert balanced_accuracy(scores[:3]) == pytest.approx(
-        100 * balanced_accuracy_score(labels, np.where(predictions == 3, (labels + 1) % 3, predictions))
-    )
 
 
 @pytest.mark.usefixtures("compiled_once")

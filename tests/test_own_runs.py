@@ -23,7 +23,7 @@ CLASSES = ("ant", "bee", "cow")  # as make_set names them
 def test_a_run_on_a_folder_is_one_on_a_prepared_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("jaxcnn.runs.run.present", lambda folder: None)  # pictures take long
+    monkeypatch.setattr("jaxcnn.runs.run.present", lambda *_: None)  # pictures take long
     counts = {"train": (40, 30, 10), "test": (6, 6, 6)}
     splits: dict[str, list[tuple[np.ndarray, int]]] = {}
     for seed, (split, numbers) in enumerate(counts.items()):

@@ -23,7 +23,7 @@ from jaxcnn.runs.comparison import write_comparison
 from jaxcnn.runs.folder import read_json, read_summary
 from jaxcnn.runs.log import update_log
 from jaxcnn.runs.metrics import write_metrics
-from jaxcnn.runs.present import present, read_metrics, remove_pictures
+from jaxcnn.runs.present import present, read_metrics, remove_products
 from jaxcnn.runs.run import run_experiment
 from jaxcnn.runs.streams import only_warns
 from jaxcnn.training.records import EpochRecord
@@ -40,7 +40,8 @@ RECORDS = [
     EpochRecord(1, 2.0, 10.0, 3.0, 20.0, 1e-3, 1.0, 1.0),
     EpochRecord(2, 1e30, 12.5, 2.5, 30.0, 1e-3, 1.0, 1.0),
 ]
-MADE = ("curves.png", "confusion.png")
+MADE = ("curves.png", "confusion.png", "classes.md", "classes.tex", "report.html")
+PICTURES = MADE[:2]
 
 
 def make_finished(runs: Path, **changes: Any) -> Path:
@@ -51,6 +52,7 @@ def make_finished(runs: Path, **changes: Any) -> Path:
     write_metrics(folder, RECORDS)
     write_npy(folder / "results/labels.npy", np.array([0, 1, 2, 2]))
     write_npy(folder / "results/predictions.npy", np.array([0, 1, 1, 2]))
+    write_npy(folder / "results/probabilities.npy", np.float32([[1, 0, 0], [0, 1, 0], [0, 0.9, 0.1], [0, 0, 1]]))
     return folder
 
 
@@ -65,7 +67,7 @@ def test_what_is_missing_is_made_from_the_folder_alone_and_nothing_else(
     before = times(folder)
     complete(folder)
     assert [row["name"] for row in rows(tmp_path / "experiment_logs.csv")] == ["a"]
-    for name in MADE:
+    for name in PICTURES:
         with Image.open(folder / name) as picture:
             picture.load()
     after = times(tmp_path)
@@ -76,7 +78,7 @@ def test_what_is_missing_is_made_from_the_folder_alone_and_nothing_else(
     complete(folder)
     assert (folder / "confusion.png").stat().st_mtime_ns == after[folder / "confusion.png"]
     assert (folder / "curves.png").exists()
-    remove_pictures(folder)
+    remove_products(folder)
     assert not any((folder / name).exists() for name in MADE)
     assert capsys.readouterr().err == ""
 
@@ -84,22 +86,21 @@ def test_what_is_missing_is_made_from_the_folder_alone_and_nothing_else(
 @pytest.mark.parametrize(
     ("file", "missing", "told"),
     [
-        ("metrics.csv", "curves.png", "cannot be read as a table: [Errno 2] No such file"),
-        ("results/predictions.npy", "confusion.png", "FileNotFoundError: [Errno 2] No such file"),
+        ("metrics.csv", {"curves.png", "report.html"}, "cannot be read as a table: [Errno 2] No such file"),
+        ("results/predictions.npy", {*MADE} - {"curves.png"}, "cannot be read: [Errno 2] No such file"),
     ],
 )
 def test_what_cannot_be_made_is_a_warning_and_the_rest_is_made(
-    file: str, missing: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    file: str, missing: set[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_finished(tmp_path)
     (folder / file).rename(folder / "away")
-    (folder / f".jaxcnn-{missing}-0123.png").write_bytes(b"what a killed process was writing")
+    (folder / f".jaxcnn-{min(missing)}-0123.png").write_bytes(b"what a killed process was writing")
     complete(folder)
-    err = capsys.readouterr().err
-    assert err.startswith(f"warning: no {folder / missing}: ")
-    assert told in err
-    assert err.count("\n") == 1
-    assert [name for name in MADE if not (folder / name).exists()] == [missing]
+    lines = capsys.readouterr().err.splitlines()
+    assert {line.partition(": ")[2].partition(":")[0] for line in lines} == {f"no {folder / name}" for name in missing}
+    assert all(told in line for line in lines)
+    assert {name for name in MADE if not (folder / name).exists()} == missing
     assert (tmp_path / "experiment_logs.csv").exists()
     (folder / "away").rename(folder / file)
     complete(folder)
@@ -172,6 +173,7 @@ def test_a_comparison_lacks_only_what_cannot_be_made(tmp_path: Path, capsys: pyt
         "comparison.csv",
         "comparison.md",
         "comparison.png",
+        "comparison.tex",
     }
     (folder / "metrics.csv").unlink()
     (tmp_path / "other/comparison.csv").mkdir(parents=True)

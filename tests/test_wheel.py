@@ -75,7 +75,9 @@ def test_the_installed_programs_train_beside_an_experiments_folder_of_the_users(
     assert Path(where.strip()).is_relative_to(environment)
     assert run(program, "train", "--help", cwd=elsewhere).startswith("usage: jaxcnn train ")
     run(program, "train", *SMALL, cwd=elsewhere)
-    assert {"model.pth", "summary.json", "curves.png"} <= {path.name for path in (elsewhere / "runs/digits").iterdir()}
+    assert {"model.pth", "summary.json", "curves.png", "report.html"} <= {
+        path.name for path in (elsewhere / "runs/digits").iterdir()
+    }
     run(python, "-m", "jaxcnn", "convert", "runs/digits/model.pth", "digits.safetensors", cwd=elsewhere)
     assert (elsewhere / "digits.safetensors").is_file()
     run(program, "publish", "--model", "runs/digits", "published", cwd=elsewhere)

@@ -120,12 +120,12 @@ def accelerator_bounds(setting: Setting) -> str:
 
 
 def chart(path: Path, rows: Sequence[Row]) -> None:
-    """Plots the ratios as PNG: bars that start at 1, on a logarithmic axis.
+    """Plots the ratios as bars that start at 1, on a logarithmic axis.
 
     Raises:
         MachineError: when the file cannot be written.
     """
-    from jaxcnn.runs.figures import new_figure
+    from jaxcnn.runs.style import RIGHT, WRONG, new_figure
 
     bars = [
         (row.name, row.ratio, row.ratio_spread, row.best_ratio if row.has_forms else None)
@@ -136,7 +136,7 @@ def chart(path: Path, rows: Sequence[Row]) -> None:
         axes = figure.add_subplot()
         axes.set_xscale("log")
         for i, (_, ratio, spread, best) in enumerate(bars):
-            axes.barh(i, ratio - 1, left=1, color="tab:blue" if ratio >= 1 else "tab:orange")
+            axes.barh(i, ratio - 1, left=1, color=RIGHT if ratio >= 1 else WRONG)
             ends = spread or (ratio, ratio)
             axes.plot(ends, (i, i), color="black", linewidth=1)
             if best is not None:

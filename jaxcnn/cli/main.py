@@ -17,6 +17,7 @@ PROGRAMS = {
     "baselines": "train these three one after the other, and compare them",
     "transfer": "transfer saved weights to another data set",
     "predict": "classify images with a trained network",
+    "report": "draw the figures and the page of finished runs again; compare runs",
     "convert": "convert weights between PyTorch, safetensors and checkpoints",
     "publish": "write a run's network as a folder to hand on, with a card",
     "quickstart": "pretrain, transfer and compare on images that need no download",

@@ -82,6 +82,8 @@ def predict(flags: Flags) -> None:
         console.print(f"assumed, because the model's files do not say: {assumption}", markup=False)
     for note in classifier.notes:
         console.print(note, markup=False)
+    if (temperature := classifier.card.temperature) != 1:
+        console.print(f"probabilities are those of the logits divided by {temperature:.4g}, which validation chose")
     if is_unfinished(model if model.is_dir() else model.parent):
         console.print(f"the run of {model} is not finished; its best epoch so far is used", markup=False)
     classes = [str(name) for name in classifier.classes]

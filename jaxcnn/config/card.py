@@ -23,6 +23,8 @@ class Card:
     """Standard deviation of each channel; see `mean`."""
     resize: Resize = "squash"
     """How images of other sizes are resized to the network's square input."""
+    temperature: float = 1.0
+    """Logits are divided by it before they become probabilities."""
 
     def __post_init__(self) -> None:
         set_plain(self)
@@ -37,6 +39,7 @@ class Card:
         for value in self.std:
             require_number("std", value, least=0, most=1e6, open_ends="(")
         require_choice("resize", self.resize, Resize)
+        require_number("temperature", self.temperature, least=0, most=1e6, open_ends="(")
 
     @property
     def standardisation(self) -> Standardisation:

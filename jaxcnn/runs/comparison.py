@@ -10,8 +10,9 @@ from jaxcnn.files import write_text
 from jaxcnn.runs.figures import plot_comparison
 from jaxcnn.runs.present import read_metrics
 from jaxcnn.runs.streams import only_warns
+from jaxcnn.runs.style import Figures
 from jaxcnn.runs.summary import Summary
-from jaxcnn.runs.tables import csv_text
+from jaxcnn.runs.tables import csv_text, latex_text, markdown_text
 
 _COLUMNS = ("mask", "runs", "test accuracy (%)", "against scratch", "epochs to best", "seconds", "trained parameters")
 
@@ -60,20 +61,25 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
     return table
 
 
-def write_comparison(folder: Path, runs: Sequence[Path], summaries: Sequence[Summary]) -> None:
-    """Writes comparison.csv, .md and .png (validation accuracy by epoch, one line per mask) into `folder`.
+def write_comparison(
+    folder: Path, runs: Sequence[Path], summaries: Sequence[Summary], figures: Figures = "png"
+) -> None:
+    """Writes comparison.csv, .md, .tex and a figure (validation accuracy by epoch, a line for each mask).
 
     If a file cannot be written, or a run's `metrics.csv` cannot be read, a warning is printed on stderr.
     """
     table = rows(summaries)
-    with only_warns(str(folder / "comparison.csv")):
-        write_text(folder / "comparison.csv", csv_text([_COLUMNS, *table]))
-    with only_warns(str(folder / "comparison.md")):
-        lines = [_COLUMNS, tuple("---" for _ in _COLUMNS), *table]
-        write_text(folder / "comparison.md", "".join(f"| {' | '.join(cells)} |\n" for cells in lines))
-    with only_warns(str(folder / "comparison.png")):
+    texts = {
+        "csv": csv_text([_COLUMNS, *table]),
+        "md": markdown_text(_COLUMNS, table),
+        "tex": latex_text(_COLUMNS, table),
+    }
+    for suffix, text in texts.items():
+        with only_warns(str(folder / f"comparison.{suffix}")):
+            write_text(folder / f"comparison.{suffix}", text)
+    with only_warns(str(folder / f"comparison.{figures}")):
         curves: dict[str, list[list[float]]] = {}
         for run, summary in zip(runs, summaries, strict=True):
             accuracies = [r.val_accuracy for r in read_metrics(run) if r.val_accuracy is not None]
             curves.setdefault(summary["mask"], []).append(accuracies)
-        plot_comparison(folder / "comparison.png", curves)
+        plot_comparison(folder / f"comparison.{figures}", curves)

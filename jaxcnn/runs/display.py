@@ -178,9 +178,14 @@ def results_table(summary: Summary) -> Table:
     table.add_row("test accuracy", f"[bold]{summary['test_accuracy']:.2f} %[/]")
     if summary["balanced_accuracy"] is not None:  # None in runs that an older version finished
         table.add_row("balanced accuracy", f"{summary['balanced_accuracy']:.2f} %")
+    if summary["top5_accuracy"] is not None:
+        table.add_row("among the five most probable", f"{summary['top5_accuracy']:.2f} %")
     table.add_row("test loss", "not finite" if summary["test_loss"] is None else f"{summary['test_loss']:.4f}")
     if summary["val_accuracy"] is not None:
         table.add_row("validation accuracy", f"{summary['val_accuracy']:.2f} %")
+    if summary["calibration_error"] is not None:
+        scaled = "" if summary["temperature"] is None else f" at temperature {summary['temperature']:.3f}"
+        table.add_row("calibration error", f"{100 * summary['calibration_error']:.2f} %{scaled}")
     table.add_row("weights of", best)
     table.add_row("training time", f"{summary['seconds']:.1f} s")
     table.add_row("training speed", f"{summary['images_per_second']:,.0f} images/s")

@@ -1,135 +1,97 @@
-"""Plots, and the confusion matrix."""
+"""Figures of runs, for print."""
 
-import contextlib
-import os
-import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxcnn.files import write_whole
+from jaxcnn.runs.style import NAME_LENGTH, PALETTE, line, new_figure, one_line
 
 if TYPE_CHECKING:
     from jaxcnn.training.records import EpochRecord
 
 
-@contextlib.contextmanager
-def new_figure(path: Path, width: float, height: float) -> Iterator[Any]:
-    """Yields a matplotlib figure of this size in inches, and writes it as PNG at the end.
-
-    It uses matplotlib's default settings, whatever the user has configured.
-    """
-    matplotlib = _import_matplotlib()
-    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
-    with matplotlib.rc_context(defaults), warnings.catch_warnings(action="ignore"):  # such as missing glyphs
-        figure = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
-        yield figure
-        write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
-
-
-def _import_matplotlib() -> Any:
-    """Imports matplotlib without the backend that MPLBACKEND names.
-
-    A process started from a notebook inherits a MPLBACKEND that exists only in the notebook, and the import would fail.
-    Writing a file needs no backend. The import is late so that training does not wait for it.
-    """
-    named = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
-    try:
-        import matplotlib.figure
-    finally:
-        if named is not None:
-            os.environ["MPLBACKEND"] = named
-    if named is not None:
-        with contextlib.suppress(ValueError):
-            matplotlib.rcParams["backend"] = named  # for other code in this process
-    return matplotlib
-
-
-_NAME_LENGTH = 24
-"""Maximum number of characters of a class name in a plot."""
-
-
-def _label(name: str) -> str:
-    """A class name as one short printable line."""
-    line = " ".join(name.encode(errors="replace").decode().split())
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-    return shown if len(shown) <= _NAME_LENGTH else f"{shown[: _NAME_LENGTH - 1]}\N{HORIZONTAL ELLIPSIS}"
-
-
-def confusion_matrix(
-    labels: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], num_classes: int
-) -> np.ndarray[Any, Any]:
-    """Counts images, int64 (num_classes, num_classes): rows are true classes, columns predicted classes.
-
-    Args:
-        labels: int (N,).
-        predictions: int (N,).
-        num_classes: number of classes.
-    """
-    cells = labels.astype(np.int64) * num_classes + predictions
-    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
 def plot_curves(path: Path, records: "Sequence[EpochRecord]", best: int) -> None:
-    """Plots loss and accuracy by epoch as PNG; `best` is the index of the record whose weights are kept."""
+    """Plots loss and accuracy by epoch; `best` is the index of the record whose weights are kept."""
     epochs = [r.epoch for r in records]
     with new_figure(path, 10, 4) as figure:
         for axes, title, train, val in (
             (figure.add_subplot(1, 2, 1), "cross-entropy (nats)", "train_loss", "val_loss"),
             (figure.add_subplot(1, 2, 2), "accuracy (%)", "train_accuracy", "val_accuracy"),
         ):
-            axes.plot(epochs, [getattr(r, train) for r in records], ".-", label="train")
             if records[0].val_loss is not None:
-                axes.plot(epochs, [getattr(r, val) for r in records], ".-", label="validation")
+                axes.plot(epochs, [getattr(r, val) for r in records], label="validation", **line(0, len(epochs)))
+            axes.plot(epochs, [getattr(r, train) for r in records], label="training", **line(1, len(epochs)))
+            if records[0].val_loss is not None:
                 axes.axvline(epochs[best], color="grey", linestyle=":", label=f"best epoch ({epochs[best]})")
             axes.set(xlabel="epoch", ylabel=title)
             axes.locator_params(axis="x", integer=True)
-            axes.grid(alpha=0.3)
             axes.legend()
 
 
 def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequence[str]) -> None:
-    """Plots a confusion matrix as PNG, in percent of each true class. Numbers are shown for up to 20 classes."""
+    """Plots a confusion matrix, int (K, K) with true classes in rows, in percent of each true class.
+
+    Two scales: one for the diagonal, and one for confusions, which ends at the largest of them. On a common scale
+    confusions would be too faint to see. Cells have numbers where there are at most 20 classes.
+    """
     count = len(class_names)
-    names = [_label(name) for name in class_names]
-    side = min(4 + 0.35 * count, 16)
+    names = [one_line(name, NAME_LENGTH) for name in class_names]
+    cell = max(0.1, min(0.35, 7 / count))  # inches, so that 100 names can be read
+    side = min(3 + cell * count, 24)
     percent = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    diagonal = np.eye(count, dtype=bool)
+    confusions = np.ma.masked_where(diagonal | (matrix == 0), percent)
+    most = float(confusions.max()) if confusions.count() else 1.0
+    size = min(9.0, 72 * 0.6 * (side - 3) / count)
     with new_figure(path, side + 1, side) as figure:
         axes = figure.add_subplot()
-        image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-        figure.colorbar(image, label="% of the class", shrink=0.8)
+        axes.grid(False)
+        right = axes.imshow(np.ma.masked_where(~diagonal, percent), cmap=_ramp(PALETTE[0]), vmin=0, vmax=100)
+        wrong = axes.imshow(confusions, cmap=_ramp(PALETTE[1], 0.2), vmin=0, vmax=most)
+        figure.colorbar(wrong, label="confusions, % of the true class", shrink=0.45, anchor=(0, 0.1))
+        figure.colorbar(right, label="right, % of the class", shrink=0.45, anchor=(0, 0.9))
         axes.set(xlabel="predicted", ylabel="true")
-        size = min(10.0, 500 / count / 2.2)
-        axes.set_xticks(range(count), names, rotation=90, fontsize=size, parse_math=False)
-        axes.set_yticks(range(count), names, fontsize=size, parse_math=False)
+        if size >= 3:
+            axes.set_xticks(range(count), names, rotation=90, fontsize=size, parse_math=False)
+            axes.set_yticks(range(count), names, fontsize=size, parse_math=False)
         if count <= 20:
-            for row in range(count):
-                for column in range(count):
-                    color = "white" if percent[row, column] > 60 else "black"
-                    text = f"{percent[row, column]:.0f}"
-                    axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
+            for row, column in np.argwhere(matrix):
+                full = 100 if row == column else most
+                color = "white" if percent[row, column] > 0.6 * full else "black"
+                axes.text(
+                    column, row, f"{percent[row, column]:.0f}", ha="center", va="center", color=color, fontsize=size
+                )
+
+
+def _ramp(color: str, first: float = 0.0) -> Any:
+    """Colours from white, or from a share `first` of a colour, to that colour."""
+    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+
+    ends = np.array([[1.0, 1.0, 1.0], to_rgb(color)])
+    return LinearSegmentedColormap.from_list("", [tuple(ends[0] + first * (ends[1] - ends[0])), tuple(ends[1])])
 
 
 def plot_comparison(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
-    """Plots validation accuracy (percent) by epoch as PNG.
+    """Plots validation accuracy (percent) by epoch: a line for each name, its mean over runs.
 
-    Args:
-        path: path of the file.
-        curves: for each label, the accuracies of its runs. Their mean is a thick line, each run a thin one.
+    Where a name has at least two runs, a band shows their standard deviation.
     """
     with new_figure(path, 8, 5) as figure:
         axes = figure.add_subplot()
         for i, (name, runs) in enumerate(curves.items()):
-            epochs = max(len(values) for values in runs)
-            for values in runs if len(runs) > 1 else ():
-                axes.plot(range(1, len(values) + 1), values, color=f"C{i}", linewidth=0.7, alpha=0.35)
-            means = [float(np.mean([v[k] for v in runs if k < len(v)])) for k in range(epochs)]
-            label = f"{name}, mean of {len(runs)}" if len(runs) > 1 else name
-            axes.plot(range(1, epochs + 1), means, color=f"C{i}", linewidth=2, label=label)
+            epochs = [[v[k] for v in runs if k < len(v)] for k in range(max(len(values) for values in runs))]
+            means = np.array([np.mean(values) for values in epochs])
+            places = np.arange(1, len(epochs) + 1)
+            label = f"{one_line(name)}, mean ± standard deviation of {len(runs)}" if len(runs) > 1 else one_line(name)
+            axes.plot(places, means, label=label, **line(i, len(epochs)))
+            several = np.array([len(values) > 1 for values in epochs])
+            spread = np.array([np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in epochs])
+            color = PALETTE[i % len(PALETTE)]
+            axes.fill_between(
+                places, means - spread, means + spread, where=several, color=color, alpha=0.15, linewidth=0
+            )
         axes.set(xlabel="epoch", ylabel="validation accuracy (%)")
         axes.locator_params(axis="x", integer=True)
-        axes.grid(alpha=0.3)
         axes.legend()

@@ -21,7 +21,8 @@ from jaxcnn.data.splits import Dataset
 from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason, unreadable
 from jaxcnn.files import TEMPORARY, write_json
 from jaxcnn.kernels.precision import resolve_precision
-from jaxcnn.runs.summary import SUMMARY, Summary
+from jaxcnn.runs.device import describe_processor
+from jaxcnn.runs.summary import NEW, SUMMARY, Summary
 
 PLACES = ("device", "runs_dir", "name", "data.dir", "data.archives")
 """Settings that may differ when a run continues, because they do not affect its results."""
@@ -254,7 +255,7 @@ def read_summary(path: Path) -> Summary:
         InputError: when the file is damaged or incomplete.
     """
     remedy = "delete it, and the same command computes it again"
-    summary = {"balanced_accuracy": None, **read_json(path, remedy)}  # earlier versions did not write it
+    summary = {**dict.fromkeys(NEW), **read_json(path, remedy)}
     wrong = [name for name, kind in SUMMARY.items() if not _has_type(summary.get(name, ...), kind)]
     if wrong:
         raise InputError(f"{path} lacks {', '.join(wrong)}, or has unusable values there; {remedy}")
@@ -274,6 +275,7 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("jaxcnn", "jax", "jaxlib", "flax", "optax", "numpy")},
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
+        "processor": describe_processor(),
         "settings": {
             "float": str(jnp.result_type(float)),  # float64 under JAX_ENABLE_X64
             **{name: os.environ[name] for name in _SETTINGS if name in os.environ},

@@ -11,8 +11,10 @@ import numpy as np
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.data.splits import Dataset
 from jaxcnn.files import write_json, write_npy, write_text
+from jaxcnn.runs.calibration import calibration_error, confidence_bins
+from jaxcnn.runs.examples import telling
 from jaxcnn.runs.metrics import Board, write_metrics
-from jaxcnn.runs.scores import balanced_accuracy, class_scores
+from jaxcnn.runs.scores import COLUMNS, balanced_accuracy, class_scores, row, top_accuracy
 from jaxcnn.runs.summary import Summary
 from jaxcnn.runs.tables import csv_text
 from jaxcnn.training.decisions import kept_epoch, reason_to_stop
@@ -26,9 +28,10 @@ def write_results(
     records: Sequence[EpochRecord],
     counts: Sequence[tuple[str, int, bool]],
     tested: Evaluation,
+    temperature: float | None,
     began: float,
 ) -> Summary:
-    """Writes arrays, metrics and the accuracy of each class. `summary.json` comes last: it marks the run as finished.
+    """Writes arrays, metrics and the scores of each class. `summary.json` comes last: it marks the run as finished.
 
     Args:
         folder: the run's folder.
@@ -37,6 +40,7 @@ def write_results(
         records: the records of all epochs.
         counts: parameters, from `masks.count_parameters`.
         tested: the evaluation of the best weights on the test set.
+        temperature: divides the logits before they become probabilities; None leaves them as they are.
         began: the time at which this process started the run, from `time.perf_counter`.
 
     Returns:
@@ -44,7 +48,11 @@ def write_results(
     """
     best = kept_epoch(records, config)
     loss, accuracy, logits = tested
+    labels = dataset.test.labels
     predictions = logits.argmax(-1).astype(np.int32)
+    probabilities = softmax(logits / np.float64(temperature or 1))
+    finite = bool(np.isfinite(probabilities).all())
+    examples = telling(probabilities, labels)
     write_metrics(folder, records)  # again: a kill after the last checkpoint leaves a line out
     for name, values in (
         ("train_loss", [r.train_loss for r in records]),
@@ -53,13 +61,14 @@ def write_results(
         ("test_loss", [loss]),
         ("test_accuracy", [accuracy]),
         ("predictions", predictions),
-        ("probabilities", softmax(logits)),
-        ("labels", dataset.test.labels),
+        ("probabilities", probabilities),
+        ("labels", labels),
+        ("examples", examples),
+        ("example_images", dataset.test.images[examples]),
     ):
         write_npy(folder / "results" / f"{name}.npy", np.asarray(values))
-    scores = class_scores(dataset.test.labels, predictions, dataset.class_names)
-    rows = [(each.name, each.images, each.correct, "" if each.accuracy is None else each.accuracy) for each in scores]
-    write_text(folder / "classes.csv", csv_text([("class", "images", "correct", "accuracy"), *rows]))
+    scores = class_scores(labels, predictions, dataset.class_names)
+    write_text(folder / "classes.csv", csv_text([COLUMNS, *map(row, scores)]))
     with closing(Board(folder / "logs", records)) as board:
         board.add(records[best].epoch, {"Loss/test": loss, "Accuracy/test": accuracy})
     summary: Summary = {
@@ -69,6 +78,9 @@ def write_results(
         "seed": config.seed,
         "test_accuracy": accuracy,
         "balanced_accuracy": balanced_accuracy(scores),
+        "top5_accuracy": top_accuracy(logits, labels) if dataset.num_classes > 10 else None,
+        "calibration_error": calibration_error(confidence_bins(probabilities, labels)) if finite else None,
+        "temperature": temperature,
         "test_loss": loss if math.isfinite(loss) else None,
         "val_accuracy": records[best].val_accuracy,
         "val_loss": records[best].val_loss,

@@ -22,16 +22,18 @@ from jaxcnn.files import digest, is_there, made_by_older_version, older_digest
 from jaxcnn.kernels.backend import fixed_settings, is_cpu
 from jaxcnn.masks import count_parameters, frozen_stages
 from jaxcnn.model import init_variables, key_of
+from jaxcnn.runs.calibration import fit_temperature
 from jaxcnn.runs.console import Terminal
 from jaxcnn.runs.device import select_device
 from jaxcnn.runs.display import Bar, print_start, results_table
 from jaxcnn.runs.folder import claim_folder, find_finished, is_unfinished, read_json, resolve, with_precision
 from jaxcnn.runs.log import check_log, update_log
 from jaxcnn.runs.metrics import Board, count_metrics, write_metrics
-from jaxcnn.runs.present import present, remove_pictures
+from jaxcnn.runs.present import present, remove_products
 from jaxcnn.runs.results import write_results
 from jaxcnn.runs.signals import defer_signals
 from jaxcnn.runs.streams import only_warns
+from jaxcnn.runs.style import Figures
 from jaxcnn.runs.summary import Summary
 from jaxcnn.training.decisions import kept_epoch, validates
 from jaxcnn.training.loop import Paused, evaluate, evaluation_step, fit
@@ -48,17 +50,19 @@ from jaxcnn.weights.transfer import Source, transplant
 
 
 @fixed_settings()
-def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> Summary:
+def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, figures: Figures | None = "png") -> Summary:
     """Trains a network and writes the results to the run's folder.
 
-    An interrupted run continues. A finished run is not trained again; only missing plots and its missing row in the log
-    are made. Validation images decide the learning rate, early stopping and the best epoch. The test set is evaluated
-    once, with the weights of the best epoch (of the last epoch, without validation images). A plot or log that cannot
-    be written causes only a warning.
+    An interrupted run continues. A finished run is not trained again; only what it lacks of figures, tables, its page
+    `report.html` and its row in the log is made. Validation images decide the learning rate, early stopping and the
+    best epoch. The test set is evaluated once, with the weights of the best epoch (of the last epoch, without
+    validation images). A figure, page or log that cannot be written causes only a warning.
 
     Args:
         config: the run; a `TransferConfig` starts it from saved weights.
         existing: what to do if the folder already holds a run.
+        figures: the format of the figures. None makes no figures, tables of classes or page; `jaxcnn report` makes them
+            later.
 
     Returns:
         The content of `summary.json`.
@@ -88,10 +92,16 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE) -> S
                 with only_warns(f"row of {folder.name} in the table of all runs"):
                     check_log(folder.parent, transfers=isinstance(config, TransferConfig))
                 records, best = _train(folder, config, dataset, variables, console)
-                tested = evaluate(evaluation_step(config, dataset), best, dataset.test, config.train.batch_size)
-                summary = write_results(folder, config, dataset, records, counts, tested, began)
-                remove_pictures(folder)  # of an earlier result
-    present(folder)
+                step = evaluation_step(config, dataset)
+                tested = evaluate(step, best, dataset.test, config.train.batch_size)
+                temperature = None
+                if config.train.temperature_scaling and (split := dataset.validation) is not None:
+                    temperature = fit_temperature(evaluate(step, best, split, config.train.batch_size)[2], split.labels)
+                    _write_weights(folder, best, config, dataset, ("model.safetensors",), temperature)
+                summary = write_results(folder, config, dataset, records, counts, tested, temperature, began)
+                remove_products(folder)  # of what the folder held before
+    if figures is not None:
+        present(folder, figures)
     with only_warns(f"row of {folder.name} in the table of all runs"):
         update_log(folder.parent, transfers=isinstance(config, TransferConfig))
     if was_finished:
@@ -156,6 +166,11 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
         dataset = as_original(dataset)
     config = replace(config, model=replace(model, num_classes=dataset.num_classes))
     require_trainable(config, dataset)
+    if config.train.temperature_scaling and (original or dataset.validation is None):
+        raise InputError(
+            "train.temperature_scaling=True needs validation images that are no test images: give data.validation "
+            "above 0, and protocol='sound'"
+        )
     resolved = resolve(dataset) | ({} if source is None else {"source_digest": _digest(source, folder, existing)})
     return Plan(folder, config, source, dataset, resolved, find_finished(folder, config, resolved, existing))
 
@@ -303,8 +318,9 @@ def _write_weights(
     config: ExperimentConfig,
     dataset: Dataset,
     names: Sequence[str] = ("model.pth", "model.safetensors"),
+    temperature: float = 1.0,
 ) -> None:
-    card = Card(dataset.class_names, *dataset.standardisation, config.data.resize)
+    card = Card(dataset.class_names, *dataset.standardisation, config.data.resize, temperature)
     for name in names:
         write_state_dict(folder / name, variables, config.model, to_metadata(config.model, card))
 

@@ -5,7 +5,10 @@ from typing import TypedDict, get_type_hints
 
 
 class Summary(TypedDict):
-    """The result of a run. Losses are in nats, accuracies in percent, times in seconds."""
+    """The result of a run. Losses are in nats, accuracies in percent, times in seconds.
+
+    Fields that `NEW` names are None if an earlier version finished the run.
+    """
 
     name: str
     """Name of the run's folder."""
@@ -14,7 +17,14 @@ class Summary(TypedDict):
     seed: int
     test_accuracy: float
     balanced_accuracy: float | None
-    """Mean of the classes' accuracies; None if an earlier version finished the run."""
+    """Mean of the classes' accuracies."""
+    top5_accuracy: float | None
+    """Share of the images whose label is among the five most probable; None where there are at most ten classes."""
+    calibration_error: float | None
+    """Expected calibration error of `probabilities.npy`, a fraction; None where these are not finite."""
+    temperature: float | None
+    """What the logits were divided by to get `probabilities.npy`; None where none was fitted. The losses are of the
+    logits as they are."""
     test_loss: float | None
     """None if it is not finite."""
     val_accuracy: float | None
@@ -39,3 +49,6 @@ SUMMARY: dict[str, type | UnionType] = {
     name: kind if kind in (str, int) else int | kind for name, kind in get_type_hints(Summary).items()
 }
 """The fields and their types. float also allows int, because JSON does not distinguish 1 and 1.0."""
+
+NEW = ("balanced_accuracy", "top5_accuracy", "calibration_error", "temperature")
+"""The fields that earlier versions did not write."""

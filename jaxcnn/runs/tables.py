@@ -1,4 +1,4 @@
-"""CSV files, including those that spreadsheets save."""
+"""Tables as CSV, including those that spreadsheets save, as Markdown and as LaTeX."""
 
 import codecs
 import csv
@@ -23,6 +23,30 @@ def markdown_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [[escape_markdown(cell) for cell in cells] for cells in (header, *rows)]
     lines.insert(1, ["---"] * len(header))
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def latex_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A LaTeX `tabular` with the rules of the package booktabs. All columns except the first are aligned right."""
+    first, *rest = (" & ".join(map(_latex_cell, cells)) + r" \\" for cells in (header, *rows))
+    columns = "l" + "r" * (len(header) - 1)
+    lines = ["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", first, r"\midrule"]
+    return "\n".join([*lines, *rest, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _latex_cell(cell: str) -> str:
+    text = "".join(_LATEX.get(c, c) for c in cell)
+    return re.sub(r"^-(?=\d)", "$-$", text)
+
+
+_LATEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
 
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~])")

@@ -25,7 +25,10 @@ class NetworkDescription(NamedTuple):
 
 def to_metadata(model: ModelConfig, card: Card) -> dict[str, str]:
     """Metadata for a safetensors file, whose values must be strings."""
-    return {KEY: json.dumps({"version": _VERSION, "model": asdict(model), **asdict(card)}, ensure_ascii=False)}
+    values = {"version": _VERSION, "model": asdict(model), **asdict(card)}
+    if card.temperature == 1:  # earlier versions do not know the field, and compute the same without it
+        del values["temperature"]
+    return {KEY: json.dumps(values, ensure_ascii=False)}
 
 
 def from_metadata(metadata: Mapping[str, str], path: Path) -> NetworkDescription | None:
@@ -60,7 +63,7 @@ def card_of_run(config: Mapping[str, Any], model: ModelConfig, path: Path) -> Ca
     Args:
         config: the content of the run's `config.json`.
         model: the network.
-        path: path of `config.json`, for messages.
+        path: path of `config.json`, for messages. The `summary.json` beside it has the temperature, if one was fitted.
 
     Raises:
         InputError: naming the file, when one of the values is unusable or does not fit the network.
@@ -69,11 +72,23 @@ def card_of_run(config: Mapping[str, Any], model: ModelConfig, path: Path) -> Ca
     resolved, data = (each if isinstance(each, dict) else {} for each in (resolved, data))
     values = {name: resolved[name] for name in ("class_names", "mean", "std") if name in resolved}
     try:
+        if (train := config.get("train")) and isinstance(train, dict) and train.get("temperature_scaling"):
+            values["temperature"] = _fitted_temperature(path.with_name("summary.json"))
         card = Card(**values, resize=data.get("resize", "squash"))  # versions before 0.1 always squashed
         card.check(model)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return card
+
+
+def _fitted_temperature(path: Path) -> Any:
+    """The temperature in a run's `summary.json`; 1 if the run is not finished."""
+    try:
+        return json.loads(path.read_bytes())["temperature"]
+    except FileNotFoundError:
+        return 1.0
+    except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
+        raise InputError(f"{path} cannot be read: {reason(error)}; finish the run again by its command") from error
 
 
 def update_card(card: Card, **fields: Any) -> Card:

@@ -62,6 +62,8 @@ class Classifier:
     def predict_proba(self, images: Images) -> Array:
         """The class probabilities of each image, float32 (N, K), in the order of `classes`. A single image has N = 1.
 
+        Where a run fitted a temperature (`card.temperature`), they are those of the logits divided by it.
+
         Args:
             images: a file; a folder, which stands for all files below it, in the order of `image_files`; a Pillow
                 image; uint8 pixels (H, W), (H, W, C), (N, H, W) or (N, H, W, C) with C = 1 or 3; or an iterable of
@@ -92,7 +94,7 @@ class Classifier:
             for place, image in enumerate(read):
                 if not isinstance(image, InputError):
                     batch[place] = image
-            rows = softmax(self._logits(batch))
+            rows = softmax(self._logits(batch) / np.float64(self.card.temperature))
             for image, row in zip(read, rows, strict=False):
                 if isinstance(image, InputError):
                     yield image
