@@ -25,7 +25,7 @@ from jaxcnn.config import (
 )
 from jaxcnn.config.experiment import RESOLVED, to_json
 from jaxcnn.errors import InputError
-from jaxcnn.runs.folder import read_json
+from jaxcnn.runs.reading import read_json
 
 TEXT = '{\r\n  "name": "größe",\r\n  "train": {"epochs": 2}\r\n}\r\n'
 

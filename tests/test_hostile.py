@@ -20,7 +20,7 @@ from jaxcnn.config import DataConfig, ExperimentConfig
 from jaxcnn.data.prepare import prepare
 from jaxcnn.data.sets import load_dataset
 from jaxcnn.errors import InputError
-from jaxcnn.runs.folder import read_summary
+from jaxcnn.runs.reading import read_summary
 from jaxcnn.weights.files import read_state_dict
 from jaxcnn.weights.source import read_source
 

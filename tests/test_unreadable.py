@@ -22,7 +22,7 @@ from jaxcnn.data import archives, reader
 from jaxcnn.errors import InputError, JaxcnnError, UnreadableError, is_out_of_memory, unreadable
 from jaxcnn.files import digest, older_digest, write_json
 from jaxcnn.runs import run
-from jaxcnn.runs.folder import read_json, read_summary
+from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.weights import files as weight_files
 from jaxcnn.weights.files import read_state_dict
 from jaxcnn.weights.transfer import Source

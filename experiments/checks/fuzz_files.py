@@ -49,7 +49,8 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     from jaxcnn.data.prepare import prepare
     from jaxcnn.data.sets import load_dataset
     from jaxcnn.model import init_variables
-    from jaxcnn.runs.folder import find_finished, read_summary
+    from jaxcnn.runs.folder import find_finished
+    from jaxcnn.runs.reading import read_summary
     from jaxcnn.training.records import EpochRecord
     from jaxcnn.training.step import init_state
     from jaxcnn.weights.checkpoint import open_checkpoints

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jaxcnn.config.experiment import RESOLVED, ExperimentConfig, TransferConfig, from_dict, to_json
 from jaxcnn.errors import InputError, require_int
-from jaxcnn.runs.folder import read_json, read_summary
+from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.runs.summary import Summary
 from jaxcnn.runs.tables import read_table
 

@@ -16,7 +16,7 @@ from jaxcnn.runs import charts
 from jaxcnn.runs.arrays import RunArrays
 from jaxcnn.runs.calibration import BINS, ConfidenceBin, calibration_error, confidence_bins
 from jaxcnn.runs.examples import confidently_wrong, least_sure
-from jaxcnn.runs.folder import PLACES
+from jaxcnn.runs.reading import PLACES
 from jaxcnn.runs.scores import ClassScore, Confusion, class_scores, confusion_matrix, confusions
 from jaxcnn.runs.style import RIGHT, WRONG, one_line
 from jaxcnn.runs.summary import Summary

@@ -9,8 +9,8 @@ from jaxcnn.errors import InputError, reason
 from jaxcnn.files import TEMPORARY, write_text
 from jaxcnn.runs.arrays import read_arrays
 from jaxcnn.runs.figures import plot_confusion, plot_curves
-from jaxcnn.runs.folder import read_json, read_summary
 from jaxcnn.runs.page import render
+from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.runs.scores import ClassScore, class_scores, confusion_matrix
 from jaxcnn.runs.streams import only_warns
 from jaxcnn.runs.style import Figures, one_line

@@ -26,10 +26,11 @@ from jaxcnn.runs.calibration import fit_temperature
 from jaxcnn.runs.console import Terminal
 from jaxcnn.runs.device import select_device
 from jaxcnn.runs.display import Bar, print_start, results_table
-from jaxcnn.runs.folder import claim_folder, find_finished, is_unfinished, read_json, resolve, with_precision
+from jaxcnn.runs.folder import claim_folder, find_finished, is_unfinished, resolve, with_precision
 from jaxcnn.runs.log import check_log, update_log
 from jaxcnn.runs.metrics import Board, count_metrics, write_metrics
 from jaxcnn.runs.present import present, remove_products
+from jaxcnn.runs.reading import read_json
 from jaxcnn.runs.results import write_results
 from jaxcnn.runs.signals import defer_signals
 from jaxcnn.runs.streams import only_warns
