@@ -17,14 +17,14 @@ _NAMES = "train_images and train_labels (test_..., val_...), or images and label
 
 
 def load_npz(file: Path, title: str, shape: tuple[int, int, int], resize: Resize) -> Stored:
-    """The images of a `.npz` file, from the cache if it is unchanged.
+    """The images of a `.npz` file. If the file has not changed since it was last read, they come from the cache.
 
     The file has either MedMNIST's arrays (`train_images`, `train_labels`, and the same for `val` and `test`), or
-    `images`, `labels` and optionally `split` ("train", "val" or "test" for each image). Optionally, `class_names` gives
-    the names of the labels 0, 1, ...
+    `images`, `labels` and optionally `split` ("train", "val" or "test" for each image; without it, a stratified fifth
+    is the test split). Optionally, `class_names` gives the names of the labels 0, 1, ...
 
     Args:
-        file: the `.npz` file. Pickled arrays are not read.
+        file: the `.npz` file. One with pickled arrays is refused.
         title: of the set, for messages and the cache.
         shape: height, width and channels to convert the images to.
         resize: how images become squares.

@@ -277,12 +277,17 @@ def _invert(image: jax.Array, _: jax.Array) -> jax.Array:
 
 
 def _autocontrast_shortfalls() -> np.ndarray:
-    """Where Pillow's int(v * scale - low * scale), in double precision, falls just short of a whole number.
+    """Where rounding makes Pillow's autocontrast one grey level too dark.
+
+    Pillow maps a pixel x to int(x * scale - low * scale) with scale = 255 / (high - low), in double precision. Where
+    the exact result is a whole number, the computed one may be slightly smaller, and int() then gives one less.
+
+    The exact result is whole at multiples of 255 / gcd(high - low, 255): of 15, 17, 51, 85 or 255, where v // 15
+    differs between any two, or of 1, 3 or 5, where none comes out too small.
 
     Returns:
-        uint32 (256, 256), indexed by a channel's lowest and highest value: bit v // 15 is set for each output v that
-        falls short. Only outputs that are whole before rounding can: the multiples of 15, 17, 51, 85 or 255, of which
-        no two share a bit. At spans that 51 or 85 divides they lie denser, and none of them falls short.
+        uint32 (256, 256), indexed by low and high, a channel's lowest and highest value: bit v // 15 is set if the
+        exact result v comes out too small. Rows with high <= low are 0.
     """
     bits = np.zeros((256, 256), np.uint32)
     for span in range(1, 256):

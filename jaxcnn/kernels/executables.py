@@ -39,14 +39,17 @@ Jit = Callable[..., Any]
 def kept_jit(
     f: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = (), options: Mapping[str, int] | None = None
 ) -> Callable[..., Any]:
-    """`jax.jit` for positional arguments, with compiled programs kept on disk beside JAX's own cache.
+    """`jax.jit` for positional arguments, which also keeps compiled programs on disk for later processes.
 
-    A program is the same whether it was loaded or compiled. Nothing is kept, and the function behaves as under
-    `jax.jit`, if `jax_compilation_cache_dir` is not set, if other users can write there, or if the function closes over
-    values that `describe` does not know.
+    The files are in the folder of JAX's own cache. A program from a file computes the same bits as a newly compiled
+    one. In three cases no file is written, and the compiled function is that of `jax.jit`:
+
+    - `jax_compilation_cache_dir` is not set;
+    - other users can write to that folder;
+    - `f` closes over a value that `kernels.describe` cannot describe completely.
 
     Args:
-        f: the function. The result must not be called while another function is traced.
+        f: the function. What this returns must not be called while JAX traces another function.
         donate_argnums: as for `jax.jit`.
         options: compiler options. Those that the installed compiler does not know are left out.
     """
@@ -112,12 +115,17 @@ def _not_in_jaxs_cache() -> Iterator[None]:
 def jit(f: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = (), **options: int) -> Callable[..., Any]:
     """`kept_jit` with compiler options that suit the default backend.
 
-    On a CPU, XLA up to jax 0.11.0 sets up the passes of its newer code emitters again for every loop. With the older
-    emitters a training step compiles in two thirds of the time and memory and runs slightly faster, although Adam by
-    itself takes three times as long.
+    On a CPU it selects XLA's older code emitters. The XLA of jax 0.11.0 and earlier sets up the compiler passes of its
+    newer emitters again for each loop of a program. With the older ones a training step compiles in two thirds of the
+    time and memory. It also runs slightly faster, although its Adam part runs three times as long.
 
-    These options change the speed of a program and not what it computes. They come and go with releases of XLA: those
-    that the installed one does not know are left out.
+    These options change how fast a program runs and not which bits it computes. They come and go with releases of XLA:
+    those that the installed one does not know are left out.
+
+    Args:
+        f: as for `kept_jit`.
+        donate_argnums: as for `jax.jit`.
+        options: further compiler options, which replace the selected ones of the same name.
     """
     wanted = {**({"xla_cpu_use_fusion_emitters": False} if is_cpu() else {}), **options}
     return kept_jit(f, donate_argnums=donate_argnums, options=wanted)

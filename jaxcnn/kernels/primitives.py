@@ -18,10 +18,10 @@ def batch_size(x: Any) -> int:
 
 
 def in_chunks(f: Callable[[Any], Array], x: Any, n: int) -> Array:
-    """f(x), n images at a time: a loop over chunks that all have one shape.
+    """f(x), n images at a time, for an f that treats every image by itself: a loop over chunks that have one shape.
 
-    A slice that would reach past the end starts earlier instead, so the last chunk overlaps the one before. With 7
-    images and n = 3:
+    x is an array or a pytree of arrays with the batch as their first axis, at least n images. A slice that would reach
+    past the end starts earlier instead, so the last chunk overlaps the one before. With 7 images and n = 3:
 
         chunk 0   0 1 2
         chunk 1         3 4 5

@@ -86,11 +86,14 @@ def batches(split: Split, order: np.ndarray[Any, Any], batch_size: int) -> Itera
 def make_train_epoch(
     step: TrainStep, split: Split, batch_size: int, *, steps_per_call: int | None, jit: Jit = jit
 ) -> TrainEpoch:
-    """A function `(state, order, scale, on_step, should_stop) -> (state, metrics of each step)`: one pass over `split`.
+    """Makes the function that trains one epoch: `(state, order, scale, on_step, should_stop) -> (state, metrics)`.
 
-    The images are stored on the device (on a CPU they stay where they are). `steps_per_call` steps run as one compiled
-    loop, or a whole epoch if it is None; the number does not change the result. `should_stop` is asked after each call,
-    and ends the pass once it is true. A state that was passed in must not be used again: its buffers are reused.
+    `order` has the indices of the images, and `scale` multiplies the learning rate. The metrics are those of each step.
+    A short last batch is trained on too. The images are stored on the device (on a CPU they stay where they are).
+
+    A compiled loop runs `steps_per_call` steps, or the whole epoch if that is None. After each loop `on_step` is
+    called, then `should_stop`, which ends the epoch there if it returns true. The number of steps in a loop changes no
+    metric and no weight. A state that was passed in must not be used again: its buffers are reused.
     """
     stored = jax.device_put(split)
     most = steps_per_call or -(-len(split.labels) // batch_size)
