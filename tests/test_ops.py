@@ -102,7 +102,7 @@ def test_convolution_is_the_plain_one_and_pytorchs(shape: tuple[int, ...]) -> No
     assert distance(ours, [a.detach().numpy() for a in (y, *[leaf.grad for leaf in leaves])]) < 1e-13
 
 
-@pytest.mark.usefixtures("by_tiles")
+@pytest.mark.usefixtures("optimised", "by_tiles")
 @pytest.mark.parametrize("shape", [(7, 9, 6, 3, 32), (32, 8, 8, 128, 256)], ids=str)
 def test_rounding_is_that_of_the_direct_sum(shape: tuple[int, ...]) -> None:
     x, kernel, g = arrays(shape)
@@ -117,6 +117,7 @@ def test_rounding_is_that_of_the_direct_sum(shape: tuple[int, ...]) -> None:
         assert np.std(ours - truth) < max(2 * np.std(plain - truth), 5e-7 * np.std(truth))
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("shape", [(4, 8, 8, 16, 16), (2, 6, 5, 3, 8), (32, 8, 8, 32, 64)], ids=str)
 def test_convolution_in_bfloat16_is_the_exact_one_rounded_once(shape: tuple[int, ...]) -> None:
     half = [np.asarray(a).astype(jnp.bfloat16) for a in arrays(shape)]
@@ -130,6 +131,7 @@ def test_convolution_in_bfloat16_is_the_exact_one_rounded_once(shape: tuple[int,
         np.testing.assert_allclose(rounded.astype(np.float64), truth, rtol=2**-8, atol=1e-5 * np.std(truth))
 
 
+@pytest.mark.usefixtures("optimised")
 def test_convolution_in_a_scan() -> None:
     x, kernel, _ = (jnp.asarray(a, jnp.float32) for a in arrays((4, 8, 8, 16, 16)))
     _, many = jax.jit(lambda xs: lax.scan(lambda c, x: (c, conv3x3(x, kernel)), 0, xs))(x[:, None])
@@ -236,6 +238,7 @@ def test_dense_layer_is_the_plain_product_and_pytorchs(inputs: int, outputs: int
     assert distance(ours, [a.detach().numpy() for a in theirs]) < 1e-13
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("outputs", [16, 512])
 def test_dense_layer_needs_no_columns_that_are_zero(outputs: int) -> None:
     rng = np.random.default_rng(0)
@@ -281,6 +284,7 @@ def test_batch_norm_is_pytorchs_over_the_mask(masked: bool) -> None:
     np.testing.assert_allclose(var, x[keep].var((0, 1, 2)), rtol=1e-13)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_batch_norm_keeps_its_digits_far_from_zero_and_its_type() -> None:
     rng = np.random.default_rng(0)
     x, scale, shift = rng.normal(30, 1, (16, 8, 8, 6)), rng.normal(size=6), rng.normal(size=6)
