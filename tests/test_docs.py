@@ -124,7 +124,7 @@ TRAINERS = ("experiments.train", "experiments.cifar10", "experiments.cifar100", 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("isolated")
+@pytest.mark.usefixtures("isolated", "optimised")
 def test_the_commands_on_embedded_data_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, so that what they share is loaded and compiled once."""
     monkeypatch.chdir(tmp_path)
@@ -160,7 +160,7 @@ def test_the_python_examples_of_the_readme_and_of_predictions_run(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("isolated")
+@pytest.mark.usefixtures("isolated", "optimised")
 def test_the_examples_from_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = run_examples(ROOT / "docs" / "python.md")

@@ -166,7 +166,7 @@ def dots(f: Callable[..., Any], *args: Array) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("by_tiles")
+@pytest.mark.usefixtures("optimised", "by_tiles")
 @pytest.mark.parametrize(("channels", "forward", "backward"), [(3, 1, 1), (16, 16, 16)])
 def test_gradient_of_the_kernel_alone_computes_no_gradient_of_the_input(
     channels: int, forward: int, backward: int

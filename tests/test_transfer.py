@@ -73,6 +73,7 @@ def recorded_rounding(
     return {name: np.abs(exact[name] - trace[f"{mask}/after/{name}"]) for name in exact}
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
     ("name", "mask"),
     [
