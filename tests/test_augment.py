@@ -15,6 +15,8 @@ from jaxcnn.data.augment import augment, autoaugment_one_by_one, flipcrop, stand
 from jaxcnn.data.autoaugment import Draw, _blend, apply_operation, apply_policy, autoaugment, draw
 from jaxcnn.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("optimised")  # fused arithmetic rounds otherwise
+
 OPERATIONS = """
     ShearX ShearY TranslateX TranslateY Rotate Brightness Color
     Contrast Sharpness Posterize Solarize AutoContrast Equalize Invert

@@ -132,7 +132,7 @@ RUNNABLE = tuple(f"experiments.{name}" for name in PROGRAMS)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("isolated")
+@pytest.mark.usefixtures("isolated", "optimised")
 def test_the_commands_on_embedded_data_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, so that what they share is loaded and compiled once."""
     monkeypatch.chdir(tmp_path)
@@ -168,7 +168,7 @@ def test_the_python_examples_of_the_readme_and_of_predictions_run(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("isolated")
+@pytest.mark.usefixtures("isolated", "optimised")
 def test_the_examples_from_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = run_examples(ROOT / "docs" / "python.md")

@@ -90,6 +90,15 @@ def assert_equal_to_pytorch(config: ModelConfig, seed: int, padding: int) -> Non
         )
 
 
+def shapes_of_variables(config: ModelConfig) -> Any:
+    """Shapes and types alone: nothing is compiled."""
+    return jax.eval_shape(lambda: init_variables(config, jax.random.key(0)))
+
+
+def zeros_of(config: ModelConfig) -> Any:
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes_of_variables(config))
+
+
 CASES = given(config=configs(), seed=st.integers(0, 2**31 - 1), padding=st.integers(0, 3))
 EXAMPLES = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
@@ -111,7 +120,7 @@ def test_many_networks_equal_pytorchs(config: ModelConfig, seed: int, padding: i
 def test_presets_have_the_tensors_of_the_pytorch_network(config: ModelConfig) -> None:
     shapes = {name: tuple(value.shape) for name, value in TorchCNN(config).state_dict().items()}
     assert {e.torch_name: e.torch_shape for e in entries(config)} == shapes
-    exported = to_torch(init_variables(config, jax.random.key(0)), config)
+    exported = to_torch(zeros_of(config), config)
     assert list(exported) == list(shapes)
     TorchCNN(config).load_state_dict(exported, strict=True)
 
@@ -191,9 +200,9 @@ def test_variables_and_logits_are_of_the_type_that_is_asked_for(weight_init: str
         features = Features(jax.ShapeDtypeStruct((2, 64), jnp.float32), 4)
         return jax.eval_shape(model.apply, variables, features).dtype
 
-    single = init_variables(config, jax.random.key(0))
+    single = shapes_of_variables(config)
     with jax.enable_x64(True):
-        double = init_variables(config, jax.random.key(0))
+        double = shapes_of_variables(config)
         assert {a.dtype for a in jax.tree.leaves(double["params"])} == {jnp.dtype("float64")}
         assert logits_type(CNN(config), double) == jnp.float64
     assert {a.dtype for a in jax.tree.leaves(single["params"])} == {jnp.dtype("float32")}
@@ -270,7 +279,7 @@ def test_images_that_are_no_floating_point_numbers_are_refused() -> None:
         input_size=8, hidden_dims=(4, 9, 7), layers_per_block=(1,), apply_pooling=(True,), apply_bn=(False,),
         num_blocks=1,
     )  # fmt: skip
-    variables = init_variables(config, jax.random.key(0))
+    variables = zeros_of(config)
     with pytest.raises(
         InputError, match=r"the images are uint8, not floating-point; see jaxcnn\.data\.augment\.standardise"
     ):

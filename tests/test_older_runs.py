@@ -23,7 +23,7 @@ STEPS = 18  # of 11 an epoch, which are left to the run
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("own_cache")
+@pytest.mark.usefixtures("own_cache", "optimised")
 def test_a_run_of_an_earlier_version_goes_on_to_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.unpack_archive(ARCHIVE, tmp_path)
     begun, finished = tmp_path / "begun", tmp_path / "finished"

@@ -12,12 +12,14 @@ import torch
 from jaxcnn import CNN, ModelConfig, OptimConfig
 from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.data.augment import standardise
+from jaxcnn.kernels.executables import jit
 from jaxcnn.training.records import Batch
 from jaxcnn.training.step import init_state, make_train_step
 from jaxcnn.weights.convert import entries, from_torch, infer_config, to_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict
 from jaxcnn.weights.pytorch_network import TorchCNN
 
+pytestmark = pytest.mark.usefixtures("optimised")
 REFERENCE = Path(__file__).parent / "reference"
 NETWORKS = ("small", "deep")
 
@@ -68,7 +70,7 @@ def test_logits_equal_the_originals(name: str) -> None:
 def test_five_steps_of_the_baseline_equal_the_originals(name: str) -> None:
     config, weights, trace = load(name)
     optim = OptimConfig(schedule="constant")
-    step = jax.jit(
+    step = jit(
         make_train_step(
             model=config,
             optim=optim,

@@ -119,10 +119,10 @@ SMALL = replace(SHALLOW, input_size=16, hidden_dims=(16, 32, 64, 64, 64, 32))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "batch_size"), [(SMALL, 64), pytest.param(SHALLOW, 256, marks=pytest.mark.slow)], ids=["small", "shallow"]
-)
-def test_bfloat16_gradients_are_about_as_far_from_float32s_as_autocasts(model: ModelConfig, batch_size: int) -> None:
+@pytest.mark.usefixtures("optimised")
+@pytest.mark.parametrize("model", [SMALL, SHALLOW], ids=["small", "shallow"])
+def test_bfloat16_gradients_are_about_as_far_from_float32s_as_autocasts(model: ModelConfig) -> None:
+    batch_size = 64
     model = replace(model, dropout_rate=0.0)
     torch.manual_seed(0)
     network = TorchCNN(model)

@@ -21,6 +21,7 @@ from small_training import (
 
 from jaxcnn.config import OptimConfig
 from jaxcnn.data.splits import Split, epoch_order
+from jaxcnn.kernels.executables import jit
 from jaxcnn.training.loop import batches, evaluate, make_train_epoch
 from jaxcnn.training.records import Batch, Metrics, softmax
 from jaxcnn.training.step import init_state, make_eval_step, make_train_step
@@ -119,7 +120,7 @@ def test_an_epoch_with_a_short_last_batch_equals_pytorch_on_the_real_images(
 @pytest.mark.usefixtures("in_double_precision")
 def test_what_the_padding_shows_changes_nothing() -> None:
     config = experiment()
-    step = jax.jit(make_train_step(
+    step = jit(make_train_step(
         model=MODEL, optim=config.optim, schedule=lambda step: 0.01, standardisation=STANDARDISATION,
         augmentation="none",
     ))  # fmt: skip

@@ -176,7 +176,7 @@ def test_an_epochs_loss_is_the_sum_over_images_and_not_a_mean_of_means(monkeypat
         return wrapped
 
     monkeypatch.setattr(train_module, "make_train_epoch", spy)
-    _, records = run(experiment(learning_rate=0.05), draw_dataset())
+    _, records = run(experiment(learning_rate=0.03), draw_dataset())
     for record, metrics in zip(records, seen, strict=True):
         assert metrics.count.tolist() == [16, 16, 5]
         assert record.train_loss == math.fsum(metrics.loss) / 37
@@ -219,7 +219,7 @@ def test_a_run_stops_early() -> None:
     assert reason_to_stop(records, config) == "no lower validation loss for 2 epochs"
     assert reason_to_stop(records[:-1], config) is None
 
-    reached = experiment(epochs=20, learning_rate=1e-30, early_stopping_target=0.5)
+    reached = experiment(epochs=20, learning_rate=0.03, early_stopping_target=0.5)
     _, records = run(reached, draw_dataset())  # any image of 21 that is right will do
     assert len(records) == 1
     assert "target of 0.5 %" in (reason_to_stop(records, reached) or "")
@@ -227,11 +227,11 @@ def test_a_run_stops_early() -> None:
 
 def test_without_validation_all_epochs_are_trained_at_the_scheduled_rate() -> None:
     config = experiment(
-        epochs=4, plateau_patience=0, early_stopping_patience=1, early_stopping_target=0.5, learning_rate=0.01
+        epochs=4, plateau_patience=0, early_stopping_patience=1, early_stopping_target=0.5, learning_rate=0.03
     )
     _, records = run(config, draw_dataset(validation=None))
     assert [(r.epoch, r.val_loss, r.val_accuracy) for r in records] == [(i, None, None) for i in (1, 2, 3, 4)]
-    assert {r.learning_rate for r in records} == {0.01}
+    assert {r.learning_rate for r in records} == {0.03}
     assert reason_to_stop(records, config) is None
 
 
@@ -310,7 +310,7 @@ def test_plateaus_wait_until_the_mask_is_reached() -> None:
 
 
 def test_new_weights_know_no_rate_by_depth() -> None:
-    config = replace(experiment(epochs=1), freeze=FreezeConfig(mask="scratch"))
+    config = replace(experiment(epochs=1, learning_rate=0.03), freeze=FreezeConfig(mask="scratch"))
     decayed = replace(config, freeze=FreezeConfig(mask="scratch", layer_decay=0.1))
     assert_same_bits(run(decayed, draw_dataset())[0][-1], run(config, draw_dataset())[0][-1])
 

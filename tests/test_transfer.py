@@ -15,6 +15,7 @@ from jaxcnn.config import FreezeConfig, Mask, Precision
 from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.data.augment import standardise
 from jaxcnn.data.splits import Dataset, Split
+from jaxcnn.kernels.executables import jit
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables
 from jaxcnn.training.features import compute_features
@@ -36,7 +37,7 @@ def recorded_start(name: str, mask: str) -> tuple[ModelConfig, dict[str, Any], d
 
 def five_steps(config: ModelConfig, weights: Any, trace: Any, frozen: int, **options: Any) -> tuple[Any, list[float]]:
     optim = OptimConfig(schedule="constant")
-    step = jax.jit(
+    step = jit(
         make_train_step(
             model=config, optim=optim, schedule=lambda step: 1e-3,
             standardisation=Standardisation(trace["mean"], trace["std"]), augmentation="none", frozen_stages=frozen,
@@ -74,6 +75,7 @@ def recorded_rounding(
     return {name: np.abs(exact[name] - trace[f"{mask}/after/{name}"]) for name in exact}
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
     ("name", "mask"),
     [
@@ -213,7 +215,7 @@ def test_discriminative_rates_are_powers_of_the_decay() -> None:
         )  # fmt: skip
         variables = init_variables(TINY, jax.random.key(0))
         batch = Batch(data.train.images, data.train.labels, np.ones(20, bool))
-        state, _ = jax.jit(step)(init_state(variables, TINY, sgd, seed=0), batch, 1.0)
+        state, _ = jit(step)(init_state(variables, TINY, sgd, seed=0), batch, 1.0)
         deltas[decay] = jax.tree.map(lambda a, b: np.asarray(b) - a, jax.device_get(variables["params"]), state.params)
     for stage, name in enumerate(["block_0", "block_1", "fc1", "fc2", "fc3"]):
         for plain, decayed in zip(jax.tree.leaves(deltas[1.0][name]), jax.tree.leaves(deltas[0.5][name]), strict=True):

@@ -54,12 +54,14 @@ def make_schedule(config: OptimConfig, *, steps_per_epoch: int, epochs: int) -> 
     With a warm-up of w steps, step i < w has (i + 1) / w of the rate. The cosine begins after it, at step w.
     """
     warmup = round(config.warmup_epochs * steps_per_epoch)
-    remaining = max(steps_per_epoch * epochs - warmup, 1)
+    # The schedule holds only what it depends on: runs that differ in anything else have the same compiled step.
+    learning_rate = config.learning_rate
+    decay_steps = max(steps_per_epoch * epochs - warmup, 1) if config.schedule == "cosine" else None
 
     def schedule(step: jax.Array) -> jax.Array | float:
-        rate: jax.Array | float = config.learning_rate
-        if config.schedule == "cosine":
-            progress = jnp.clip((step - warmup) / remaining, 0, 1)
+        rate: jax.Array | float = learning_rate
+        if decay_steps is not None:
+            progress = jnp.clip((step - warmup) / decay_steps, 0, 1)
             rate *= 0.5 * (1 + jnp.cos(jnp.pi * progress))
         return rate * jnp.minimum((step + 1) / warmup, 1) if warmup else rate
 
