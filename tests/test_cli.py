@@ -24,7 +24,7 @@ from jaxcnn.config.experiment import RESOLVED
 from jaxcnn.runs.device import select_device
 
 ROOT = Path(__file__).parent.parent
-PROGRAMS = ("train", "cifar10", "cifar100", "svhn", "baselines", "transfer", "convert", "quickstart", "bench")
+PROGRAMS = ("train", "cifar10", "cifar100", "svhn", "baselines", "transfer", "convert", "report", "quickstart", "bench")
 SLOW_MODULES = ("jax", "flax", "torch", "tensorflow_datasets", "sklearn", "scipy", "matplotlib", "orbax")
 
 

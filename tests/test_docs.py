@@ -14,7 +14,7 @@ import pytest
 from experiments.bench import __main__ as bench
 from experiments.checks import compare_pytorch, faults, fuzz
 from jaxcnn import SHALLOW, init_variables
-from jaxcnn.cli import baselines, convert, predict, train, transfer
+from jaxcnn.cli import baselines, convert, predict, report, train, transfer
 from jaxcnn.cli import flags as cli
 from jaxcnn.cli.flags import baseline
 from jaxcnn.config.experiment import to_json
@@ -52,6 +52,8 @@ def parses(words: list[str]) -> bool:
         return bool(convert.tyro.cli(convert.Flags, args=flags))
     if module == "experiments.predict":
         return bool(predict.tyro.cli(predict.Flags, args=flags).images)
+    if module == "experiments.report":
+        return bool(report.tyro.cli(report.Flags, args=flags).runs)
     if module in FLAGS:
         return bool(cli.parse_flags(FLAGS[module](), "", flags))
     if module in ARGPARSE:

@@ -18,7 +18,7 @@ from jaxcnn.runs.calibration import BINS, ConfidenceBin, calibration_error, conf
 from jaxcnn.runs.examples import confidently_wrong, least_sure
 from jaxcnn.runs.folder import PLACES
 from jaxcnn.runs.scores import ClassScore, Confusion, class_scores, confusion_matrix, confusions
-from jaxcnn.runs.style import RIGHT, WRONG, one_line
+from jaxcnn.runs.style import FAINTEST, RIGHT, WRONG, one_line
 from jaxcnn.runs.summary import Summary
 from jaxcnn.training.records import EpochRecord
 
@@ -87,7 +87,15 @@ def render(
         versions={**resolved.get("versions", {}), "Python": resolved.get("python", "not recorded")},
         device=resolved.get("device", "not recorded"),
         processor=resolved.get("processor"),
-        colors={"right": RIGHT, "wrong": WRONG},
+        colors={
+            name: charts.mixed(color, share)
+            for name, color, share in (
+                ("right", RIGHT, 1),
+                ("wrong", WRONG, 1),
+                ("faint_right", RIGHT, FAINTEST),
+                ("faint_wrong", WRONG, FAINTEST),
+            )
+        },
         geometry=charts,
     )
 

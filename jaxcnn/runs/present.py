@@ -56,7 +56,7 @@ def _products(folder: Path, figures: Figures) -> list[tuple[Path, Callable[[Path
         f"confusion.{figures}": _draw_confusion,
         "classes.md": _write_markdown,
         "classes.tex": _write_latex,
-        "report.html": _write_page,
+        "report.html": write_page,
     }
     return [(folder / name, make) for name, make in makers.items()]
 
@@ -100,7 +100,12 @@ def _cells(score: ClassScore) -> list[str]:
     ]
 
 
-def _write_page(folder: Path, path: Path) -> None:
+def write_page(folder: Path, path: Path) -> None:
+    """Writes the page of a finished run.
+
+    Raises:
+        InputError: when its folder lacks something.
+    """
     config, summary = read_json(folder / "config.json"), read_summary(folder / "summary.json")
     write_text(path, render(folder, config, summary, read_metrics(folder), read_arrays(folder)))
 

@@ -17,6 +17,8 @@ Figures = Literal["png", "svg", "pdf"]
 PALETTE = ("#0072B2", "#D55E00", "#000000", "#CC79A7", "#009E73", "#E69F00", "#56B4E9")
 RIGHT, WRONG = PALETTE[:2]
 """Colours of what a network got right and wrong."""
+FAINTEST = 0.15
+"""Share of a colour on white that a single image among many still has."""
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (2, 4)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
