@@ -14,8 +14,9 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
 from jaxcnn.runs.figures import plot_comparison, plot_confusion, plot_curves
+from jaxcnn.runs.palette import PALETTE
 from jaxcnn.runs.scores import confusion_matrix
-from jaxcnn.runs.style import NAME_LENGTH, PALETTE, line, one_line
+from jaxcnn.runs.style import NAME_LENGTH, line, one_line
 from jaxcnn.training.records import EpochRecord
 
 ROOT = Path(__file__).parent.parent

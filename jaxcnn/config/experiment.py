@@ -181,6 +181,10 @@ _SECTIONS = {
 RESOLVED = "resolved"
 
 
+PLACES = ("device", "runs_dir", "name", "data.dir", "data.archives")
+"""Settings that say where a run is, and not what."""
+
+
 class Existing(NamedTuple):
     """What is to become of a run that is there already; by default it goes on, or shows its result."""
 

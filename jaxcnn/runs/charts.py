@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.runs.calibration import ConfidenceBin
-from jaxcnn.runs.style import FAINTEST, RIGHT, WRONG
+from jaxcnn.runs.palette import FAINTEST, RIGHT, WRONG
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT_EDGE, TOP, BOTTOM = 52, 350, 10, 186

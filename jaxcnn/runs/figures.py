@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxcnn.runs.style import FAINTEST, NAME_LENGTH, PALETTE, line, new_figure, one_line
+from jaxcnn.runs.palette import FAINTEST, PALETTE, RIGHT, WRONG
+from jaxcnn.runs.style import NAME_LENGTH, line, new_figure, one_line
 
 if TYPE_CHECKING:
     from jaxcnn.training.records import EpochRecord
@@ -48,8 +49,8 @@ def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequen
     with new_figure(path, side + 1, side) as figure:
         axes = figure.add_subplot()
         axes.grid(False)
-        right = axes.imshow(np.ma.masked_where(~diagonal, percent), cmap=_ramp(PALETTE[0]), vmin=0, vmax=100)
-        wrong = axes.imshow(confusions, cmap=_ramp(PALETTE[1]), vmin=0, vmax=most)
+        right = axes.imshow(np.ma.masked_where(~diagonal, percent), cmap=_ramp(RIGHT), vmin=0, vmax=100)
+        wrong = axes.imshow(confusions, cmap=_ramp(WRONG), vmin=0, vmax=most)
         bars = {"shrink": 0.6, "aspect": 40}
         figure.colorbar(wrong, label="confusions, % of the true class", location="right", **bars)
         figure.colorbar(right, label="right, % of the class", location="top", **bars)
@@ -70,8 +71,9 @@ def _ramp(color: str) -> Any:
     """Colours from a faint form of one, which is still seen on white, to itself."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
-    faint = tuple(1 + FAINTEST * (part - 1) for part in to_rgb(color))
-    return LinearSegmentedColormap.from_list("", [faint, color])
+    red, green, blue = to_rgb(color)
+    faint = (1 + FAINTEST * (red - 1), 1 + FAINTEST * (green - 1), 1 + FAINTEST * (blue - 1))
+    return LinearSegmentedColormap.from_list("", [faint, (red, green, blue)])
 
 
 def plot_comparison(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:

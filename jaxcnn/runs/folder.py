@@ -16,16 +16,13 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.config.experiment import RESOLVED, Existing, ExperimentConfig, to_json
+from jaxcnn.config.experiment import PLACES, RESOLVED, Existing, ExperimentConfig, to_json
 from jaxcnn.data.splits import Dataset
 from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason, unreadable
 from jaxcnn.files import TEMPORARY, write_json
 from jaxcnn.kernels.precision import resolve_precision
-from jaxcnn.runs.device import describe_processor
+from jaxcnn.runs.processor import describe_processor
 from jaxcnn.runs.summary import NEW, SUMMARY, Summary
-
-PLACES = ("device", "runs_dir", "name", "data.dir", "data.archives")
-"""Settings that say where a run is, and not what."""
 
 _LOCK = ".lock"
 _PENDING = "summary.pending.json"

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxcnn.config.experiment import RESOLVED, ExperimentConfig, TransferConfig, to_json
+from jaxcnn.config.experiment import PLACES, RESOLVED, ExperimentConfig, TransferConfig, to_json
 from jaxcnn.runs import charts
 from jaxcnn.runs.arrays import RunArrays
 from jaxcnn.runs.calibration import BINS, ConfidenceBin, calibration_error, confidence_bins
 from jaxcnn.runs.examples import confidently_wrong, least_sure
-from jaxcnn.runs.folder import PLACES
+from jaxcnn.runs.palette import FAINTEST, RIGHT, WRONG
 from jaxcnn.runs.scores import ClassScore, Confusion, class_scores, confusion_matrix, confusions
-from jaxcnn.runs.style import FAINTEST, RIGHT, WRONG, one_line
+from jaxcnn.runs.style import one_line
 from jaxcnn.runs.summary import Summary
 from jaxcnn.training.records import EpochRecord
 
