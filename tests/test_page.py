@@ -225,19 +225,20 @@ def test_images_of_other_sizes_and_runs_that_kept_none(images: str, tmp_path: Pa
 
 
 def test_what_a_run_lacks_is_said(tmp_path: Path) -> None:
-    """No validation, one epoch, a class without images, probabilities that are not finite; then no mistakes."""
+    """No validation, one epoch, classes without images, probabilities that are not finite; then no mistakes."""
     folder = make(tmp_path / "run", ["a", "b", "c"], 60, val_accuracy=None, val_loss=None, best_epoch=1, test_loss=None)
     write_metrics(folder, [RECORDS[0]._replace(val_loss=None, val_accuracy=None)])
     labels = np.load(folder / "results/labels.npy")
-    write_npy(folder / "results/labels.npy", np.minimum(labels, 1))
+    only = np.zeros_like(labels)
+    write_npy(folder / "results/labels.npy", only)
     write_npy(folder / "results/probabilities.npy", np.full((60, 3), np.nan, np.float32))
     page = page_of(folder)
     assert_alone(page)
     assert "no images were held out for validation" in page.text
     assert "The probabilities are not finite" in page.text
     assert "Test loss not finite" in page.text
-    write_npy(folder / "results/predictions.npy", np.minimum(labels, 1))
-    write_npy(folder / "results/probabilities.npy", np.eye(3, dtype=np.float32)[np.minimum(labels, 1)])
+    write_npy(folder / "results/predictions.npy", only)
+    write_npy(folder / "results/probabilities.npy", np.eye(3, dtype=np.float32)[only])
     page = page_of(folder)
     assert_alone(page)
     assert "No mistakes: all 60 test images are right." in page.text

@@ -119,7 +119,7 @@ def class_rows(scores: Sequence[ClassScore], mistakes: Sequence[Confusion], name
         ClassRow(score, names[first[i].predicted] if i in first else "", first[i].images if i in first else 0)
         for i, score in enumerate(scores)
     ]
-    return sorted(found, key=lambda row: (not row.score.images, row.score.accuracy, row.score.f1))
+    return sorted(found, key=lambda row: (not row.score.images, row.score.recall or 0, row.score.f1 or 0))
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
