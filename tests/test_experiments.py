@@ -131,7 +131,9 @@ def test_pytorch_gets_the_same_predictions_from_the_weights(finished: Path) -> N
     network = TorchCNN(MODEL).eval()
     network.load_state_dict(weights(finished), strict=True)
     dataset = load_dataset(TINY.data, input_size=8, in_channels=1, seed=0)
-    images = (dataset.test.images / np.float32(255) - np.float32(dataset.mean)) / np.float32(dataset.std)
+    images = (dataset.test.images / np.float32(255) - np.float32(dataset.standardisation.mean)) / np.float32(
+        dataset.standardisation.std
+    )
     with torch.no_grad():
         logits = network(torch.from_numpy(images.astype(np.float32).transpose(0, 3, 1, 2).copy()))
     np.testing.assert_array_equal(logits.argmax(1).numpy(), np.load(finished / "results" / "predictions.npy"))

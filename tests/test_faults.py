@@ -1,4 +1,4 @@
-"""Short versions of the suites that end real processes and damage real files; each is one command in full."""
+"""Short versions of the checks that kill processes and damage files. The full versions are commands."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The table of all runs: a row for each run that is there, whatever else is in the folder or was done to the file."""
+"""The table of all runs: a row for each finished run, whatever else is in the folder or was done to the table."""
 
 import json
 import os

@@ -1,7 +1,6 @@
-"""The Flax network against the PyTorch one, for configurations nobody picked."""
+"""The Flax network against the PyTorch one, for random configurations."""
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from jax.extend.random import threefry_2x32
 from jaxcnn import CNN, DEEP, SHALLOW, InputError, ModelConfig, init_variables
 from jaxcnn.kernels.dropout import dropout, threefry2x32
 from jaxcnn.kernels.executables import jit
+from jaxcnn.model import Features
 from jaxcnn.training.step import cross_entropy
 from jaxcnn.weights.convert import entries, from_torch, to_torch
 from jaxcnn.weights.pytorch_network import TorchCNN
@@ -148,11 +148,12 @@ def test_dropout_treats_every_element_of_any_batch_alike_and_by_itself(batch: in
         assert np.abs(correlations).max() < 6 / 12288**0.5
 
 
-def test_dropout_treats_columns_as_in_the_whole_array() -> None:
+def test_dropout_of_a_part_is_that_of_the_whole_array() -> None:
     columns = np.array([0, 5, 6, 99], np.int32)
     x = jax.random.normal(jax.random.key(0), (7, 100))
     whole = dropout(jax.random.key(2), x, 0.5)
-    some = dropout(jax.random.key(2), x[:, columns], 0.5, columns=jnp.asarray(columns), width=100)
+    places = np.arange(700, dtype=np.uint32).reshape(7, 100)[:, columns]
+    some = dropout(jax.random.key(2), x[:, columns], 0.5, places=jnp.asarray(places))
     np.testing.assert_array_equal(some, whole[:, columns])
 
 
@@ -170,7 +171,7 @@ def test_a_dense_stage_needs_no_columns_that_are_zero(first_stage: int) -> None:
 
     def loss(params: Any, x: Any, columns: Any) -> Any:
         logits = CNN(config).apply(
-            {"params": params}, x, True, first_stage=first_stage, columns=columns, rngs={"dropout": jax.random.key(1)}
+            {"params": params}, Features(x, first_stage, columns), True, rngs={"dropout": jax.random.key(1)}
         )
         return jnp.square(logits).sum(), logits
 
@@ -187,8 +188,8 @@ def test_variables_and_logits_are_of_the_type_that_is_asked_for(weight_init: str
     config = replace(SHALLOW, hidden_dims=(4, 4, 4, 4, 6, 5), weight_init=weight_init)
 
     def logits_type(model: CNN, variables: Any) -> Any:
-        features = jax.ShapeDtypeStruct((2, 64), jnp.float32)
-        return jax.eval_shape(partial(model.apply, first_stage=4), variables, features).dtype
+        features = Features(jax.ShapeDtypeStruct((2, 64), jnp.float32), 4)
+        return jax.eval_shape(model.apply, variables, features).dtype
 
     single = init_variables(config, jax.random.key(0))
     with jax.enable_x64(True):

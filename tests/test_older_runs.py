@@ -1,4 +1,4 @@
-"""A run that an earlier version began goes on under this one to the numbers that the earlier one came to.
+"""A run that an earlier version started continues under this one, with the same results.
 
 `reference/run.zip` was written by version 0.1.0 when all modules still lay side by side: `begun` is a run's folder as
 SIGTERM left it after one epoch and four steps of the second, `finished` what that version made of it in two epochs.

@@ -11,7 +11,7 @@ import pytest
 import torch
 from refusals import message
 from sklearn.utils.class_weight import compute_class_weight
-from small_training import MEAN, MODEL, STD, draw_split, torch_inputs, variables_of
+from small_training import MODEL, STANDARDISATION, draw_split, torch_inputs, variables_of
 from test_data import noise
 
 import jaxcnn
@@ -58,7 +58,7 @@ def test_npz_with_medmnists_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(found.validation.images, wanted[9:12])
     np.testing.assert_array_equal(found.test.images, wanted[12:])
     assert found.test.labels.tolist() == LABELS[12:18].tolist()
-    assert (found.mean, found.std) == channel_statistics(found.train.images)
+    assert found.standardisation == channel_statistics(found.train.images)
     with monkeypatch.context() as patch:
         patch.setattr(arrays_module, "_read", None)
         np.testing.assert_array_equal(load(file).test.images, wanted[12:])
@@ -147,8 +147,7 @@ def test_class_weights_are_those_of_pytorchs_loss() -> None:
         model=model,
         optim=optim,
         schedule=lambda step: jnp.float32(rate),
-        mean=MEAN,
-        std=STD,
+        standardisation=STANDARDISATION,
         augmentation="none",
         class_weights=weights,
     )

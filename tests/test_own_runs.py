@@ -12,7 +12,7 @@ from tiny_run import TINY, assert_same_run, rows
 
 from jaxcnn.cli import transfer
 from jaxcnn.config import DataConfig, TrainConfig
-from jaxcnn.runs.folder import read_json, read_summary
+from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.runs.run import run_experiment
 
 CLASSES = ("ant", "bee", "cow")  # as make_set names them

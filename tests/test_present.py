@@ -1,4 +1,4 @@
-"""What a finished run's folder lacks is made from what is in it; what cannot be made is a warning."""
+"""Missing plots and log rows of a finished run are made from its folder; a failure is a warning."""
 
 import json
 import math
@@ -20,10 +20,10 @@ from jaxcnn.files import write_json, write_npy
 from jaxcnn.runs import present as present_module
 from jaxcnn.runs import run
 from jaxcnn.runs.comparison import write_comparison
-from jaxcnn.runs.folder import read_json, read_summary
 from jaxcnn.runs.log import update_log
 from jaxcnn.runs.metrics import read_metrics, write_metrics
 from jaxcnn.runs.present import present, remove_products
+from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.runs.run import run_experiment
 from jaxcnn.runs.streams import only_warns
 from jaxcnn.training.records import EpochRecord
@@ -130,7 +130,7 @@ def test_no_picture_costs_the_others(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert len(told) == 2
         for line in told:
             assert (str(error) or "MemoryError") in line
-            assert line.endswith("Once that is mended, the same command makes it")
+            assert line.endswith("Once that is fixed, the same command makes it")
         assert rows(tmp_path / "experiment_logs.csv")[0]["name"] == "a"
     complete(folder)
     assert all((folder / name).exists() for name in MADE)
@@ -161,7 +161,7 @@ def test_a_summary_with_what_is_no_number_is_refused_and_large_ones_are_not(text
     path = make_run(tmp_path, "a", test_loss=1e300, seconds=2.0**60) / "summary.json"
     assert read_summary(path)["test_loss"] == 1e300
     path.write_text(path.read_text().replace("93.75", text))
-    with pytest.raises(InputError, match="lacks test_accuracy, or has something else there"):
+    with pytest.raises(InputError, match="lacks test_accuracy, or has unusable values there"):
         read_summary(path)
 
 

@@ -20,7 +20,7 @@ from jaxcnn.config import ExperimentConfig
 from jaxcnn.config.experiment import to_json
 from jaxcnn.files import write_json
 from jaxcnn.runs.calibration import calibration_error, confidence_bins, fit_temperature
-from jaxcnn.runs.folder import read_json
+from jaxcnn.runs.reading import read_json
 from jaxcnn.runs.run import plan, run_experiment
 from jaxcnn.runs.scores import balanced_accuracy, class_scores, top_accuracy
 from jaxcnn.training.records import softmax

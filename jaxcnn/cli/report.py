@@ -32,8 +32,8 @@ def report(flags: Flags) -> None:
     """
     from jaxcnn.runs.comparison import comparison_table, write_comparison
     from jaxcnn.runs.console import Terminal
-    from jaxcnn.runs.folder import read_summary
     from jaxcnn.runs.present import present_again
+    from jaxcnn.runs.reading import read_summary
 
     if not flags.runs:
         raise InputError("there is nothing to show; give the folder of at least one run, before the flags")

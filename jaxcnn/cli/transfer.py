@@ -1,4 +1,4 @@
-"""Transfer saved weights to another data set, with a frozen backbone, a partly frozen one, or none frozen."""
+"""Transfer saved weights to another data set, with all blocks frozen, some, or none."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from jaxcnn.cli.config_file import read_config
-from jaxcnn.cli.flags import WEIGHT_FILES, narrow, on_existing, parse_flags, shallow, value_of
+from jaxcnn.cli.flags import WEIGHT_FILES, config_from, existing_from, fields_of, parse_flags, value_of
 from jaxcnn.config.experiment import CONTINUE, DataConfig, Existing, ExperimentConfig, TransferConfig
 from jaxcnn.config.network import ModelConfig
 from jaxcnn.config.training import FreezeConfig, Mask, OptimConfig, TrainConfig
@@ -18,41 +18,42 @@ from jaxcnn.runs.summary import Summary
 
 MASKS: tuple[Mask, ...] = ("scratch", "frozen", "partial", "full")
 CHOICES = (*MASKS, "all")
-# Epochs, learning rate and patience of the original's transfers to CIFAR-100. Those to SVHN that it does not
-# give (partial and full) are the same, and so are a comparison's, whose masks share one budget.
+# Epochs, learning rate and patience of the original's transfers to CIFAR-100. They are used for SVHN too, for which the
+# original gives none with `partial` and `full`. A comparison of all masks uses those of `scratch` for each.
 SETTINGS = {"frozen": (100, 1e-3, 10), "partial": (150, 1e-3, 15), "full": (200, 5e-4, 15), "scratch": (200, 1e-3, 15)}
-_NAMES = ("cifar10", "cifar100", "svhn", "digits", "folder", "npz")  # which no folder of that name hides
+# These are names even if a folder of that name exists.
+_NAMES = ("cifar10", "cifar100", "svhn", "digits", "folder", "npz")
 TARGET_ACCURACY = {"cifar100": 95.0, "svhn": 98.0}
 
 
 @dataclass(frozen=True)
 class _FreezeFlags(FreezeConfig):
-    mask: tyro.conf.Suppress[Mask] = "full"  # --mask is a flag of its own: it takes `all` too
+    mask: tyro.conf.Suppress[Mask] = "full"  # --mask is a separate flag, because it also takes `all`
 
 
 @dataclass(frozen=True)
 class _Flags(TransferConfig):
-    model: tyro.conf.Suppress[ModelConfig] = field(default_factory=ModelConfig)  # the source's
+    model: tyro.conf.Suppress[ModelConfig] = field(default_factory=ModelConfig)  # comes from the source
     freeze: tyro.conf.OmitArgPrefixes[_FreezeFlags] = field(default_factory=_FreezeFlags)
     """What is frozen."""
     mask: Literal["scratch", "full", "partial", "frozen", "all"] = "full"
     """frozen: all blocks; partial: blocks 0 to freeze_until_block; full: nothing; scratch: nothing, and new weights;
-    all: each of them under one budget, compared."""
+    all: compare these four, trained with the same settings."""
     target: str = "cifar100"
-    """The data set to transfer to, or a folder of image files by class; it and the mask decide the defaults of epochs,
-    rate, patience, target accuracy."""
+    """The data set to transfer to, a folder of image files by class, or a .npz file. Target and mask decide the
+    defaults of epochs, learning rate, patience and target accuracy."""
     seeds: tuple[int, ...] = ()
-    """With --mask all: compare over these seeds."""
+    """With --mask all: repeat the comparison with these seeds."""
     config: Path | None = None
     """A saved config.json to start from; other flags change it."""
     overwrite: bool = False
-    """Begin again if the run's folder is there already."""
+    """Delete an existing run in this folder and start again."""
     extend: bool = False
-    """Train a run that is there already for more epochs than it was begun with."""
+    """Train an existing run for more epochs."""
 
 
 def settings(target: str, mask: str) -> TransferConfig:
-    """The original's settings for a target and a mask (`all` compares, so all its masks share one budget)."""
+    """The original's settings for a target and a mask. `all` has those of `scratch`."""
     epochs, learning_rate, patience = SETTINGS["scratch" if mask == "all" else mask]
     return TransferConfig(
         data=DataConfig(name=target),
@@ -67,7 +68,7 @@ def settings(target: str, mask: str) -> TransferConfig:
 
 
 def _own_images(target: str) -> DataConfig | None:
-    """The set that a target names by its path: a folder or a `.npz` file; None if it is a name."""
+    """The data set if `target` is the path of a folder or of a `.npz` file; None if it is a name."""
     if target in _NAMES or target.startswith("hf:"):
         return None
     path = local_path("target", target)
@@ -77,14 +78,14 @@ def _own_images(target: str) -> DataConfig | None:
 
 
 def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
-    """The transfers that the command line asks for, one for each mask and seed, and what to do with those there are.
+    """Parses a command line into transfers, one per mask and seed, and what to do with existing runs.
 
     Raises:
-        InputError: when flags contradict each other.
+        InputError: when a value is unusable or flags contradict each other.
     """
     argv = list(argv)
     saved, target, mask = (value_of(flag, argv) for flag in ("--config", "--target", "--mask"))
-    # With --data.dir, the target is the name of a set in that folder.
+    # With --data.dir, the target is the name of a data set in that folder, not a path.
     own = None if target is None or value_of("--data.dir", argv) is not None else _own_images(target)
     target = target or value_of("--data.name", argv)
     generated = ""
@@ -98,9 +99,9 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
         default = replace(default, source=Path(value_of("--runs-dir", argv) or default.runs_dir) / "cifar10")
     data = replace(default.data, name=target) if own is None else replace(default.data, name=own.name, dir=own.dir)
     values = {
-        **shallow(default),
+        **fields_of(default),
         "data": data,
-        "freeze": _FreezeFlags(**{**shallow(default.freeze), "mask": "full"}),
+        "freeze": _FreezeFlags(**{**fields_of(default.freeze), "mask": "full"}),
         "mask": mask if mask in CHOICES else "full",
         "target": target,
     }
@@ -109,10 +110,10 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
         raise InputError(f"--data.name {flags.data.name} contradicts --target {flags.target}; give one of them")
     if flags.seeds and flags.mask != "all":
         raise InputError(f"seeds={flags.seeds!r} belongs to --mask all; give --seed to a single run")
-    config = narrow(TransferConfig, flags, freeze=FreezeConfig())
+    config = config_from(TransferConfig, flags, freeze=FreezeConfig())
     masks: tuple[Mask, ...] = MASKS if flags.mask == "all" else (flags.mask,)
     name = flags.name
-    if generated and re.fullmatch(rf"{re.escape(generated)}(_seed\d+)?", name):  # by the saved settings
+    if generated and re.fullmatch(rf"{re.escape(generated)}(_seed\d+)?", name):  # the saved name was generated
         name = name if f"{default_name(config)}_{flags.mask}" == generated else ""
     if len(masks) == 1 and name:
         names = {masks[0]: name}
@@ -121,14 +122,14 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
     configs = [
         replace(
             config,
-            freeze=FreezeConfig(**{**shallow(flags.freeze), "mask": each}),
+            freeze=FreezeConfig(**{**fields_of(flags.freeze), "mask": each}),
             seed=seed,
             name=names[each] + (f"_seed{seed}" if flags.seeds else ""),
         )
         for seed in flags.seeds or (flags.seed,)
         for each in masks
     ]
-    return configs, on_existing(flags)
+    return configs, existing_from(flags)
 
 
 def default_name(config: TransferConfig) -> str:
@@ -140,7 +141,7 @@ def default_name(config: TransferConfig) -> str:
 
 
 def program(argv: Sequence[str]) -> None:
-    """Runs what the command line asks for; several masks end in a comparison."""
+    """Runs the program with these arguments. Several transfers are compared at the end."""
     configs, existing = parse(argv)
     from jaxcnn.runs.run import run_experiment
 
@@ -155,9 +156,19 @@ def program(argv: Sequence[str]) -> None:
 def compare(
     configs: Sequence[ExperimentConfig], folder: Path, existing: Existing = CONTINUE, *, before: int = 0
 ) -> list[Summary]:
-    """Runs each configuration and writes `comparison.png`, `.md` and `.csv` into a folder; returns the summaries.
+    """Runs each configuration, and writes `comparison.png`, `.md` and `.csv` into a folder.
 
-    They are counted on from the `before` runs that the program has made.
+    Args:
+        configs: the transfers.
+        folder: where to write the comparison.
+        existing: what to do with existing runs.
+        before: number of runs that the program has already made, for the printed "run 3 of 8".
+
+    Returns:
+        The summaries, in order.
+
+    Raises:
+        InputError: when a configuration cannot be used, or the source's weights change during the comparison.
     """
     from jaxcnn.runs.comparison import comparison_table, write_comparison
     from jaxcnn.runs.console import Terminal
@@ -165,14 +176,16 @@ def compare(
     from jaxcnn.runs.folder import source_digest
     from jaxcnn.runs.run import plan, run_experiment
 
-    planned = [plan(config, existing).resolved for config in configs]  # before any is trained
+    planned = [plan(config, existing).resolved for config in configs]  # check all before training any
     console = Terminal(soft_wrap=True)
     summaries = []
     for number, (config, resolved) in enumerate(zip(configs, planned, strict=True), before + 1):
         print_turn(console, number, before + len(configs), config.run_name)
         summaries.append(run_experiment(config, existing))
         if source_digest(config.runs_dir / config.run_name) not in (None, resolved.get("source_digest")):
-            raise InputError(f"the weights that {config.run_name} began with changed meanwhile; compare once they stay")
+            raise InputError(
+                f"the weights that {config.run_name} started from have changed meanwhile; repeat the comparison"
+            )
     write_comparison(folder, [config.runs_dir / config.run_name for config in configs], summaries)
     console.print(comparison_table(summaries))
     console.print(f"comparison in {folder}", markup=False)

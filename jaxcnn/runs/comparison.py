@@ -1,4 +1,4 @@
-"""Masks side by side: a table and a picture of what transfer bought."""
+"""Comparing masks: a table and a plot of what transfer brings."""
 
 import statistics
 from collections.abc import Sequence
@@ -18,9 +18,10 @@ _COLUMNS = ("mask", "runs", "test accuracy (%)", "against scratch", "epochs to b
 
 
 def rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
-    """One row for each mask, over its seeds: mean and standard deviation, and the paired difference to scratch.
+    """One table row per mask, with cells as text under `_COLUMNS`.
 
-    The difference is that of runs with the same seed: its mean and the standard error of the mean.
+    Accuracies are mean and standard deviation over the seeds. "against scratch" is the difference to the scratch run
+    with the same seed: its mean over the seeds, and the standard error of that mean.
     """
     by_mask: dict[str, dict[int, Summary]] = {}
     for summary in summaries:
@@ -53,7 +54,7 @@ def _spread(values: Sequence[float], *, signed: bool = False, error_of_mean: boo
 
 
 def comparison_table(summaries: Sequence[Summary]) -> Table:
-    """The rows to look at."""
+    """The rows as a table for the terminal."""
     table = Table(*_COLUMNS, title="What transfer bought")
     for row in rows(summaries):
         table.add_row(*row)
@@ -65,7 +66,7 @@ def write_comparison(
 ) -> None:
     """Writes comparison.csv, .md, .tex and a figure (validation accuracy by epoch, a line for each mask).
 
-    A file that cannot be written, or that lacks a run's `metrics.csv`, is a warning on stderr.
+    If a file cannot be written, or a run's `metrics.csv` cannot be read, a warning is printed on stderr.
     """
     table = rows(summaries)
     texts = {

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def plot_curves(path: Path, records: "Sequence[EpochRecord]", best: int) -> None:
-    """Writes loss and accuracy by epoch; `best` is the index of the epoch whose weights are kept."""
+    """Plots loss and accuracy by epoch; `best` is the index of the record whose weights are kept."""
     epochs = [r.epoch for r in records]
     with new_figure(path, 10, 4) as figure:
         for axes, title, train, val in (
@@ -32,10 +32,10 @@ def plot_curves(path: Path, records: "Sequence[EpochRecord]", best: int) -> None
 
 
 def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequence[str]) -> None:
-    """Writes a confusion matrix in percent of each true class, int (K, K) with true classes in rows.
+    """Plots a confusion matrix, int (K, K) with true classes in rows, in percent of each true class.
 
-    Two scales: one for the diagonal, and one for confusions, which ends at the largest of them. On a common one they
-    would be too faint to see. Cells have numbers where there are at most 20 classes.
+    Two scales: one for the diagonal, and one for confusions, which ends at the largest of them. On a common scale
+    confusions would be too faint to see. Cells have numbers where there are at most 20 classes.
     """
     count = len(class_names)
     names = [one_line(name, NAME_LENGTH) for name in class_names]
@@ -77,9 +77,9 @@ def _ramp(color: str) -> Any:
 
 
 def plot_comparison(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
-    """Writes validation accuracy (percent) by epoch: a line for each name, its mean over runs.
+    """Plots validation accuracy (percent) by epoch: a line for each name, its mean over runs.
 
-    Where a name has several runs, a band shows their standard deviation, as far as at least two go.
+    Where a name has at least two runs, a band shows their standard deviation.
     """
     with new_figure(path, 8, 5) as figure:
         axes = figure.add_subplot()

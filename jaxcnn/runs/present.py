@@ -1,4 +1,4 @@
-"""What people look at of a finished run, which can be made again from its folder: figures, tables and a page."""
+"""Figures, tables and the page of a finished run, made from the files in its folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +9,9 @@ from jaxcnn.errors import InputError
 from jaxcnn.files import TEMPORARY, write_text
 from jaxcnn.runs.arrays import read_arrays
 from jaxcnn.runs.figures import plot_confusion, plot_curves
-from jaxcnn.runs.folder import read_json, read_summary
 from jaxcnn.runs.metrics import read_metrics
 from jaxcnn.runs.page import render
+from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.runs.scores import ClassScore, class_scores, confusion_matrix
 from jaxcnn.runs.streams import only_warns
 from jaxcnn.runs.style import Figures, one_line
@@ -19,17 +19,17 @@ from jaxcnn.runs.tables import latex_text, markdown_text
 
 
 def present(folder: Path, figures: Figures = "png") -> None:
-    """Makes what a finished run lacks of figures, tables and its page. A failure is a warning on stderr."""
+    """Makes the figures, tables and page that a finished run does not have yet. A failure is a warning on stderr."""
     for path, make in _products(folder, figures):
         if not path.exists():
             with only_warns(str(path)):
-                for leftover in folder.glob(f"{TEMPORARY}{path.name}-*"):  # of a process that was killed
+                for leftover in folder.glob(f"{TEMPORARY}{path.name}-*"):  # from a killed process
                     leftover.unlink(missing_ok=True)
                 make(folder, path)
 
 
 def present_again(folder: Path, figures: Figures = "png") -> list[Path]:
-    """Makes figures, tables and page of a finished run whether they are there or not, and returns their paths.
+    """Makes all figures, tables and the page of a finished run, also those that exist. Returns their paths.
 
     Raises:
         InputError: when the run is not finished, or its folder lacks something.

@@ -1,4 +1,4 @@
-"""The end of a run: the test set is read once, and what came of the run is on disk before anything is drawn."""
+"""Writing the results of a finished run."""
 
 import math
 import time
@@ -31,20 +31,20 @@ def write_results(
     temperature: float | None,
     began: float,
 ) -> Summary:
-    """Writes arrays, metrics, the scores of each class and, last of all, `summary.json`.
+    """Writes arrays, metrics and the scores of each class. `summary.json` comes last: it marks the run as finished.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        dataset: whose test split was read.
-        records: of all epochs.
-        counts: parameters, as `masks.count_parameters` gives them.
-        tested: what the best weights do on the test set.
-        temperature: what to divide its logits by for probabilities; None leaves them as they are.
-        began: when this process began with the run, on `time.perf_counter`'s clock.
+        folder: the run's folder.
+        config: the run's configuration.
+        dataset: the data set, for the labels of its test split.
+        records: the records of all epochs.
+        counts: parameters, from `masks.count_parameters`.
+        tested: the evaluation of the best weights on the test set.
+        temperature: divides the logits before they become probabilities; None leaves them as they are.
+        began: the time at which this process started the run, from `time.perf_counter`.
 
     Returns:
-        What `summary.json` holds. A test loss that is not finite is None there: JSON has no such number.
+        The content of `summary.json`. A test loss that is not finite becomes None, because JSON has no such number.
     """
     best = kept_epoch(records, config)
     loss, accuracy, logits = tested
@@ -53,7 +53,7 @@ def write_results(
     probabilities = softmax(logits / np.float64(temperature or 1))
     finite = bool(np.isfinite(probabilities).all())
     examples = telling(probabilities, labels)
-    write_metrics(folder, records)  # a process killed between checkpoint and table left a line too few
+    write_metrics(folder, records)  # again: a kill after the last checkpoint leaves a line out
     for name, values in (
         ("train_loss", [r.train_loss for r in records]),
         ("val_loss", [r.val_loss for r in records if r.val_loss is not None]),

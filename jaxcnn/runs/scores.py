@@ -1,4 +1,4 @@
-"""How well each class is recognised."""
+"""Accuracy by class."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class ClassScore(NamedTuple):
-    """One class on the test set. What cannot be told of a class without images is None."""
+    """The result of one class on the test set. What a class without images does not have is None."""
 
     name: str
     images: int
@@ -17,7 +17,7 @@ class ClassScore(NamedTuple):
 
     @property
     def accuracy(self) -> float | None:
-        """Percent of the class's images that are right."""
+        """Recall of the class in percent."""
         return 100 * self.correct / self.images if self.images else None
 
     @property
@@ -27,12 +27,12 @@ class ClassScore(NamedTuple):
 
     @property
     def recall(self) -> float | None:
-        """Share of the class's images that are right."""
+        """Share of the class's images that are predicted right."""
         return self.correct / self.images if self.images else None
 
     @property
     def f1(self) -> float | None:
-        """Harmonic mean of precision and recall; 0 if none are right."""
+        """Harmonic mean of precision and recall; 0 if no image is predicted right."""
         return 2 * self.correct / (self.images + self.predicted) if self.images else None
 
 
@@ -49,14 +49,14 @@ def row(score: ClassScore) -> tuple[Any, ...]:
 def class_scores(
     labels: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], names: Sequence[str]
 ) -> list[ClassScore]:
-    """The score of each class, from labels and predictions, int (N,)."""
+    """The score of each class; `labels` and `predictions` are int (N,)."""
     hits = labels[labels == predictions]
     counts = (np.bincount(each, minlength=len(names)).tolist() for each in (labels, hits, predictions))
     return [ClassScore(*each) for each in zip(names, *counts, strict=True)]
 
 
 def balanced_accuracy(scores: Sequence[ClassScore]) -> float:
-    """Mean of the accuracies of the classes that have images, in percent: scikit-learn's balanced accuracy."""
+    """Mean accuracy in percent over the classes that have images, as scikit-learn's balanced accuracy."""
     return float(np.mean([score.accuracy for score in scores if score.accuracy is not None]))
 
 

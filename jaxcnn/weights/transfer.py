@@ -1,4 +1,4 @@
-"""Weights of one task as the start of another: what is taken over, what is new, what is frozen."""
+"""Starting a network for a new task from the weights of another."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,44 +16,44 @@ _NEW = {"fc3": ("fc3",), "all": ("fc1", "fc2", "fc3")}
 
 
 class Source(NamedTuple):
-    """Weights from a file or folder, with the network they belong to."""
+    """Saved weights with the network that they belong to."""
 
     variables: dict[str, Any]
     config: ModelConfig
     assumed: list[str]
-    """What the files did not tell."""
+    """Settings of the network that the files did not contain, as text."""
     notes: Sequence[str] = ()
-    """What else there is to say of how they were read."""
+    """What was ignored or filled in while reading, as text."""
     card: Card | None = None
-    """What the files tell of the images that the network reads, and of its classes."""
+    """Preprocessing and class names, if the files contain them."""
 
 
 class Transplant(NamedTuple):
-    """The start of a transfer."""
+    """A network for a new task with the weights that it starts from."""
 
     variables: dict[str, Any]
     config: ModelConfig
-    """The source's network with the target's classes."""
+    """The source's network with the new number of classes."""
     taken: list[str]
     """Top-level modules whose weights come from the source."""
     new: list[str]
-    """Those freshly initialised."""
+    """Top-level modules with new weights."""
 
 
 def transplant(
     source: Source, *, num_classes: int, head: Head = "fc3", key: jax.Array, keep_fitting_head: bool = False
 ) -> Transplant:
-    """The source's network for another number of classes, with its weights below a new head.
+    """Makes the source's network for another number of classes, with its weights and a new head.
 
     Args:
         source: weights and their configuration.
-        num_classes: of the target.
-        head: what is new: the last layer, or the whole classifier.
-        key: of the new layers.
+        num_classes: number of classes of the new task.
+        head: which layers get new weights: fc3, or all of fc1, fc2 and fc3.
+        key: random key of the new weights.
         keep_fitting_head: keep the source's fc3 if the number of classes is the same, as the original program does.
 
     Raises:
-        InputError: when weights to be taken over do not have the network's shapes, or there is no such `head`.
+        InputError: when the source's weights do not have the shapes of its configuration, or `head` is unknown.
     """
     require_choice("head", head, Head)
     config = replace(source.config, num_classes=num_classes)
