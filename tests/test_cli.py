@@ -25,8 +25,8 @@ from jaxcnn.runs.device import select_device
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = (
-    *("train", "cifar10", "cifar100", "svhn", "baselines", "transfer", "predict", "convert", "publish", "quickstart"),
-    *("bench", "bundle"),
+    *("train", "cifar10", "cifar100", "svhn", "baselines", "transfer", "predict", "convert", "publish", "report"),
+    *("quickstart", "bench", "bundle"),
 )
 SLOW_MODULES = ("jax", "flax", "torch", "tensorflow_datasets", "sklearn", "scipy", "matplotlib", "orbax")
 

@@ -15,7 +15,7 @@ from experiments import bundle
 from experiments.bench import __main__ as bench
 from experiments.checks import compare_pytorch, faults, fuzz
 from jaxcnn import SHALLOW, init_variables
-from jaxcnn.cli import baselines, convert, predict, publish, train, transfer
+from jaxcnn.cli import baselines, convert, predict, publish, report, train, transfer
 from jaxcnn.cli import flags as cli
 from jaxcnn.cli.flags import baseline
 from jaxcnn.config.experiment import to_json
@@ -41,6 +41,7 @@ FLAGS = {
 REQUIRED = {  # which have flags without a default
     "experiments.bundle": bundle.Flags,
     "experiments.publish": publish.Flags,
+    "experiments.report": report.Flags,
 }
 ARGPARSE = {
     "experiments.checks.faults": faults.parser,
@@ -144,7 +145,7 @@ def test_the_commands_on_embedded_data_run_one_after_the_other(tmp_path: Path, m
             monkeypatch.delitem(sys.modules, words[2], raising=False)
             runpy.run_module(words[2], run_name="__main__", alter_sys=True)
             ran += 1
-    assert ran >= 7
+    assert ran >= 11
 
 
 def run_examples(page: Path) -> dict[str, Any]:

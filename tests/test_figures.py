@@ -14,8 +14,9 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
 from jaxcnn.runs.figures import plot_comparison, plot_confusion, plot_curves
+from jaxcnn.runs.palette import PALETTE
 from jaxcnn.runs.scores import confusion_matrix
-from jaxcnn.runs.style import NAME_LENGTH, PALETTE, line, one_line
+from jaxcnn.runs.style import NAME_LENGTH, line, one_line
 from jaxcnn.training.records import EpochRecord
 
 ROOT = Path(__file__).parent.parent
@@ -55,8 +56,8 @@ def test_the_confusion_picture_shows_the_matrix(classes: int, size: tuple[int, i
     plot_confusion(path, matrix, [f"class {i}" for i in range(classes)])
     pixels = read_png(path)
     assert pixels.shape == (size[1], size[0], 3)
-    # The darkest blue of the map, away from the colour bars' share of the width, lies on a diagonal.
-    dark = np.all(np.abs(pixels[:, : int(0.8 * size[0])].astype(int) - BLUE) < 3, axis=-1)
+    # The darkest blue of the map, away from the colour bars, lies on a diagonal.
+    dark = np.all(np.abs(pixels[size[1] // 4 :, : int(0.8 * size[0])].astype(int) - BLUE) < 3, axis=-1)
     rows, columns = np.nonzero(dark)
     assert len(rows) > 1000
     assert np.corrcoef(rows, columns)[0, 1] > 0.98

@@ -32,7 +32,7 @@ from jaxcnn.runs.examples import confidently_wrong, least_sure, telling
 from jaxcnn.runs.metrics import write_metrics
 from jaxcnn.runs.page import Calibration, command, wilson
 from jaxcnn.runs.page import settings as page_settings
-from jaxcnn.runs.present import present_again
+from jaxcnn.runs.present import write_page
 from jaxcnn.training.records import EpochRecord, softmax
 
 VOID = {"meta", "link", "img", "br"}
@@ -70,7 +70,7 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return " ".join("".join(self.words).split())
+        return " ".join(" ".join(self.words).split())
 
 
 def assert_alone(page: Page) -> None:
@@ -130,7 +130,7 @@ def make(
 
 
 def page_of(folder: Path) -> Page:
-    present_again(folder)
+    write_page(folder, folder / "report.html")
     return Page(folder / "report.html")
 
 
@@ -138,7 +138,7 @@ def page_of(folder: Path) -> Page:
 def hundred(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of 100 classes and 10,000 images."""
     folder = make(tmp_path_factory.mktemp("runs") / "hundred", NAMES_100, 10_000, top5_accuracy=88.25, temperature=1.5)
-    present_again(folder)
+    write_page(folder, folder / "report.html")
     return folder
 
 
@@ -172,7 +172,7 @@ def test_the_page_of_a_hundred_classes(hundred: Path) -> None:
     titles = re.findall(r"<title>(class number \d+) taken for (class number \d+): (\d+) of 100</title>", page.html)
     cells = {(NAMES_100.index(t), NAMES_100.index(p)): int(images) for t, p, images in titles}
     assert cells == wrong
-    assert f"And {len(wrong) - 30} smaller ones." in page.text
+    assert f"And {len(wrong) - 30:,} smaller ones." in page.text
     assert "Among the five most probable 88.25 %" in page.text
     assert "divided by 1.500, a temperature that was fitted" in page.text
     assert "ten fingers" in page.text
@@ -208,9 +208,6 @@ def test_names_with_markup_are_shown_as_they_are(tmp_path: Path) -> None:
     for text in (*HOSTILE[:3], "a\ufffdb?", "&amp;", "(no name)", "<b>run</b>", "<i>set</i>", "</ul><script>"):
         assert text in page.text
     assert "49" not in re.findall(r'class="name">([^<]*)<', page.html)
-    markdown, latex = ((folder / f"classes.{suffix}").read_text() for suffix in ("md", "tex"))
-    assert r"\<script\>alert(1)\</script\>" in markdown
-    assert r"\{\{ 7 * 7 \}\}" in latex
 
 
 @pytest.mark.parametrize("images", ["none kept", "large", "grey"])
@@ -228,19 +225,20 @@ def test_images_of_other_sizes_and_runs_that_kept_none(images: str, tmp_path: Pa
 
 
 def test_what_a_run_lacks_is_said(tmp_path: Path) -> None:
-    """No validation, one epoch, a class without images, probabilities that are not finite; then no mistakes."""
+    """No validation, one epoch, classes without images, probabilities that are not finite; then no mistakes."""
     folder = make(tmp_path / "run", ["a", "b", "c"], 60, val_accuracy=None, val_loss=None, best_epoch=1, test_loss=None)
     write_metrics(folder, [RECORDS[0]._replace(val_loss=None, val_accuracy=None)])
     labels = np.load(folder / "results/labels.npy")
-    write_npy(folder / "results/labels.npy", np.minimum(labels, 1))
+    only = np.zeros_like(labels)
+    write_npy(folder / "results/labels.npy", only)
     write_npy(folder / "results/probabilities.npy", np.full((60, 3), np.nan, np.float32))
     page = page_of(folder)
     assert_alone(page)
     assert "no images were held out for validation" in page.text
     assert "The probabilities are not finite" in page.text
     assert "Test loss not finite" in page.text
-    write_npy(folder / "results/predictions.npy", np.minimum(labels, 1))
-    write_npy(folder / "results/probabilities.npy", np.eye(3, dtype=np.float32)[np.minimum(labels, 1)])
+    write_npy(folder / "results/predictions.npy", only)
+    write_npy(folder / "results/probabilities.npy", np.eye(3, dtype=np.float32)[only])
     page = page_of(folder)
     assert_alone(page)
     assert "No mistakes: all 60 test images are right." in page.text
@@ -323,7 +321,7 @@ def test_a_single_confusion_is_seen_in_the_matrix_and_the_largest_is_darkest() -
     assert most == 11 / 110
     colors = {(cell.row, cell.column): cell.color for cell in cells}
     assert colors[5, 6] == mixed("#D55E00", 1) == "#d55e00"
-    assert colors[3, 4] == mixed("#D55E00", 0.25 + 0.75 * 0.1)
+    assert colors[3, 4] == mixed("#D55E00", 0.15 + 0.85 * 0.1)
     assert len(cells) == 102
 
 
@@ -336,7 +334,7 @@ def test_nothing_is_cut_off_asked_for_or_complained_of_in_a_browser(
     finished: Path, hundred: Path, tmp_path: Path
 ) -> None:
     hostile = make(tmp_path / "run", ["x" * 150, "<b>" * 40, "c"], 60)
-    present_again(hostile)
+    write_page(hostile, hostile / "report.html")
     with browser(tmp_path / "profile") as chromium:
         for folder in (finished, hundred, hostile):
             for width, dark in ((1280, False), (400, False), (400, True)):

@@ -21,8 +21,8 @@ from jaxcnn.runs import present as present_module
 from jaxcnn.runs import run
 from jaxcnn.runs.comparison import write_comparison
 from jaxcnn.runs.log import update_log
-from jaxcnn.runs.metrics import write_metrics
-from jaxcnn.runs.present import present, read_metrics, remove_products
+from jaxcnn.runs.metrics import read_metrics, write_metrics
+from jaxcnn.runs.present import present, remove_products
 from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.runs.run import run_experiment
 from jaxcnn.runs.streams import only_warns

@@ -125,7 +125,8 @@ def chart(path: Path, rows: Sequence[Row]) -> None:
     Raises:
         MachineError: when the file cannot be written.
     """
-    from jaxcnn.runs.style import RIGHT, WRONG, new_figure
+    from jaxcnn.runs.palette import RIGHT, WRONG
+    from jaxcnn.runs.style import new_figure
 
     bars = [
         (row.name, row.ratio, row.ratio_spread, row.best_ratio if row.has_forms else None)

@@ -192,6 +192,10 @@ _SECTIONS = {
 RESOLVED = "resolved"
 
 
+PLACES = ("device", "runs_dir", "name", "data.dir", "data.archives")
+"""Settings that may differ when a run continues, because they do not affect its results."""
+
+
 class Existing(NamedTuple):
     """What to do if the run's folder already holds a run. The default continues it, or shows its result."""
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.runs.calibration import ConfidenceBin
-from jaxcnn.runs.style import RIGHT, WRONG
+from jaxcnn.runs.palette import FAINTEST, RIGHT, WRONG
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT_EDGE, TOP, BOTTOM = 52, 350, 10, 186
@@ -136,7 +136,7 @@ def matrix_cells(matrix: np.ndarray[Any, Any], names: Sequence[str]) -> tuple[li
         share, images = float(shares[row, column]), int(matrix[row, column])
         right = row == column
         part = share if right else share / most
-        color = mixed(RIGHT, part) if right else mixed(WRONG, 0.25 + 0.75 * part)
+        color = mixed(RIGHT if right else WRONG, FAINTEST + (1 - FAINTEST) * part)
         what = "right" if right else f"taken for {names[column]}"
         told = f"{names[row]} {what}: {images} of {totals[row]}"
         cells.append(Cell(row, column, color, f"{100 * share:.0f}", part > 0.55, told))

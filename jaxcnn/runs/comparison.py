@@ -8,7 +8,7 @@ from rich.table import Table
 
 from jaxcnn.files import write_text
 from jaxcnn.runs.figures import plot_comparison
-from jaxcnn.runs.present import read_metrics
+from jaxcnn.runs.metrics import read_metrics
 from jaxcnn.runs.streams import only_warns
 from jaxcnn.runs.style import Figures
 from jaxcnn.runs.summary import Summary

@@ -1,8 +1,5 @@
 """Selecting JAX's device and its cache of compiled programs."""
 
-import contextlib
-import os
-import platform
 import sys
 import tempfile
 from pathlib import Path
@@ -42,16 +39,6 @@ def select_device(device: Device) -> None:
     _configure("jax_default_matmul_precision", None if found == "cpu" else "highest")
     if device not in ("auto", found):
         raise InputError(f"device={device!r} is not available: JAX already computes on {found} in this process")
-
-
-def describe_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name, as far as the system tells, and how many cores this process may use."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):  # as where the system is not Linux
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
 
 
 def _keep_compiled(cache: Path) -> None:

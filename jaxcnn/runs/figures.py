@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxcnn.runs.style import NAME_LENGTH, PALETTE, line, new_figure, one_line
+from jaxcnn.runs.palette import FAINTEST, PALETTE, RIGHT, WRONG
+from jaxcnn.runs.style import NAME_LENGTH, line, new_figure, one_line
 
 if TYPE_CHECKING:
     from jaxcnn.training.records import EpochRecord
@@ -44,14 +45,15 @@ def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequen
     diagonal = np.eye(count, dtype=bool)
     confusions = np.ma.masked_where(diagonal | (matrix == 0), percent)
     most = float(confusions.max()) if confusions.count() else 1.0
-    size = min(9.0, 72 * 0.6 * (side - 3) / count)
+    size = min(9.0, 72 * 0.75 * (side - 3) / count)
     with new_figure(path, side + 1, side) as figure:
         axes = figure.add_subplot()
         axes.grid(False)
-        right = axes.imshow(np.ma.masked_where(~diagonal, percent), cmap=_ramp(PALETTE[0]), vmin=0, vmax=100)
-        wrong = axes.imshow(confusions, cmap=_ramp(PALETTE[1], 0.2), vmin=0, vmax=most)
-        figure.colorbar(wrong, label="confusions, % of the true class", shrink=0.45, anchor=(0, 0.1))
-        figure.colorbar(right, label="right, % of the class", shrink=0.45, anchor=(0, 0.9))
+        right = axes.imshow(np.ma.masked_where(~diagonal, percent), cmap=_ramp(RIGHT), vmin=0, vmax=100)
+        wrong = axes.imshow(confusions, cmap=_ramp(WRONG), vmin=0, vmax=most)
+        bars = {"shrink": 0.6, "aspect": 40}
+        figure.colorbar(wrong, label="confusions, % of the true class", location="right", **bars)
+        figure.colorbar(right, label="right, % of the class", location="top", **bars)
         axes.set(xlabel="predicted", ylabel="true")
         if size >= 3:
             axes.set_xticks(range(count), names, rotation=90, fontsize=size, parse_math=False)
@@ -65,12 +67,13 @@ def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequen
                 )
 
 
-def _ramp(color: str, first: float = 0.0) -> Any:
-    """Colours from white, or from a share `first` of a colour, to that colour."""
+def _ramp(color: str) -> Any:
+    """Colours from a faint form of one, which is still seen on white, to itself."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
-    ends = np.array([[1.0, 1.0, 1.0], to_rgb(color)])
-    return LinearSegmentedColormap.from_list("", [tuple(ends[0] + first * (ends[1] - ends[0])), tuple(ends[1])])
+    red, green, blue = to_rgb(color)
+    faint = (1 + FAINTEST * (red - 1), 1 + FAINTEST * (green - 1), 1 + FAINTEST * (blue - 1))
+    return LinearSegmentedColormap.from_list("", [faint, (red, green, blue)])
 
 
 def plot_comparison(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.config.experiment import RESOLVED, Existing, ExperimentConfig, to_json
+from jaxcnn.config.experiment import PLACES, RESOLVED, Existing, ExperimentConfig, to_json
 from jaxcnn.data.splits import Dataset
 from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason
 from jaxcnn.files import TEMPORARY, write_json
 from jaxcnn.kernels.precision import resolve_precision
-from jaxcnn.runs.device import describe_processor
-from jaxcnn.runs.reading import PLACES, read_json, read_summary
+from jaxcnn.runs.processor import describe_processor
+from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.runs.summary import Summary
 
 _LOCK = ".lock"

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxcnn.config.experiment import RESOLVED, ExperimentConfig, TransferConfig, to_json
+from jaxcnn.config.experiment import PLACES, RESOLVED, ExperimentConfig, TransferConfig, to_json
 from jaxcnn.errors import InputError, MachineError, reason
 from jaxcnn.files import TEMPORARY, write_text
-from jaxcnn.runs.reading import PLACES, read_json, read_summary
+from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.runs.streams import warn
 from jaxcnn.runs.summary import SUMMARY, Summary
 from jaxcnn.runs.tables import csv_text, read_table

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
-from jaxcnn.errors import reason
+from jaxcnn.errors import InputError, reason
 from jaxcnn.files import write_text
 from jaxcnn.runs.events import encode_event, frame_record
 from jaxcnn.runs.streams import warn
-from jaxcnn.runs.tables import csv_text
+from jaxcnn.runs.tables import csv_text, read_table
 from jaxcnn.training.records import EpochRecord
 
 _PREFIX = "events.out.tfevents."
@@ -147,3 +148,24 @@ def count_metrics(folder: Path) -> int:
 def write_metrics(folder: Path, records: Sequence[EpochRecord]) -> None:
     """Writes `metrics.csv`, one line per record."""
     write_text(folder / "metrics.csv", csv_text([EpochRecord._fields, *records]))
+
+
+def read_metrics(folder: Path) -> list[EpochRecord]:
+    """The epochs in a run's `metrics.csv`.
+
+    Raises:
+        InputError: when it is missing or holds something else.
+    """
+    header, *rows = read_table(folder / "metrics.csv")
+    try:
+        if not rows:
+            raise ValueError("it holds no epoch")
+        return [_record(dict(zip(header, row, strict=True))) for row in rows]
+    except (ValueError, KeyError) as error:
+        told = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read: {reason(error)}"
+        raise InputError(f"{folder / 'metrics.csv'} {told}; --overwrite trains the run again") from error
+
+
+def _record(cells: dict[str, str]) -> EpochRecord:
+    values: dict[str, Any] = {name: float(cells[name]) if cells[name] else None for name in EpochRecord._fields}
+    return EpochRecord(**{**values, "epoch": int(cells["epoch"])})

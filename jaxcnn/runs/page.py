@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxcnn.config.experiment import RESOLVED, ExperimentConfig, TransferConfig, to_json
+from jaxcnn.config.experiment import PLACES, RESOLVED, ExperimentConfig, TransferConfig, to_json
 from jaxcnn.runs import charts
 from jaxcnn.runs.arrays import RunArrays
 from jaxcnn.runs.calibration import BINS, ConfidenceBin, calibration_error, confidence_bins
 from jaxcnn.runs.examples import confidently_wrong, least_sure
-from jaxcnn.runs.reading import PLACES
+from jaxcnn.runs.palette import FAINTEST, RIGHT, WRONG
 from jaxcnn.runs.scores import ClassScore, Confusion, class_scores, confusion_matrix, confusions
-from jaxcnn.runs.style import RIGHT, WRONG, one_line
+from jaxcnn.runs.style import one_line
 from jaxcnn.runs.summary import Summary
 from jaxcnn.training.records import EpochRecord
 
@@ -87,7 +87,15 @@ def render(
         versions={**resolved.get("versions", {}), "Python": resolved.get("python", "not recorded")},
         device=resolved.get("device", "not recorded"),
         processor=resolved.get("processor"),
-        colors={"right": RIGHT, "wrong": WRONG},
+        colors={
+            name: charts.mixed(color, share)
+            for name, color, share in (
+                ("right", RIGHT, 1),
+                ("wrong", WRONG, 1),
+                ("faint_right", RIGHT, FAINTEST),
+                ("faint_wrong", WRONG, FAINTEST),
+            )
+        },
         geometry=charts,
     )
 
@@ -111,7 +119,7 @@ def class_rows(scores: Sequence[ClassScore], mistakes: Sequence[Confusion], name
         ClassRow(score, names[first[i].predicted] if i in first else "", first[i].images if i in first else 0)
         for i, score in enumerate(scores)
     ]
-    return sorted(found, key=lambda row: (not row.score.images, row.score.accuracy, row.score.f1))
+    return sorted(found, key=lambda row: (not row.score.images, row.score.recall or 0, row.score.f1 or 0))
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:

@@ -2,20 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from jaxcnn.config.experiment import RESOLVED
-from jaxcnn.errors import InputError, reason
+from jaxcnn.errors import InputError
 from jaxcnn.files import TEMPORARY, write_text
 from jaxcnn.runs.arrays import read_arrays
 from jaxcnn.runs.figures import plot_confusion, plot_curves
+from jaxcnn.runs.metrics import read_metrics
 from jaxcnn.runs.page import render
 from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.runs.scores import ClassScore, class_scores, confusion_matrix
 from jaxcnn.runs.streams import only_warns
 from jaxcnn.runs.style import Figures, one_line
-from jaxcnn.runs.tables import latex_text, markdown_text, read_table
-from jaxcnn.training.records import EpochRecord
+from jaxcnn.runs.tables import latex_text, markdown_text
 
 
 def present(folder: Path, figures: Figures = "png") -> None:
@@ -56,7 +56,7 @@ def _products(folder: Path, figures: Figures) -> list[tuple[Path, Callable[[Path
         f"confusion.{figures}": _draw_confusion,
         "classes.md": _write_markdown,
         "classes.tex": _write_latex,
-        "report.html": _write_page,
+        "report.html": write_page,
     }
     return [(folder / name, make) for name, make in makers.items()]
 
@@ -100,31 +100,15 @@ def _cells(score: ClassScore) -> list[str]:
     ]
 
 
-def _write_page(folder: Path, path: Path) -> None:
+def write_page(folder: Path, path: Path) -> None:
+    """Writes the page of a finished run.
+
+    Raises:
+        InputError: when its folder lacks something.
+    """
     config, summary = read_json(folder / "config.json"), read_summary(folder / "summary.json")
     write_text(path, render(folder, config, summary, read_metrics(folder), read_arrays(folder)))
 
 
 def _class_names(folder: Path) -> list[str]:
     return list(read_json(folder / "config.json")[RESOLVED]["class_names"])
-
-
-def read_metrics(folder: Path) -> list[EpochRecord]:
-    """Reads a run's `metrics.csv`.
-
-    Raises:
-        InputError: when it is missing or not such a table.
-    """
-    header, *rows = read_table(folder / "metrics.csv")
-    try:
-        if not rows:
-            raise ValueError("it holds no epoch")
-        return [_record(dict(zip(header, row, strict=True))) for row in rows]
-    except (ValueError, KeyError) as error:
-        problem = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read: {reason(error)}"
-        raise InputError(f"{folder / 'metrics.csv'} {problem}; --overwrite trains the run again") from error
-
-
-def _record(cells: dict[str, str]) -> EpochRecord:
-    values: dict[str, Any] = {name: float(cells[name]) if cells[name] else None for name in EpochRecord._fields}
-    return EpochRecord(**{**values, "epoch": int(cells["epoch"])})

@@ -9,9 +9,6 @@ from jaxcnn.config.experiment import RESOLVED
 from jaxcnn.errors import InputError, reason, unreadable
 from jaxcnn.runs.summary import NEW, SUMMARY, Summary
 
-PLACES = ("device", "runs_dir", "name", "data.dir", "data.archives")
-"""Settings that may differ when a run continues, because they do not affect its results."""
-
 
 def read_json(path: Path, remedy: str = "--overwrite starts the run again") -> dict[str, Any]:
     """Reads a JSON object from one of a run's files. `remedy` ends the message of the InputError.

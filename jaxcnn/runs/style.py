@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxcnn.files import write_whole
+from jaxcnn.runs.palette import PALETTE
 
 Figures = Literal["png", "svg", "pdf"]
 """The formats that figures are written in."""
 
-# Okabe and Ito's palette without yellow, which is too light for lines on white. Its order alternates dark and light.
-PALETTE = ("#0072B2", "#D55E00", "#000000", "#CC79A7", "#009E73", "#E69F00", "#56B4E9")
-RIGHT, WRONG = PALETTE[:2]
-"""Colours of what a network got right and wrong."""
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (2, 4)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
