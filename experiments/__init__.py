@@ -1,1 +1,1 @@
-"""The programs of `jaxcnn.cli` as `python -m experiments.NAME`, the benchmark, and long checks."""
+"""The programs as `python -m experiments.NAME`, the benchmark, and checks that take long."""

@@ -1,4 +1,4 @@
-"""What a user can get wrong, and what the machine could not do at the time."""
+"""The exceptions of this package, and checks that raise them for unusable values."""
 
 import os
 import re
@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 
 
 class JaxcnnError(Exception):
-    """What ends a program with one message and status 2. The message names the thing and the remedy.
+    """Base of all errors that the package raises on purpose.
 
-    Each of its kinds below says what has to change: the input, the machine's state, or the settings of training.
+    A program prints the message, which names the problem and the remedy, and exits with status 2. The subclasses say
+    what has to change: the input, the state of the machine, or the training settings.
     """
 
 
 class InputError(JaxcnnError, ValueError):
-    """A flag, configuration, file, archive or checkpoint that cannot be used."""
+    """A flag, configuration, file, archive or checkpoint cannot be used."""
 
 
 class InUseError(InputError):
@@ -28,7 +29,7 @@ class InUseError(InputError):
 
 
 class MachineError(JaxcnnError):
-    """The input is fine; the machine has no room on the disk, no memory, or no permission for it."""
+    """The input is valid, but the machine lacks disk space, memory or a permission."""
 
 
 class DivergedError(JaxcnnError):
@@ -36,38 +37,41 @@ class DivergedError(JaxcnnError):
 
 
 class UnreadableError(MachineError):
-    """Something that cannot be read now, which says nothing about what it holds: it may be whole."""
+    """Something cannot be read at the moment. Its content may be intact."""
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what a library's exception says, to quote in a message of our own."""
+    """The first line of an exception's message, or its type if it has none; for quoting in our own messages."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception, of Python, JAX, PyTorch or Orbax, says that memory ran out."""
-    told = str(error)
-    exhausted = "RESOURCE_EXHAUSTED" in told and "os_error_code" not in told  # TensorStore says so of open files too
-    return isinstance(error, MemoryError) or exhausted or "t allocate memory" in told
+    """Whether an exception from Python, JAX, PyTorch or Orbax means that memory ran out."""
+    text = str(error)
+    # TensorStore uses the same code for too many open files, and then adds an os_error_code.
+    exhausted = "RESOURCE_EXHAUSTED" in text and "os_error_code" not in text
+    return isinstance(error, MemoryError) or exhausted or "t allocate memory" in text
 
 
 def unreadable(what: object, error: BaseException) -> UnreadableError | None:
-    """The error to raise where reading failed for a reason that proves no damage; None where it may be damage.
+    """The error to raise if reading failed because of the machine; None if the data itself may be damaged.
 
-    Too many open files, a missing permission, a disk or network that fails: once that is over, the same is read.
+    Causes of the first kind are too many open files, a missing permission, or a failing disk or network. Reading can
+    succeed later.
 
     Args:
-        what: could not be read.
-        error: of whatever library; what caused it counts too.
+        what: what could not be read, for the message.
+        error: the exception of any library. The exceptions that caused it are searched too.
     """
     for each in _chain(error):
-        system = isinstance(each, OSError) and each.errno is not None and not isinstance(each, _OF_PATHS)
+        system = isinstance(each, OSError) and each.errno is not None and not isinstance(each, _PATH_ERRORS)
         if system or "os_error_code" in str(each) or "Too many open files" in str(each):
             return UnreadableError(f"{what} cannot be read: {reason(each)}. Nothing was changed; try again later")
     return None
 
 
-_OF_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)  # which say what is there
+# These concern the path itself, not the machine.
+_PATH_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -77,29 +81,32 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def require(ok: bool, name: str, value: object, wanted: str) -> None:
-    """Refuses a value, by its name, unless it is fine; `wanted` says what would be."""
+    """Raises an InputError that names `name` and its value, unless `ok`; `wanted` says which values are usable."""
     if not ok:
         raise InputError(f"{name}={value!r} is not usable: {wanted}")
 
 
 def require_choice(name: str, value: object, literal: Any) -> None:
-    """Refuses what is not among a Literal's choices."""
+    """Raises an InputError unless the value is one of a Literal's choices."""
     choices = get_args(literal)
     require(value in choices, name, value, f"choose one of {', '.join(choices)}")
 
 
 def require_int(name: str, value: object, *, least: int, most: int = 2**31 - 1) -> None:
-    """Refuses what is no whole number in [least, most]."""
+    """Raises an InputError unless the value is an int in [least, most]; a bool does not count."""
     ok = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
     below = "" if most == 2**31 - 1 else f" and at most {most}"
     require(ok, name, value, f"give a whole number of at least {least}{below}")
 
 
 def require_number(name: str, value: object, *, least: float, most: float = float("inf"), open_ends: str = "") -> None:
-    """Refuses what is no finite number in [least, most]; `open_ends` "(" or ")" leaves that end out."""
+    """Raises an InputError unless the value is a finite int or float in [least, most].
+
+    `open_ends` excludes an end: "(" the lower one, ")" the upper one, "()" both.
+    """
     ok = isinstance(value, (int, float)) and not isinstance(value, bool)
     if ok:
-        number: Any = value  # compared as it is: a whole number may be too large for a float
+        number: Any = value  # not converted: an int may be too large for a float
         ok = abs(number) <= sys.float_info.max and least <= number <= most
         ok = ok and not ("(" in open_ends and number == least) and not (")" in open_ends and number == most)
     above = f"{'above' if '(' in open_ends else 'at least'} {least:g}"
@@ -108,12 +115,12 @@ def require_number(name: str, value: object, *, least: float, most: float = floa
 
 
 def require_text(name: str, value: object, wanted: str) -> None:
-    """Refuses what is no text, or would not print."""
+    """Raises an InputError unless the value is a str of printable characters."""
     require(isinstance(value, str) and value.isprintable(), name, value, wanted)
 
 
 def set_plain(config: "DataclassInstance") -> None:
-    """Stores numbers of NumPy, JAX and PyTorch, and arrays of them, as Python's own: JSON can hold those."""
+    """Replaces NumPy, JAX and PyTorch scalars and 1-d arrays in a config's fields by Python values, as JSON needs."""
     for each in fields(config):
         object.__setattr__(config, each.name, _plain(getattr(config, each.name)))
 
@@ -125,10 +132,16 @@ def _plain(value: Any) -> Any:
 
 
 def local_path(name: str, value: Any) -> Path:
-    """A path of this machine, with a leading ~ replaced: the one place where paths that a user gives are read.
+    """Converts a user's value to a Path on this machine, with a leading ~ expanded.
+
+    Every path that a user gives goes through this function.
+
+    Args:
+        name: the flag or field that the value was given for; only for the message.
+        value: a str or a path-like object.
 
     Raises:
-        InputError: when it is no path, a URL, or the home of an unknown user; `name` is what it was given for.
+        InputError: when the value is not a path, is a URL, or starts with the ~ of an unknown user.
     """
     try:
         text = os.fspath(value)
@@ -137,7 +150,7 @@ def local_path(name: str, value: Any) -> Path:
         usable = False
     require(usable, name, value, "give a path")
     text = os.fsdecode(text)
-    # A Path has lost one of the two slashes. A single letter is no scheme.
+    # One slash, because Path turns gs://x into gs:/x. Two letters at least, because C:/ is a drive.
     if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text):
         remedy = "leave file: out" if scheme[1].lower() == "file" else "mount it or copy it here"
         raise InputError(f"{name}={text!r} is a URL, which is not read or written: {remedy}, and give the path")
@@ -148,12 +161,12 @@ def local_path(name: str, value: Any) -> Path:
 
 
 def set_path(config: object, name: str, section: str = "") -> None:
-    """Stores a path as `local_path` reads it."""
+    """Replaces a field by the Path that `local_path` makes of it."""
     object.__setattr__(config, name, local_path(section + name, getattr(config, name)))
 
 
 def set_sequence(config: object, name: str, section: str = "", *, flags: bool = False) -> None:
-    """Stores a sequence of whole numbers, or of 0/1 flags, as a tuple: lists from JSON and booleans are welcome."""
+    """Replaces a list or tuple of ints (or with `flags`, of 0/1 or bool) in a field by a tuple of ints."""
     value = getattr(config, name)
     label = section + name
     require(isinstance(value, (list, tuple)), label, value, "give a sequence")

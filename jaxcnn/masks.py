@@ -1,8 +1,15 @@
-"""Which parameters train, as one integer: how many stages are frozen, counted from the input upwards.
+"""Freezing: which parameters are trained.
 
-0 freezes nothing; k + 1 freezes blocks 0..k; `num_blocks` freezes every block; `num_blocks + 2` freezes fc1 and fc2
-too and leaves a linear probe. The parameters that are trained, the optimiser's state, the gradient and the mode of
-batch norm all follow from it.
+A stage is a block, fc1 or fc2. One integer, the number of frozen stages counted from the input, decides which
+parameters are trained, what the gradient and the optimiser state contain, and the mode of each batch norm. For a
+network of four blocks (SHALLOW):
+
+    frozen stages   trained
+    0               everything
+    1               blocks 1 to 3, fc1, fc2, fc3
+    2               blocks 2 and 3, fc1, fc2, fc3
+    4               fc1, fc2, fc3
+    6               fc3: a linear probe
 """
 
 import sys
@@ -19,7 +26,9 @@ Params = dict[str, Any]
 
 
 def frozen_stages(freeze: FreezeConfig, config: ModelConfig, epoch: int) -> int:
-    """How many stages are frozen in an epoch (counted from 0); never any where there are no weights to keep.
+    """The number of frozen stages in an epoch (counted from 0).
+
+    Probing and gradual unfreezing freeze more stages in early epochs. The mask `scratch` never freezes any.
 
     Raises:
         InputError: when stages are to be frozen that the network does not have.
@@ -54,7 +63,7 @@ def mask_name(freeze: FreezeConfig, config: ModelConfig) -> Mask:
 
 
 def settled_epoch(freeze: FreezeConfig, config: ModelConfig) -> int:
-    """The epoch (counted from 0) from which on no further stage thaws: where the mask itself begins."""
+    """The first epoch (counted from 0) in which the mask alone decides: probing or gradual unfreezing is over."""
     if freeze.mask == "scratch":
         return 0
     finally_frozen = frozen_stages(freeze, config, sys.maxsize)
@@ -62,15 +71,15 @@ def settled_epoch(freeze: FreezeConfig, config: ModelConfig) -> int:
 
 
 def partition(params: Mapping[str, Any], config: ModelConfig, frozen_stages: int) -> tuple[Params, Params]:
-    """Splits parameters by top-level module into (frozen, trained); together they are all of `params`."""
-    # Only the built-in network has stages: where none is frozen, the modules may be anyone's.
+    """Splits parameters by top-level module into (frozen, trained)."""
+    # `stage_of` knows the modules of the built-in network only. With nothing frozen, modules may have any names.
     frozen = {name: leaf for name, leaf in params.items() if frozen_stages and stage_of(name, config) < frozen_stages}
     trained = {name: leaf for name, leaf in params.items() if name not in frozen}
     return frozen, trained
 
 
 def freeze_mask(params: Mapping[str, Any], config: ModelConfig, frozen_stages: int) -> Params:
-    """A tree like `params` of booleans: True where a parameter is frozen, as optax's `freeze_mask` wants it.
+    """A pytree of bools with the structure of `params`, True for frozen parameters: optax's `freeze_mask`.
 
     Example:
         ```python
@@ -79,9 +88,9 @@ def freeze_mask(params: Mapping[str, Any], config: ModelConfig, frozen_stages: i
         ```
 
     Args:
-        params: of the built-in network.
-        config: that network.
-        frozen_stages: how many stages are frozen, counted from the input upwards.
+        params: parameters of the built-in network.
+        config: its configuration.
+        frozen_stages: number of frozen stages, counted from the input.
     """
     return {
         name: jax.tree.map(lambda _, name=name: stage_of(name, config) < frozen_stages, module)
@@ -90,7 +99,7 @@ def freeze_mask(params: Mapping[str, Any], config: ModelConfig, frozen_stages: i
 
 
 def count_parameters(params: Mapping[str, Any], config: ModelConfig, frozen_stages: int) -> list[tuple[str, int, bool]]:
-    """(module, number of parameters, whether it trains) for every top-level module, input first."""
+    """(name, number of parameters, whether it is trained) for every top-level module, from the input on."""
     return [
         (
             name,

@@ -1,13 +1,18 @@
 """The configurable CNN as a flax.linen module.
 
-Variables are named `block_{i}/conv_{j}`, `block_{i}/bn_{j}`, `fc1`, `fc2`, `fc3`; masks, checkpoints and the
-converter share these names. A *stage* is a block, or fc1 or fc2 with the dropout before it: the unit of freezing,
-counted from the input upwards. fc3, the head, comes after the last stage.
+Variables are named `block_{i}/conv_{j}`, `block_{i}/bn_{j}`, `fc1`, `fc2`, `fc3`. Masks, checkpoints and the converter
+use the same names.
+
+A *stage* is the unit of freezing: a block, or fc1 or fc2 with the dropout before it. Stages are counted from the input
+upwards. fc3, the head, comes after the last stage.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from operator import index
+from typing import Any, final
 
 import flax.linen as nn
 import jax
@@ -28,10 +33,10 @@ from jaxcnn.kernels.norm import batch_norm
 from jaxcnn.kernels.pool import max_pool2x2
 
 PRNG = "threefry2x32"
-"""The generator, whatever JAX's default is set to: one seed means one run (with `kernels.backend.fixed_settings`)."""
+"""The random number generator, whatever JAX's default is set to, so that one seed always gives one run."""
 
 BN_EPSILON = 1e-5
-BN_MOMENTUM = 0.1  # PyTorch's convention: the share of the new batch in the running average
+BN_MOMENTUM = 0.1  # PyTorch's convention: the weight of the new batch in the running average
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
@@ -52,7 +57,7 @@ KERNEL_INITS: dict[str, nn.initializers.Initializer] = {
 
 
 def bias_init(weight_init: str, fan_in: int) -> nn.initializers.Initializer:
-    """PyTorch's default bias, U(+-1/sqrt(fan_in)); zeros with any initialiser asked for by name."""
+    """PyTorch's default initialiser of biases, U(+-1/sqrt(fan_in)); zeros for every other `weight_init`."""
     if weight_init != "default":
         return nn.initializers.zeros
     bound = fan_in**-0.5
@@ -63,8 +68,38 @@ def bias_init(weight_init: str, fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=("values", "columns"), meta_fields=("stage",))
+@final
+@dataclass(frozen=True)
+class Features:
+    """The inputs of a stage, for each image: frozen stages compute them once, and training starts from them.
+
+    For a dense stage, columns that are zero for every image may be left out:
+
+        all inputs of fc1         values        columns
+        [[0.5, 0, 0, 2.0],        [[0.5, 2.0],  [0, 3]
+         [0.1, 0, 0, 0.0]]         [0.1, 0.0]]
+    """
+
+    values: Any
+    """Floating (N, H, W, C), or (N, C) where the stage is dense."""
+    stage: int
+    """Index of the stage that reads them; `num_stages` is the head."""
+    columns: Any = None
+    """int32 (C,), ascending: which of a dense stage's inputs `values` holds; None if it holds all."""
+
+
+def map_values(f: Callable[[Any], Any], x: Any) -> Any:
+    """f(x) for an array of images; for `Features`, the same features with f applied to their values."""
+    return replace(x, values=f(x.values)) if isinstance(x, Features) else f(x)
+
+
 class Conv(nn.Module):
-    """3x3 convolution with padding 1: (B, H, W, C) -> (B, H, W, features), and the bias that is to be added."""
+    """3x3 convolution with padding 1: (B, H, W, C) -> (B, H, W, features).
+
+    It returns the result without the bias, and the bias, which the caller adds: a batch normalisation that follows can
+    include it in its mean.
+    """
 
     features: int
     weight_init: str
@@ -75,7 +110,7 @@ class Conv(nn.Module):
         shape = (3, 3, x.shape[-1], self.features)
         kernel = self.param("kernel", KERNEL_INITS[self.weight_init], shape)
         bias = self.param("bias", bias_init(self.weight_init, 9 * x.shape[-1]), shape[-1:])
-        if self.is_initializing():  # the shape is all that matters, and compiling the convolution takes seconds
+        if self.is_initializing():  # only the shape matters here, and compiling the convolution takes seconds
             return jnp.zeros((*x.shape[:-1], self.features), x.dtype), bias
         return conv3x3(x, kernel.astype(x.dtype)), bias
 
@@ -83,16 +118,22 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, with PyTorch's running averages.
 
-    Unlike `flax.linen.BatchNorm`, the running variance takes the unbiased batch variance, the number of batches
-    seen is counted (`num_batches_tracked`), and images outside the mask count for nothing.
+    It differs from `flax.linen.BatchNorm` in three ways. The running variance averages the unbiased batch variance. The
+    number of batches is counted (`num_batches_tracked` in PyTorch). Images outside the mask do not count.
     """
 
     @nn.compact
     def __call__(self, x: jax.Array, offset: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
-        """Normalises x + offset by its own statistics if `train`, else by the running ones.
+        """Normalises x + offset by the batch's statistics if `train`, else by the running averages.
 
-        x is (B, H, W, C), offset (C,), mask (B,). A batch's own statistics cancel the offset, so nothing but the
-        running mean ever sees it: a pass over x less, and a gradient of exactly zero where PyTorch has rounding noise.
+        The mean of a batch contains the offset, which therefore cancels in training. Only the running mean needs it.
+        This saves a pass over x, and gives the offset a gradient of exactly zero, where PyTorch has rounding noise.
+
+        Args:
+            x: (B, H, W, C).
+            offset: (C,), the bias of the convolution before.
+            train: use and average the batch's statistics.
+            mask: bool (B,), False for padding; or None.
         """
         channels = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, channels)
@@ -116,7 +157,7 @@ class BatchNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolutions, each with its activation and perhaps batch normalisation, then perhaps a max pool."""
+    """Convolutions, each followed by an optional batch normalisation and the activation; then an optional max pool."""
 
     config: ModelConfig
     index: int
@@ -145,7 +186,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, columns: jax.Array | None = None) -> jax.Array:
-        """Takes x (B, width), or of it these columns, as `kernels.dense.dense` does; kernel (width, features), bias."""
+        """Multiplies x (B, width), or only the given columns of it (see `kernels.dense.dense`); then adds the bias."""
         kernel = self.param("kernel", KERNEL_INITS[self.weight_init], (self.width, self.features))
         bias = self.param("bias", bias_init(self.weight_init, self.width), (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
@@ -154,7 +195,7 @@ class Dense(nn.Module):
 
 
 class CNN(nn.Module):
-    """The network that `config` describes; `dtype` is what it computes in (the parameters' own if None)."""
+    """The network that `config` describes. It computes in `dtype`, or in the parameters' own type if that is None."""
 
     config: ModelConfig
     dtype: Dtype | None = None
@@ -163,30 +204,27 @@ class CNN(nn.Module):
     @fixed_settings()
     def __call__(
         self,
-        x: jax.Array,
+        x: jax.Array | Features,
         train: bool = False,
         *,
         mask: jax.Array | None = None,
         eval_stages: int = 0,
-        first_stage: int = 0,
         end_stage: int | None = None,
-        columns: jax.Array | None = None,
     ) -> jax.Array:
         """Logits (B, num_classes) of standardised images (B, H, W, C).
 
         Args:
-            x: float images in NHWC order; with `first_stage`, what that stage reads.
+            x: floating-point images in NHWC order; or features, from which the rest of the network is computed.
             train: use batch statistics (and update the running ones) and dropout; needs `rngs={"dropout": key}`
                 and `mutable=["batch_stats"]`.
-            mask: bool (B,); images that are padding, and so count for nothing in batch statistics, are False.
-            eval_stages: this many stages from the input up run as in evaluation even when `train`.
-            first_stage: begin here, to compute a network's tail on features.
-            end_stage: return what this stage would read, instead of logits.
-            columns: where `first_stage` is dense, indices of the columns present in x; absent ones are zero.
+            mask: bool (B,), False for images that are padding and must not count in batch statistics.
+            eval_stages: how many stages, from the input up, run as in evaluation even when `train` is true.
+            end_stage: return the inputs of this stage instead of logits.
 
         Raises:
             InputError: when the images are integers.
         """
+        x, first_stage, columns = (x.values, x.stage, x.columns) if isinstance(x, Features) else (x, 0, None)
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise InputError(f"the images are {x.dtype}, not floating-point; see jaxcnn.data.augment.standardise")
         config = self.config
@@ -202,8 +240,8 @@ class CNN(nn.Module):
                 x = x.reshape(len(x), -1)
                 i = stage - config.num_blocks
                 if training and config.dropout_rate > 0:
-                    key, width = self.make_rng("dropout"), config.dense_widths[i]
-                    x = dropout(key, x, config.dropout_rate, columns=columns, width=width)
+                    places = None if columns is None else _places(columns, len(x), config.dense_widths[i])
+                    x = dropout(self.make_rng("dropout"), x, config.dropout_rate, places=places)
                 x = act(self._dense(i, config.hidden_dims[stage])(x, columns))
                 columns = None
         return x if end_stage is not None else self._dense(2, config.num_classes)(x, columns)
@@ -213,9 +251,15 @@ class CNN(nn.Module):
         return Dense(features, config.dense_widths[i], config.weight_init, self.dtype, name=f"fc{i + 1}")
 
 
+def _places(columns: jax.Array, rows: int, width: int) -> jax.Array:
+    """Row-major indices, uint32 (rows, C), of these columns in an array (rows, width)."""
+    places: jax.Array = jnp.arange(rows, dtype=jnp.uint32)[:, None] * jnp.uint32(width) + columns.astype(jnp.uint32)
+    return places
+
+
 @fixed_settings()
 def key_of(seed: int) -> jax.Array:
-    """The key of a run's random numbers: that of `jax.random.key`, which JAX_RANDOM_SEED_OFFSET cannot change.
+    """The key of a run's random numbers: as `jax.random.key(seed)`, without the effect of JAX_RANDOM_SEED_OFFSET.
 
     Raises:
         InputError: when the seed is not in 0 to 2**32 - 1.
@@ -229,14 +273,14 @@ def key_of(seed: int) -> jax.Array:
 def init_variables(config: ModelConfig, key: jax.Array) -> VariableDict:
     """Fresh `{"params": ..., "batch_stats": ...}` in float32 (float64 under x64); no batch_stats without batch norm."""
     image = jnp.zeros((1, config.input_size, config.input_size, config.in_channels))
-    # JAX takes no options within another function's trace.
+    # Compiler options are not allowed while another function is traced.
     traced = any(isinstance(value, jax.core.Tracer) for value in (image, key))
-    # It runs once, so that what costs the compiler a second is not worth it.
+    # It runs only once: a low optimisation level saves a second of compilation.
     init = CNN(config).init if traced else jit(CNN(config).init, xla_backend_optimization_level=1)
     variables: VariableDict = {"batch_stats": {}, **init(key, image)}
     return variables
 
 
 def make_network(model: ModelConfig, precision: Precision) -> CNN:
-    """The network, computing in this precision; float32 stands for the parameters' own type."""
+    """The network, computing in bfloat16, or (for float32) in the parameters' own type."""
     return CNN(model, dtype=jnp.bfloat16 if precision == "bfloat16" else None)

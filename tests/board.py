@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a folder of event files, by the rules of its own readers.
+"""What TensorBoard shows for a folder of event files, by the rules of its own readers.
 
 It reads the files in the order of their names, each as far as its records are whole. A START of a session drops every
 value from its step on, but for the first START of a folder, which drops none (`plugin_event_accumulator.py`). The

@@ -16,7 +16,8 @@ from filelock import FileLock
 
 # Set before JAX starts, and so that child processes have it too. The tests compare programs on the CPU, whatever else
 # the machine has; caches live and die with the session; a program that several tests use, in whichever of the
-# session's processes, is compiled once.
+# session's processes, is compiled once. XLA's own passes run in full, but LLVM optimises no code: most programs run
+# for less time than that takes. Tests of what such code rounds to use `optimised`.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.mkdtemp(prefix="jaxcnn-tests-")
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
@@ -26,6 +27,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_cache, "jaxcnn", "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**33)  # with a limit, JAX locks what another may be writing
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 COMPILED = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and so would the programs that the tests start.
@@ -102,6 +104,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(folder / "finished.lock"), another_cache(tmp_path_factory):
         run_experiment(replace(TINY, runs_dir=folder / "finished"))  # which the first trains, and the others find
     return folder / "finished" / "tiny"
+
+
+@pytest.fixture
+def optimised(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is compiled here and in child processes is optimised as a user's programs are."""
+    import jax
+
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="module")

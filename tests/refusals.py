@@ -1,4 +1,4 @@
-"""What the tests ask of a refusal."""
+"""Checking the messages of errors."""
 
 from collections.abc import Callable
 

@@ -10,6 +10,7 @@ import torch
 
 from jaxcnn import ModelConfig
 from jaxcnn.config import DataConfig, ExperimentConfig, OptimConfig, TrainConfig
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.data.splits import Dataset, Split
 from jaxcnn.training.loop import fit
 from jaxcnn.training.records import EpochRecord, TrainState
@@ -21,7 +22,7 @@ MODEL = ModelConfig(
     input_size=8, hidden_dims=(4, 6, 9, 7), layers_per_block=(1, 2), apply_pooling=(1, 0), apply_bn=(1, 1),
     num_blocks=2, num_classes=4, dropout_rate=0.0,
 )  # fmt: skip
-MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+STANDARDISATION = Standardisation(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 
 
 def draw_split(n: int, seed: int, classes: int = MODEL.num_classes) -> Split:
@@ -32,7 +33,7 @@ def draw_split(n: int, seed: int, classes: int = MODEL.num_classes) -> Split:
 
 def draw_dataset(train: int = 37, validation: int | None = 21) -> Dataset:
     held_out = None if validation is None else draw_split(validation, 1)
-    return Dataset("noise", draw_split(train, 0), held_out, draw_split(19, 2), tuple("abcd"), MEAN, STD)
+    return Dataset("noise", draw_split(train, 0), held_out, draw_split(19, 2), tuple("abcd"), STANDARDISATION)
 
 
 def contradicting() -> Dataset:
@@ -95,5 +96,6 @@ def variables_of(state: Any) -> dict[str, Any]:
 
 
 def torch_inputs(split: Split) -> torch.Tensor:
-    pixels = (split.images.astype(np.float64) / 255 - np.array(MEAN)) / np.array(STD)
+    mean, std = map(np.array, STANDARDISATION)
+    pixels = (split.images.astype(np.float64) / 255 - mean) / std
     return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())

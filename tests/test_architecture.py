@@ -1,4 +1,4 @@
-"""Where things are: imports go one way, chains of them are short, and files can be held in the head."""
+"""The structure of the code: imports go one way, chains of imports are short, and files are short."""
 
 import ast
 from functools import cache
@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# Each room may know those before it. `data` and `training` do not know `weights`, nor anything `cli`.
+# Modules of a package may import from the same package and those before it in this list.
 ROOMS = (
     "errors",
     "files",
@@ -22,7 +22,7 @@ ROOMS = (
     "cli",
 )
 FLOORS = 8
-"""Modules on the longest chain of imports."""
+"""Number of modules on the longest chain of imports."""
 LINES = {"jaxcnn": 350, "experiments": 350, "tests": 450}
 
 

@@ -1,4 +1,4 @@
-"""Bad input, in one table: what is given, and what the one message must name; nothing may be left behind."""
+"""Bad input in one table: the command, and what its message must name. No files may be left behind."""
 
 import runpy
 import sys
@@ -167,7 +167,7 @@ BAD: list[tuple[str, str]] = [
     ("train --runs-dir {d}/text", "{d}/text"),
     ("train --runs-dir {d}/" + 300 * "x", "File name too long"),
     ("transfer --target digits --data.name svhn", "--data.name svhn contradicts --target digits"),
-    ("convert {d}/good.pth {d}/model.onnx --input-size 8", "{d}/model.onnx is no kind of file"),
+    ("convert {d}/good.pth {d}/model.onnx --input-size 8", "{d}/model.onnx is not a weight file that can be written"),
     ("transfer --name new --source {d}/" + 300 * "x", "File name too long"),
     ("train --name " + "n" * 300, "--name='" + "n" * 300),
     ("train --optim.momentum 1", "--optim.momentum=1"),

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: the same work on both sides, counted and compared. No time is asserted."""
+"""The benchmark does the same work on both sides, and its figures are computed correctly. No time is asserted."""
 
 import json
 import re
@@ -25,7 +25,7 @@ from experiments.bench.stock import StockCNN, stock_variables
 from jaxcnn import CNN, DEEP, SHALLOW, InputError, ModelConfig, init_variables
 from jaxcnn.cli.main import main
 from jaxcnn.data.augment import standardise
-from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.data.sets import CIFAR10_STANDARDISATION
 from jaxcnn.weights.convert import to_torch
 from jaxcnn.weights.pytorch_network import TorchCNN, torch_network
 
@@ -91,13 +91,13 @@ def test_frozen_blocks_of_the_pytorch_program_do_not_move_and_the_rest_does() ->
 
 def test_the_pillow_transform_standardises_as_the_product_and_lean_draws_the_same_images() -> None:
     images = load_images(TINY, 40).images
-    plain = Transform(CIFAR10_MEAN, CIFAR10_STD, augment=False)
+    plain = Transform(CIFAR10_STANDARDISATION, augment=False)
     got = torch.stack([plain(image) for image in images]).numpy().transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(got, standardise(images, CIFAR10_MEAN, CIFAR10_STD), atol=1e-6)
+    np.testing.assert_allclose(got, standardise(images, CIFAR10_STANDARDISATION), atol=1e-6)
     drawn = []
     for lean in (False, True):
         torch.manual_seed(3)
-        transform = Transform(CIFAR10_MEAN, CIFAR10_STD, augment=True, lean=lean)
+        transform = Transform(CIFAR10_STANDARDISATION, augment=True, lean=lean)
         drawn.append(torch.stack([transform(image) for image in images]).numpy())
     np.testing.assert_array_equal(*drawn)
     assert (drawn[0] != got.transpose(0, 3, 1, 2)).any()
@@ -187,7 +187,7 @@ def test_every_promised_row_is_there() -> None:
     [
         (program.Flags(rows=("step_ful",)), "rows='step_ful' names no row; there are step_full, "),
         (program.Flags(rounds=0), "rounds=0"),
-        (program.Flags(data=program.DataFlags(Path("nowhere"))), "data.dir='nowhere' holds no prepared CIFAR-10"),
+        (program.Flags(data=program.DataFlags(Path("nowhere"))), "data.dir='nowhere' has no prepared CIFAR-10"),
     ],
 )
 def test_bad_flags_end_in_one_message(flags: program.Flags, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,11 +205,11 @@ def test_a_chart_of_nothing_to_compare_is_empty(tmp_path: Path) -> None:
 def test_a_page_keeps_what_is_outside_the_markers() -> None:
     begin, end = show.MARKERS
     page = f"above\n{begin}\nold\n{end}\nbelow\n"
-    assert show.put("new", page) == f"above\n{begin}\nnew\n{end}\nbelow\n"
-    assert show.put("new", "") == "new"
+    assert show.insert("new", page) == f"above\n{begin}\nnew\n{end}\nbelow\n"
+    assert show.insert("new", "") == "new"
     for page in ("old", f"old {begin}", f"{end} old {begin}"):
         with pytest.raises(InputError, match="no place for the table"):
-            show.put("new", page)
+            show.insert("new", page)
     speed = (Path(__file__).parent.parent / "docs/speed.md").read_text()
     assert all(speed.count(marker) == 1 for marker in show.MARKERS)
 

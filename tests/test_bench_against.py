@@ -95,7 +95,7 @@ def test_the_interval_is_that_of_the_mean_of_logarithms() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"against": "nowhere"}, "--against nowhere is no checkout of this project"),
+        ({"against": "nowhere"}, "--against nowhere is not a checkout of this project"),
         ({"against": "nowhere", "chart": "x.png"}, "chart='x.png' is not usable: leave it out with --against"),
     ],
 )

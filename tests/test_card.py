@@ -1,4 +1,4 @@
-"""What travels with the weights: the network, names of classes, mean, std and resizing."""
+"""What is stored with the weights: the network, class names, mean, std and resizing."""
 
 import json
 from dataclasses import replace
@@ -13,8 +13,8 @@ from tiny_run import MODEL, weights
 
 from jaxcnn.cli.convert import Flags, convert
 from jaxcnn.config.card import Card
-from jaxcnn.config.network import Untold
-from jaxcnn.weights.card import KEY, from_metadata, of_run, to_metadata
+from jaxcnn.config.network import NetworkOverrides
+from jaxcnn.weights.card import KEY, card_of_run, from_metadata, to_metadata
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_metadata, write_state_dict
 from jaxcnn.weights.source import read_source
@@ -74,7 +74,7 @@ def test_the_metadata_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_safetensors_file_needs_no_flags(tmp_path: Path) -> None:
-    """Only metadata tell dropout, the activation and that the second block pools, not the first."""
+    """Only the metadata contain dropout, the activation, and that the second block pools and not the first."""
     variables = from_torch(draw_weights(MODEL_OF_CARD), MODEL_OF_CARD)
     for name in ("x.safetensors", "x.pth"):
         write_state_dict(tmp_path / name, variables, MODEL_OF_CARD, to_metadata(MODEL_OF_CARD, CARD))
@@ -83,7 +83,7 @@ def test_a_safetensors_file_needs_no_flags(tmp_path: Path) -> None:
     assert (read.config, read.card, read.assumed, list(read.notes)) == (MODEL_OF_CARD, CARD, [], [])
     assert_same_variables(read.variables, variables)
     changed = read_source(
-        tmp_path / "x.safetensors", Untold(activation_function="elu", input_size=8, apply_pooling=(1, 0))
+        tmp_path / "x.safetensors", NetworkOverrides(activation_function="elu", input_size=8, apply_pooling=(1, 0))
     )
     assert changed.config == replace(MODEL_OF_CARD, activation_function="elu", apply_pooling=(1, 0))
     assert changed.card == CARD
@@ -91,7 +91,7 @@ def test_a_safetensors_file_needs_no_flags(tmp_path: Path) -> None:
 
 def test_metadata_of_other_programs_are_not_looked_at(tmp_path: Path) -> None:
     save_file(draw_weights(SMALL), tmp_path / "x.safetensors", {"format": "pt", "epoch": "3"})
-    read = read_source(tmp_path / "x.safetensors", Untold(input_size=8))
+    read = read_source(tmp_path / "x.safetensors", NetworkOverrides(input_size=8))
     assert (read.config, read.card) == (SMALL, None)
 
 
@@ -124,8 +124,10 @@ def test_a_conversion_keeps_what_the_source_tells(
 def test_the_card_of_a_run_of_an_earlier_version(tmp_path: Path) -> None:
     resolved = {"mean": [0.5], "std": [0.25], "class_names": ["a", "b", "c"]}
     wanted = Card(("a", "b", "c"), (0.5,), (0.25,), "squash")
-    assert of_run({"resolved": resolved, "data": {"name": "digits"}}, SMALL, tmp_path) == wanted
-    assert of_run({"resolved": resolved, "data": {"resize": "crop"}}, SMALL, tmp_path) == replace(wanted, resize="crop")
-    assert of_run({}, SMALL, tmp_path) == Card()
+    assert card_of_run({"resolved": resolved, "data": {"name": "digits"}}, SMALL, tmp_path) == wanted
+    assert card_of_run({"resolved": resolved, "data": {"resize": "crop"}}, SMALL, tmp_path) == replace(
+        wanted, resize="crop"
+    )
+    assert card_of_run({}, SMALL, tmp_path) == Card()
     for bad in ({"mean": ["0"]}, {"mean": [1, 2]}, {"class_names": None}):
-        assert str(tmp_path) in message(lambda bad=bad: of_run({"resolved": resolved | bad}, SMALL, tmp_path))
+        assert str(tmp_path) in message(lambda bad=bad: card_of_run({"resolved": resolved | bad}, SMALL, tmp_path))

@@ -1,4 +1,4 @@
-"""Checkpoints: every bit comes back, and what cannot come back is refused."""
+"""Checkpoints: every bit is restored, and damaged or wrong checkpoints are refused."""
 
 import json
 import math

@@ -24,7 +24,10 @@ from jaxcnn.config.experiment import RESOLVED
 from jaxcnn.runs.device import select_device
 
 ROOT = Path(__file__).parent.parent
-PROGRAMS = ("train", "cifar10", "cifar100", "svhn", "baselines", "transfer", "convert", "quickstart", "bench")
+PROGRAMS = (
+    *("train", "cifar10", "cifar100", "svhn", "baselines", "transfer", "predict", "convert", "publish", "report"),
+    *("quickstart", "bench", "bundle"),
+)
 SLOW_MODULES = ("jax", "flax", "torch", "tensorflow_datasets", "sklearn", "scipy", "matplotlib", "orbax")
 
 
@@ -250,7 +253,7 @@ def test_a_device_that_jax_does_not_find_is_refused(device: Any, monkeypatch: py
 
     monkeypatch.setattr(jax, "devices", fail)
     told = message(lambda: select_device(device))
-    assert told.startswith(f"device={device!r} cannot be had: Unknown backend")
+    assert told.startswith(f"device={device!r} is not available: Unknown backend")
     assert ("cuda12" in told) == (device == "gpu")
 
 

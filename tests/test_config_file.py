@@ -1,4 +1,4 @@
-"""Configurations in files: as programs and editors save them, and as nobody should."""
+"""Configuration files: as programs and editors save them, and with mistakes."""
 
 import json
 from dataclasses import fields, replace
@@ -25,7 +25,7 @@ from jaxcnn.config import (
 )
 from jaxcnn.config.experiment import RESOLVED, to_json
 from jaxcnn.errors import InputError
-from jaxcnn.runs.folder import read_json
+from jaxcnn.runs.reading import read_json
 
 TEXT = '{\r\n  "name": "größe",\r\n  "train": {"epochs": 2}\r\n}\r\n'
 
@@ -47,11 +47,11 @@ def test_a_configuration_is_read_in_every_unicode_encoding(encoding: str, tmp_pa
         ('{"seed": 1,\n // the first\n "name": "a"}', "JSON has no comments; remove the one in line 2, column 2"),
         ('{"seed": 1 # the first\n}', "JSON has no comments; remove the one in line 1, column 12"),
         ('/* mine */ {"seed": 1}', "JSON has no comments; remove the one in line 1, column 1"),
-        ("{\n'seed': 1}", "it is no JSON: Expecting property name enclosed in double quotes in line 2, column 1"),
-        ('{"seed": 1', "it is no JSON: Expecting ',' delimiter in line 1, column 11"),
-        ("", "it is no JSON: Expecting value in line 1, column 1"),
-        ('{"runs_dir": "C:\\sets"}', "it is no JSON: Invalid \\escape"),
-        ("seed: 1", "it is no JSON: Expecting value in line 1, column 1"),
+        ("{\n'seed': 1}", "it is not JSON: Expecting property name enclosed in double quotes in line 2, column 1"),
+        ('{"seed": 1', "it is not JSON: Expecting ',' delimiter in line 1, column 11"),
+        ("", "it is not JSON: Expecting value in line 1, column 1"),
+        ('{"runs_dir": "C:\\sets"}', "it is not JSON: Invalid \\escape"),
+        ("seed: 1", "it is not JSON: Expecting value in line 1, column 1"),
         ('{"seed": 1, "name": "a", "seed": 2}', "'seed' is there twice; remove one of them"),
         ('{"train": {"epochs": 1, "epochs": 1}}', "'epochs' is there twice; remove one of them"),
     ],

@@ -1,4 +1,4 @@
-"""Weights between PyTorch and Flax: every bit of good files, and a plain refusal of bad ones."""
+"""Weights between PyTorch and Flax: every bit of valid files, and a clear message for invalid ones."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from refusals import message
 from safetensors.torch import load_file, save_file
 
 from jaxcnn import InputError, ModelConfig
-from jaxcnn.config.network import Untold
+from jaxcnn.config.network import NetworkOverrides
 from jaxcnn.errors import MachineError
 from jaxcnn.weights.convert import flags_to_read, from_torch, infer_config, to_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict
@@ -25,7 +25,7 @@ SMALL = ModelConfig(
     input_size=8, in_channels=1, hidden_dims=(2, 3, 4, 5), layers_per_block=(2, 1), apply_pooling=(1, 0),
     apply_bn=(1, 0), num_blocks=2, num_classes=3,
 )  # fmt: skip
-POOLS = Untold(input_size=8)  # what tells SMALL's pooling
+POOLS = NetworkOverrides(input_size=8)  # what tells SMALL's pooling
 MANY = settings(
     max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -90,14 +90,16 @@ def test_weights_come_back_from_flax_and_from_files_bit_by_bit(config: ModelConf
 @MANY
 @given(config=configs())
 def test_the_configuration_is_inferred_from_the_weights(config: ModelConfig) -> None:
-    """All of it, given what no shape tells: dropout, the activation, the input size and which blocks pool."""
+    """The whole configuration, given what shapes do not determine: dropout, activation, input size and pools."""
     told = replace(config, dropout_rate=0.2)
-    given = Untold(input_size=config.input_size, apply_pooling=config.apply_pooling, activation_function="relu")
+    given = NetworkOverrides(
+        input_size=config.input_size, apply_pooling=config.apply_pooling, activation_function="relu"
+    )
     inferred, assumed = infer_config(draw_weights(config), given)
     assert inferred == told
     assert assumed == []
     # Without the pools: as many, or as many as make the same fc1, and always the first ones.
-    inferred, assumed = infer_config(draw_weights(config), Untold(input_size=config.input_size))
+    inferred, assumed = infer_config(draw_weights(config), NetworkOverrides(input_size=config.input_size))
     assert inferred.final_size == config.final_size
     assert list(inferred.apply_pooling) == sorted(inferred.apply_pooling, reverse=True)
     assert replace(inferred, apply_pooling=config.apply_pooling) == told
@@ -146,15 +148,19 @@ def test_widths_that_a_block_cannot_have_are_refused_in_any_order() -> None:
 def test_weights_that_contradict_what_is_given_are_refused(tmp_path: Path) -> None:
     weights = draw_weights(SMALL)
     assert "fc1.weight reads 48 values" in message(lambda: infer_config(weights))  # 32 pixels are assumed
-    assert "fc1.weight reads 48 values" in message(lambda: infer_config(weights, Untold(input_size=9 * 8)))
-    assert "apply_pooling" in message(lambda: infer_config(weights, Untold(input_size=8, apply_pooling=(1, 0, 1))))
-    assert "input_size=0 is not usable" in message(lambda: infer_config(weights, Untold(input_size=0)))
-    assert "fc1.weight reads 48 values" in message(lambda: infer_config(weights, Untold(input_size=np.int64(72))))
+    assert "fc1.weight reads 48 values" in message(lambda: infer_config(weights, NetworkOverrides(input_size=9 * 8)))
+    assert "apply_pooling" in message(
+        lambda: infer_config(weights, NetworkOverrides(input_size=8, apply_pooling=(1, 0, 1)))
+    )
+    assert "input_size=0 is not usable" in message(lambda: infer_config(weights, NetworkOverrides(input_size=0)))
+    assert "fc1.weight reads 48 values" in message(
+        lambda: infer_config(weights, NetworkOverrides(input_size=np.int64(72)))
+    )
     assert "activation_function" in message(
-        lambda: infer_config(weights, Untold(input_size=8, activation_function="step"))
+        lambda: infer_config(weights, NetworkOverrides(input_size=8, activation_function="step"))
     )
     torch.save(weights, tmp_path / "model.pth")
-    problem = message(lambda: read_source(tmp_path / "model.pth", Untold(input_size=8, apply_pooling=(1, 1))))
+    problem = message(lambda: read_source(tmp_path / "model.pth", NetworkOverrides(input_size=8, apply_pooling=(1, 1))))
     assert "fc1.weight has shape (4, 48), not (4, 12)" in problem
 
 
@@ -249,7 +255,7 @@ def test_nothing_that_names_and_shapes_can_be_ends_in_another_error(
         name: np.broadcast_to(np.float32(0), shape) for name, shape in (shapes | heads).items() if 2**31 not in shape
     }
     try:
-        config, _ = infer_config(arrays, Untold(**given_))
+        config, _ = infer_config(arrays, NetworkOverrides(**given_))
     except InputError:
         return
     assert config.num_classes == arrays["fc3.weight"].shape[0]

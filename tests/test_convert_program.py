@@ -52,7 +52,7 @@ def test_what_a_file_holds_besides_is_printed(
     convert(Flags(tmp_path / "other.pth", tmp_path / "plain.pth", input_size=8))
     lines = capsys.readouterr().out.splitlines()
     assert lines[3:5] == [
-        "not in the file, and taken for 0: blocks.0.1.num_batches_tracked",
+        "not in the file, and set to 0: blocks.0.1.num_batches_tracked",
         "ignored: epoch, loss[bold].weight",
     ]
     for name, tensor in weights(finished).items():

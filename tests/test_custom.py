@@ -42,7 +42,7 @@ SMALL = ModelConfig(
 
 
 def flipcrop(key: jax.Array, images: jax.Array) -> jax.Array:
-    return augment(key, images, "flipcrop", vectorized=False)
+    return augment(key, images, "flipcrop")
 
 
 def doubled(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -112,7 +112,7 @@ class Normalised(nn.Module):
 
 
 def oblong(split: Split) -> Split:
-    """Images that are not square, whose brightness is the class."""
+    """Images that are not square. Their brightness is their class."""
     images = np.random.default_rng(0).integers(0, 40, (len(split.labels), 6, 8, 3), dtype=np.uint8)
     return Split(images + 60 * split.labels.astype(np.uint8)[:, None, None, None], split.labels)
 
@@ -127,12 +127,12 @@ def data() -> Dataset:
 
 def test_a_module_of_ones_own_trains_on_its_own_shape_of_images(data: Dataset) -> None:
     model, config = Normalised(), experiment(epochs=10, learning_rate=0.03)
-    variables = jax.jit(model.init)(jax.random.key(0), standardise(data.test.images, data.mean, data.std))
+    variables = jax.jit(model.init)(jax.random.key(0), standardise(data.test.images, data.standardisation))
     state = init_state(variables, config.model, config.optim, seed=0)
     states, records = run(config, data, state=state, model=model)
     trained = variables_of(states[-1])
     result = evaluate(evaluation_step(config, data, model=model), trained, data.test, 16)
-    logits = model.apply(trained, standardise(data.test.images, data.mean, data.std))
+    logits = model.apply(trained, standardise(data.test.images, data.standardisation))
     np.testing.assert_array_equal(result.logits.argmax(-1), jnp.argmax(logits, -1))
     assert records[-1].train_loss < 0.8 * records[0].train_loss
     assert not np.array_equal(trained["batch_stats"]["BatchNorm_0"]["mean"], np.zeros(4))
@@ -143,7 +143,7 @@ def test_a_module_is_called_with_what_it_takes() -> None:
     for module, taken in ((Bare(), {}), (Normalised(), {"train": False, "mask": mask})):
         shapes = jax.eval_shape(module.init, jax.random.key(0), x)
         variables = jax.tree.map(lambda shape: np.linspace(-1, 1, shape.size).reshape(shape.shape), shapes)
-        given = CustomModule(module).apply(variables, x, False, mask=mask, eval_stages=1, columns=None)
+        given = CustomModule(module).apply(variables, x, False, mask=mask, eval_stages=1)
         np.testing.assert_array_equal(given, module.apply(variables, x, **taken))
 
 

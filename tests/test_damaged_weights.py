@@ -1,4 +1,4 @@
-"""Files of weights that are damaged, would run code, or are none."""
+"""Weight files that are damaged, would run code, or are not weight files."""
 
 import pickle
 from collections.abc import Callable

@@ -171,8 +171,8 @@ def test_loads_what_stock_tfds_reads(name: str, stock: str, prepared: Path) -> N
     assert data.name == name
     version = builder.version
     assert_same_split(load(name=f"{name}:{version}", dir=prepared, validation=0).test, data.test)
-    np.testing.assert_allclose(data.mean, (data.train.images / 255).mean((0, 1, 2)), rtol=1e-13)
-    np.testing.assert_allclose(data.std, (data.train.images / 255).std((0, 1, 2)), rtol=1e-13)
+    np.testing.assert_allclose(data.standardisation.mean, (data.train.images / 255).mean((0, 1, 2)), rtol=1e-13)
+    np.testing.assert_allclose(data.standardisation.std, (data.train.images / 255).std((0, 1, 2)), rtol=1e-13)
 
 
 def test_the_data_dir_is_tfdss_own_by_default(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ def test_validation_and_fraction_divide_the_training_images(prepared: Path) -> N
         assert indices == sorted(indices)
         np.testing.assert_array_equal(whole.train.labels[indices], split.labels)
     assert_same_split(data.test, whole.test)
-    assert (data.mean, data.std) == (whole.mean, whole.std)
+    assert data.standardisation == whole.standardisation
     assert_same_split(load(dir=prepared, validation=0.2, fraction=0.5).train, data.train)
     other = load(dir=prepared, validation=0.2, fraction=0.5, seed=1)
     assert other.train.images.tobytes() != data.train.images.tobytes()
@@ -223,7 +223,7 @@ def test_classes_are_renumbered_in_the_order_given(prepared: Path) -> None:
         np.testing.assert_array_equal(found.images, of.images[np.isin(of.labels, (7, 2))])
         assert found.labels.tolist() == [(7, 2).index(label) for label in of.labels if label in (7, 2)]
         assert found.labels.dtype == np.int32
-    np.testing.assert_allclose(data.mean, (data.train.images / 255).mean((0, 1, 2)), rtol=1e-13)
+    np.testing.assert_allclose(data.standardisation.mean, (data.train.images / 255).mean((0, 1, 2)), rtol=1e-13)
     told = message(lambda: load(dir=prepared, classes=(3, 10)))
     assert told == "data.classes=(3, 10) asks for label 10; labels here are 0 to 9"
 

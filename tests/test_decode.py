@@ -1,4 +1,4 @@
-"""Images of every mode as uint8 arrays, against Pillow; what is damaged, too large or of no known range is named."""
+"""Decoding images of every mode, against Pillow. Messages name damaged, too large and unusable images."""
 
 import io
 import struct

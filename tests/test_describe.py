@@ -1,4 +1,4 @@
-"""What tells functions apart."""
+"""Describing a function so that different functions have different descriptions."""
 
 from dataclasses import replace
 from functools import partial
@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_training import MEAN, MODEL, STD
+from small_training import MODEL, STANDARDISATION
 
 from jaxcnn.config import OptimConfig
 from jaxcnn.kernels.describe import Undescribed, describe
@@ -24,7 +24,7 @@ def text(value: Any) -> str:
 def train_step(**changes: Any) -> Any:
     optim = changes.pop("optim", OptimConfig())
     schedule = make_schedule(optim, steps_per_epoch=changes.pop("steps_per_epoch", 3), epochs=2)
-    given = {"model": MODEL, "mean": MEAN, "std": STD, "augmentation": "none", **changes}
+    given = {"model": MODEL, "standardisation": STANDARDISATION, "augmentation": "none", **changes}
     return make_train_step(optim=optim, schedule=schedule, **given)
 
 
@@ -32,14 +32,12 @@ CHANGES: list[dict[str, Any]] = [
     {},
     {"model": replace(MODEL, dropout_rate=0.5)},
     {"model": replace(MODEL, activation_function="gelu")},
-    {"mean": (0.4, 0.5, 0.7)},
-    {"std": (0.2, 0.25, 0.31)},
+    {"standardisation": STANDARDISATION._replace(mean=(0.4, 0.5, 0.7))},
+    {"standardisation": STANDARDISATION._replace(std=(0.2, 0.25, 0.31))},
     {"augmentation": "flipcrop"},
     {"frozen_stages": 1},
     {"layer_decay": 0.5},
     {"drifting_stats": True, "frozen_stages": 1},
-    {"first_stage": 1},
-    {"vectorized": True},
     {"precision": "bfloat16"},
     {"optim": OptimConfig(learning_rate=0.01)},
     {"optim": OptimConfig(weight_decay=0.01)},
@@ -63,7 +61,7 @@ def test_steps_are_described_alike_where_all_their_settings_are_equal() -> None:
 def test_modules_and_their_methods_are_described_by_their_settings() -> None:
     networks = [CNN(MODEL), CNN(replace(MODEL, num_classes=9)), CNN(MODEL, dtype=jnp.bfloat16)]
     values = [method for network in networks for method in (network.init, network.apply)]
-    values.append(make_eval_step(model=MODEL, mean=MEAN, std=STD))
+    values.append(make_eval_step(model=MODEL, standardisation=STANDARDISATION))
     assert len({text(value) for value in values}) == len(values)
     assert text(CNN(MODEL).init) == text(CNN(MODEL).init)
 

@@ -169,7 +169,7 @@ def test_the_bar_says_that_it_compiles_until_the_first_numbers_come(clock: Simpl
     assert frame(bar).endswith(" loss 2.0000  25.00%  10 images/s  0:27 left")
     bar.epoch(SMALL._replace(epoch=1), is_best=False)
     assert re.fullmatch(r"epoch 2/3 [━╸╺ ]+", frame(bar))
-    bar.compiling()  # as where another stage begins to train
+    bar.show_compiling()  # as where another stage begins to train
     assert frame(bar).endswith(" compiling")
     clock.now += 60
     bar.step(10, seen(10))
@@ -250,7 +250,7 @@ def test_names_are_printed_as_they_are(name: str) -> None:
         "name": name,
         "dataset": name,
         "stopped": name,
-        "val_accuracy": None,
+        **dict.fromkeys(("val_accuracy", "top5_accuracy", "calibration_error", "temperature")),
     }
     terminal.print(results_table(summary))
     assert f"{name}: {name}, seed 1" in re.sub(r"\s+", " ", screen.getvalue())

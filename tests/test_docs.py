@@ -11,10 +11,11 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import bundle
 from experiments.bench import __main__ as bench
 from experiments.checks import compare_pytorch, faults, fuzz
 from jaxcnn import SHALLOW, init_variables
-from jaxcnn.cli import baselines, convert, predict, study, train, transfer_flags
+from jaxcnn.cli import baselines, convert, predict, publish, report, study, train, transfer_flags
 from jaxcnn.cli import flags as cli
 from jaxcnn.cli.flags import baseline
 from jaxcnn.config.experiment import to_json
@@ -37,6 +38,11 @@ FLAGS = {
     "experiments.baselines": baselines.Flags,
     "experiments.bench": bench.Flags,
 }
+REQUIRED = {  # which have flags without a default
+    "experiments.bundle": bundle.Flags,
+    "experiments.publish": publish.Flags,
+    "experiments.report": report.Flags,
+}
 ARGPARSE = {
     "experiments.checks.faults": faults.parser,
     "experiments.checks.fuzz": fuzz.parser,
@@ -54,6 +60,8 @@ def parses(words: list[str]) -> bool:
         return bool(convert.tyro.cli(convert.Flags, args=flags))
     if module == "experiments.predict":
         return bool(predict.tyro.cli(predict.Flags, args=flags).images)
+    if module in REQUIRED:
+        return bool(cli.parse_flags(REQUIRED[module], "", flags))
     if module in FLAGS:
         return bool(cli.parse_flags(FLAGS[module](), "", flags))
     if module in ARGPARSE:
@@ -122,23 +130,24 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert anchor in anchors(PAGES[path]), f"{target}#{anchor}"
 
 
-TRAINERS = ("experiments.train", "experiments.cifar10", "experiments.cifar100", "experiments.svhn")
+PROGRAMS = ("train", "cifar10", "cifar100", "svhn", "transfer", "convert", "publish")
+RUNNABLE = tuple(f"experiments.{name}" for name in PROGRAMS)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("isolated")
+@pytest.mark.usefixtures("isolated", "optimised")
 def test_the_commands_on_embedded_data_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, so that what they share is loaded and compiled once."""
     monkeypatch.chdir(tmp_path)
     ran = 0
     for words in COMMANDS:
         embedded = any("digits" in word for word in words)
-        if embedded and words[2] in (*TRAINERS, "experiments.transfer", "experiments.convert"):
+        if embedded and words[2] in RUNNABLE:
             monkeypatch.setattr(sys, "argv", words[2:])
             monkeypatch.delitem(sys.modules, words[2], raising=False)
             runpy.run_module(words[2], run_name="__main__", alter_sys=True)
             ran += 1
-    assert ran >= 7
+    assert ran >= 11
 
 
 def run_examples(page: Path) -> dict[str, Any]:
@@ -158,11 +167,11 @@ def test_the_python_examples_of_the_readme_and_of_predictions_run(
     assert run_examples(README)["model"].config.num_classes == 10
     assert run_examples(ROOT / "docs" / "predict.md")["probabilities"].shape == (2, 10)
     pages = {path.name for path, page in PAGES.items() if blocks(page, "python")}
-    assert pages == {"README.md", "data.md", "predict.md", "python.md"}
+    assert pages == {"README.md", "data.md", "predict.md", "publish.md", "python.md"}
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("isolated")
+@pytest.mark.usefixtures("isolated", "optimised")
 def test_the_examples_from_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = run_examples(ROOT / "docs" / "python.md")

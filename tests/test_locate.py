@@ -1,4 +1,4 @@
-"""Folders that hold no prepared set, or not where they were looked for: each is called what it is."""
+"""Folders without a prepared set, or with one in another place: the message says what the folder is."""
 
 import json
 from collections.abc import Callable
@@ -151,9 +151,7 @@ def test_folders_inside_a_prepared_set(tmp_path: Path) -> None:
 
 def test_archives_given_as_prepared_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checksums = archives.write_official(tmp_path / "official", "cifar10", archives.cifar10())
-    archives.write_python(
-        tmp_path / "python", "cifar10", archives.cifar10(), unpacked=True, dump=archives.python3_pickle
-    )
+    archives.write_python(tmp_path / "python", "cifar10", archives.cifar10(), unpacked=True)
     for folder in (tmp_path / "official", tmp_path / "python"):  # beside what else a folder of torchvision's has
         mnist(folder)
         (folder / "cifar-100-binary").mkdir()

@@ -1,4 +1,4 @@
-"""The table of all runs: a row for each run that is there, whatever else is in the folder or was done to the file."""
+"""The table of all runs: a row for each finished run, whatever else is in the folder or was done to the table."""
 
 import json
 import os
@@ -22,7 +22,9 @@ from jaxcnn.runs.log import check_log, log_path, update_log
 
 SUMMARY = {
     "dataset": "digits", "mask": "full", "copied_stages": 0, "frozen_stages": 0, "seed": 0,
-    "test_accuracy": 93.75, "balanced_accuracy": 92.5, "test_loss": 0.25, "val_accuracy": None,
+    "test_accuracy": 93.75, "balanced_accuracy": 92.5,
+    "top5_accuracy": None, "calibration_error": 0.125, "temperature": None,
+    "test_loss": 0.25, "val_accuracy": None,
     "val_loss": None, "best_epoch": 1, "epochs": 2, "stopped": "all 2 epochs are done", "seconds": 1.5,
     "images_per_second": 10.0, "trainable_parameters": 5, "total_parameters": 6, "wall_seconds": 2.5,
 }  # fmt: skip

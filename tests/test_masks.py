@@ -1,4 +1,4 @@
-"""What is frozen and what is trained, for configurations nobody picked."""
+"""Which parameters are frozen and trained, for random configurations."""
 
 from typing import Any
 

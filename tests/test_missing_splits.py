@@ -1,4 +1,4 @@
-"""Data sets without a labelled test split: another one serves, or a share of the training images, and it is said."""
+"""Data sets without a labelled test split: another split or a part of the training images is used, and reported."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_a_share_of_the_training_images(tmp_path: Path, capsys: pytest.CaptureFi
     assert np.bincount(data.test.labels).tolist() == [4] * 3
     assert len(keys(data.train.images, data.test.images)) == 60
     assert keys(data.train.images, data.test.images) == {image.tobytes() for image, _ in pictures(60, 0)}
-    np.testing.assert_allclose(data.mean, (data.train.images / 255).mean((0, 1, 2)), rtol=1e-13)
+    np.testing.assert_allclose(data.standardisation.mean, (data.train.images / 255).mean((0, 1, 2)), rtol=1e-13)
     # Every run tests on the same images, whatever its seed and size, and every run says so.
     other = load(8, seed=7, name="toys", dir=tmp_path)
     assert_same_split(other.test, data.test)

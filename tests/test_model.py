@@ -1,7 +1,6 @@
-"""The Flax network against the PyTorch one, for configurations nobody picked."""
+"""The Flax network against the PyTorch one, for random configurations."""
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from jax.extend.random import threefry_2x32
 from jaxcnn import CNN, DEEP, SHALLOW, InputError, ModelConfig, init_variables
 from jaxcnn.kernels.dropout import dropout, threefry2x32
 from jaxcnn.kernels.executables import jit
+from jaxcnn.model import Features
 from jaxcnn.training.step import cross_entropy
 from jaxcnn.weights.convert import entries, from_torch, to_torch
 from jaxcnn.weights.pytorch_network import TorchCNN
@@ -90,6 +90,15 @@ def assert_equal_to_pytorch(config: ModelConfig, seed: int, padding: int) -> Non
         )
 
 
+def shapes_of_variables(config: ModelConfig) -> Any:
+    """Shapes and types alone: nothing is compiled."""
+    return jax.eval_shape(lambda: init_variables(config, jax.random.key(0)))
+
+
+def zeros_of(config: ModelConfig) -> Any:
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes_of_variables(config))
+
+
 CASES = given(config=configs(), seed=st.integers(0, 2**31 - 1), padding=st.integers(0, 3))
 EXAMPLES = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
@@ -111,7 +120,7 @@ def test_many_networks_equal_pytorchs(config: ModelConfig, seed: int, padding: i
 def test_presets_have_the_tensors_of_the_pytorch_network(config: ModelConfig) -> None:
     shapes = {name: tuple(value.shape) for name, value in TorchCNN(config).state_dict().items()}
     assert {e.torch_name: e.torch_shape for e in entries(config)} == shapes
-    exported = to_torch(init_variables(config, jax.random.key(0)), config)
+    exported = to_torch(zeros_of(config), config)
     assert list(exported) == list(shapes)
     TorchCNN(config).load_state_dict(exported, strict=True)
 
@@ -148,11 +157,12 @@ def test_dropout_treats_every_element_of_any_batch_alike_and_by_itself(batch: in
         assert np.abs(correlations).max() < 6 / 12288**0.5
 
 
-def test_dropout_treats_columns_as_in_the_whole_array() -> None:
+def test_dropout_of_a_part_is_that_of_the_whole_array() -> None:
     columns = np.array([0, 5, 6, 99], np.int32)
     x = jax.random.normal(jax.random.key(0), (7, 100))
     whole = dropout(jax.random.key(2), x, 0.5)
-    some = dropout(jax.random.key(2), x[:, columns], 0.5, columns=jnp.asarray(columns), width=100)
+    places = np.arange(700, dtype=np.uint32).reshape(7, 100)[:, columns]
+    some = dropout(jax.random.key(2), x[:, columns], 0.5, places=jnp.asarray(places))
     np.testing.assert_array_equal(some, whole[:, columns])
 
 
@@ -170,7 +180,7 @@ def test_a_dense_stage_needs_no_columns_that_are_zero(first_stage: int) -> None:
 
     def loss(params: Any, x: Any, columns: Any) -> Any:
         logits = CNN(config).apply(
-            {"params": params}, x, True, first_stage=first_stage, columns=columns, rngs={"dropout": jax.random.key(1)}
+            {"params": params}, Features(x, first_stage, columns), True, rngs={"dropout": jax.random.key(1)}
         )
         return jnp.square(logits).sum(), logits
 
@@ -187,12 +197,12 @@ def test_variables_and_logits_are_of_the_type_that_is_asked_for(weight_init: str
     config = replace(SHALLOW, hidden_dims=(4, 4, 4, 4, 6, 5), weight_init=weight_init)
 
     def logits_type(model: CNN, variables: Any) -> Any:
-        features = jax.ShapeDtypeStruct((2, 64), jnp.float32)
-        return jax.eval_shape(partial(model.apply, first_stage=4), variables, features).dtype
+        features = Features(jax.ShapeDtypeStruct((2, 64), jnp.float32), 4)
+        return jax.eval_shape(model.apply, variables, features).dtype
 
-    single = init_variables(config, jax.random.key(0))
+    single = shapes_of_variables(config)
     with jax.enable_x64(True):
-        double = init_variables(config, jax.random.key(0))
+        double = shapes_of_variables(config)
         assert {a.dtype for a in jax.tree.leaves(double["params"])} == {jnp.dtype("float64")}
         assert logits_type(CNN(config), double) == jnp.float64
     assert {a.dtype for a in jax.tree.leaves(single["params"])} == {jnp.dtype("float32")}
@@ -269,7 +279,7 @@ def test_images_that_are_no_floating_point_numbers_are_refused() -> None:
         input_size=8, hidden_dims=(4, 9, 7), layers_per_block=(1,), apply_pooling=(True,), apply_bn=(False,),
         num_blocks=1,
     )  # fmt: skip
-    variables = init_variables(config, jax.random.key(0))
+    variables = zeros_of(config)
     with pytest.raises(
         InputError, match=r"the images are uint8, not floating-point; see jaxcnn\.data\.augment\.standardise"
     ):

@@ -40,6 +40,7 @@ def draw_folders(folder: Path, count: int, seed: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 def test_from_a_folder_of_images_to_predictions_in_two_minutes(tmp_path: Path) -> None:
     draw_folders(tmp_path / "shapes", 200, seed=0)
     draw_folders(tmp_path / "new", 20, seed=1)

@@ -1,4 +1,4 @@
-"""A run that an earlier version began goes on under this one to the numbers that the earlier one came to.
+"""A run that an earlier version started continues under this one, with the same results.
 
 `reference/run.zip` was written by version 0.1.0 when all modules still lay side by side: `begun` is a run's folder as
 SIGTERM left it after one epoch and four steps of the second, `finished` what that version made of it in two epochs.
@@ -23,7 +23,7 @@ STEPS = 18  # of 11 an epoch, which are left to the run
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("own_cache")
+@pytest.mark.usefixtures("own_cache", "optimised")
 def test_a_run_of_an_earlier_version_goes_on_to_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.unpack_archive(ARCHIVE, tmp_path)
     begun, finished = tmp_path / "begun", tmp_path / "finished"

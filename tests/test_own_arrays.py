@@ -1,4 +1,4 @@
-"""Data sets from `.npz` files and a program's arrays; weights and scores of unequal classes."""
+"""Data sets from `.npz` files and a program's arrays; weights of unequal classes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 from refusals import message
-from sklearn.metrics import balanced_accuracy_score, recall_score
 from sklearn.utils.class_weight import compute_class_weight
-from small_training import MEAN, MODEL, STD, draw_split, torch_inputs, variables_of
+from small_training import MODEL, STANDARDISATION, draw_split, torch_inputs, variables_of
 from test_data import noise
 
 import jaxcnn
@@ -21,7 +20,6 @@ from jaxcnn.data import arrays as arrays_module
 from jaxcnn.data.images import fit_image
 from jaxcnn.data.sets import channel_statistics, load_dataset
 from jaxcnn.data.splits import Dataset
-from jaxcnn.runs.scores import balanced_accuracy, class_scores
 from jaxcnn.training.class_weights import balanced_weights
 from jaxcnn.training.records import Batch
 from jaxcnn.training.step import init_state, make_train_step
@@ -60,7 +58,7 @@ def test_npz_with_medmnists_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(found.validation.images, wanted[9:12])
     np.testing.assert_array_equal(found.test.images, wanted[12:])
     assert found.test.labels.tolist() == LABELS[12:18].tolist()
-    assert (found.mean, found.std) == channel_statistics(found.train.images)
+    assert found.standardisation == channel_statistics(found.train.images)
     with monkeypatch.context() as patch:
         patch.setattr(arrays_module, "_read", None)
         np.testing.assert_array_equal(load(file).test.images, wanted[12:])
@@ -136,20 +134,6 @@ def test_balanced_weights_are_scikit_learns() -> None:
     assert balanced_weights(np.array([0, 0, 2]), 3) == (0.5, 0.0, 1.0)
 
 
-def test_scores_are_scikit_learns() -> None:
-    rng = np.random.default_rng(0)
-    labels, predictions = rng.choice(3, 50, p=[0.8, 0.1, 0.1]), rng.choice(4, 50)
-    scores = class_scores(labels, predictions, "abcd")
-    recalls = recall_score(labels, predictions, labels=range(3), average=None)
-    np.testing.assert_allclose([each.accuracy for each in scores[:3]], 100 * recalls)
-    assert (scores[3].images, scores[3].accuracy) == (0, None)
-    wanted = 100 * np.mean(recalls)
-    assert balanced_accuracy(scores) == pytest.approx(wanted)
-    assert balanced_accuracy(scores[:3]) == pytest.approx(
-        100 * balanced_accuracy_score(labels, np.where(predictions == 3, (labels + 1) % 3, predictions))
-    )
-
-
 @pytest.mark.usefixtures("compiled_once")
 def test_class_weights_are_those_of_pytorchs_loss() -> None:
     weights, rate = (0.5, 2.0, 0.0, 1.0), 2.0**-3
@@ -163,8 +147,7 @@ def test_class_weights_are_those_of_pytorchs_loss() -> None:
         model=model,
         optim=optim,
         schedule=lambda step: jnp.float32(rate),
-        mean=MEAN,
-        std=STD,
+        standardisation=STANDARDISATION,
         augmentation="none",
         class_weights=weights,
     )

@@ -89,8 +89,8 @@ def test_a_changed_folder_is_read_again(tmp_path: Path, monkeypatch: pytest.Monk
         patch.setattr(image_reader.ImageReader, "read", None)
         again = load(root)
         np.testing.assert_array_equal(again.train.images, first.train.images)
-        assert (again.mean, again.std, again.class_names) == (first.mean, first.std, first.class_names)
-    assert load(root, resize="crop").mean == first.mean  # images that fit
+        assert (again.standardisation, again.class_names) == (first.standardisation, first.class_names)
+    assert load(root, resize="crop").standardisation == first.standardisation  # images that fit
     changed = np.asarray(noise(SIZE, SIZE, 3, seed=77))
     old = (root / "train/a/0.png").stat()
     Image.fromarray(changed).save(root / "train/a/0.png")
@@ -300,3 +300,39 @@ def test_read_image_takes_pillows_images_and_names_what_it_refuses(tmp_path: Pat
     assert "does not fit the network: the images are RGB" in message(lambda: read_image(RGB, size=8, channels=1))
     grey = read_image(RGB.convert("L"), size=8, channels=1)
     assert grey.shape == (8, 8, 1)
+
+
+def in_mode(mode: str) -> Image.Image:
+    """A small image of one of Pillow's modes, by way of others where there is no direct one."""
+    if mode in ("LAB", "I;16", "I;16L", "I;16B", "I;16N"):
+        return Image.frombytes(mode, (SIZE, SIZE), noise(SIZE, SIZE, 3).tobytes())
+    between = {"RGBa": "RGBA", "La": "LA"}.get(mode)
+    image = RGB.resize((SIZE, SIZE))
+    image = image.quantize(9) if mode == "PA" else image.convert(between) if between else image
+    return image.convert(mode)
+
+
+MODES = ("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "LA", "PA", "RGBX", "RGBa")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_that_pillow_converts(mode: str) -> None:
+    image = in_mode(mode)
+    read = read_image(image, size=SIZE, channels=3)
+    np.testing.assert_array_equal(read, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize(("mode", "order"), [("I;16", "<"), ("I;16L", "<"), ("I;16B", ">"), ("I;16N", "=")])
+def test_sixteen_bits_keep_their_upper_eight(mode: str, order: str) -> None:
+    read = read_image(in_mode(mode), size=SIZE, channels=1)
+    values = np.frombuffer(noise(SIZE, SIZE, 3).tobytes(), f"{order}u2", SIZE * SIZE)
+    np.testing.assert_array_equal(read.ravel(), values >> 8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "why"), [("I", "32-bit integers of unknown range"), ("F", "floats of unknown range"), ("La", "La")]
+)
+def test_modes_without_a_known_range_are_refused(mode: str, why: str) -> None:
+    refused = message(lambda: read_image(in_mode(mode), size=SIZE, channels=3))
+    assert refused.startswith("the image cannot be decoded: ")
+    assert why in refused

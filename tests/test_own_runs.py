@@ -12,7 +12,7 @@ from tiny_run import TINY, assert_same_run, rows
 
 from jaxcnn.cli import transfer
 from jaxcnn.config import DataConfig, TrainConfig
-from jaxcnn.runs.folder import read_json, read_summary
+from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.runs.run import run_experiment
 
 CLASSES = ("ant", "bee", "cow")  # as make_set names them
@@ -23,7 +23,7 @@ CLASSES = ("ant", "bee", "cow")  # as make_set names them
 def test_a_run_on_a_folder_is_one_on_a_prepared_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("jaxcnn.runs.run.present", lambda folder: None)  # pictures take long
+    monkeypatch.setattr("jaxcnn.runs.run.present", lambda *_: None)  # pictures take long
     counts = {"train": (40, 30, 10), "test": (6, 6, 6)}
     splits: dict[str, list[tuple[np.ndarray, int]]] = {}
     for seed, (split, numbers) in enumerate(counts.items()):

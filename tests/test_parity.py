@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from jaxcnn import CNN, ModelConfig, OptimConfig
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.data.augment import standardise
+from jaxcnn.kernels.executables import jit
 from jaxcnn.training.records import Batch
 from jaxcnn.training.step import init_state, make_train_step
 from jaxcnn.weights.convert import entries, from_torch, infer_config, to_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict
 from jaxcnn.weights.pytorch_network import TorchCNN
 
+pytestmark = pytest.mark.usefixtures("optimised")
 REFERENCE = Path(__file__).parent / "reference"
 NETWORKS = ("small", "deep")
 
@@ -58,7 +61,7 @@ def compare_weights(
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_equal_the_originals(name: str) -> None:
     config, weights, trace = load(name)
-    images = standardise(trace["images"][0], trace["mean"], trace["std"])
+    images = standardise(trace["images"][0], Standardisation(trace["mean"], trace["std"]))
     logits = jax.jit(CNN(config).apply)(from_torch(weights, config), images)
     np.testing.assert_allclose(logits, trace["logits"], rtol=0, atol=1e-5)
 
@@ -67,13 +70,12 @@ def test_logits_equal_the_originals(name: str) -> None:
 def test_five_steps_of_the_baseline_equal_the_originals(name: str) -> None:
     config, weights, trace = load(name)
     optim = OptimConfig(schedule="constant")
-    step = jax.jit(
+    step = jit(
         make_train_step(
             model=config,
             optim=optim,
             schedule=lambda step: np.float32(1e-3),
-            mean=trace["mean"],
-            std=trace["std"],
+            standardisation=Standardisation(trace["mean"], trace["std"]),
             augmentation="none",
         )
     )
@@ -86,7 +88,9 @@ def test_five_steps_of_the_baseline_equal_the_originals(name: str) -> None:
         np.testing.assert_allclose(metrics.loss / 16, trace["baseline/losses"][i], rtol=0, atol=1e-5)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     compare_weights(variables, config, trace, "baseline")
-    logits = jax.jit(CNN(config).apply)(variables, standardise(trace["images"][5], trace["mean"], trace["std"]))
+    logits = jax.jit(CNN(config).apply)(
+        variables, standardise(trace["images"][5], Standardisation(trace["mean"], trace["std"]))
+    )
     np.testing.assert_allclose(logits, trace["baseline/logits"], rtol=0, atol=1e-5)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from small_training import MEAN, STD, assert_same_bits, draw_dataset, experiment, run
+from small_training import STANDARDISATION, assert_same_bits, draw_dataset, experiment, run
 from tiny_run import TINY
 
 from jaxcnn.config import SHALLOW, ExperimentConfig, ModelConfig, Precision
@@ -119,10 +119,10 @@ SMALL = replace(SHALLOW, input_size=16, hidden_dims=(16, 32, 64, 64, 64, 32))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "batch_size"), [(SMALL, 64), pytest.param(SHALLOW, 256, marks=pytest.mark.slow)], ids=["small", "shallow"]
-)
-def test_bfloat16_gradients_are_about_as_far_from_float32s_as_autocasts(model: ModelConfig, batch_size: int) -> None:
+@pytest.mark.usefixtures("optimised")
+@pytest.mark.parametrize("model", [SMALL, SHALLOW], ids=["small", "shallow"])
+def test_bfloat16_gradients_are_about_as_far_from_float32s_as_autocasts(model: ModelConfig) -> None:
+    batch_size = 64
     model = replace(model, dropout_rate=0.0)
     torch.manual_seed(0)
     network = TorchCNN(model)
@@ -130,7 +130,7 @@ def test_bfloat16_gradients_are_about_as_far_from_float32s_as_autocasts(model: M
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, model.input_size, model.input_size, 3), np.uint8)
     labels = rng.integers(0, model.num_classes, batch_size)
-    x = standardise(jnp.asarray(images), MEAN, STD)
+    x = standardise(jnp.asarray(images), STANDARDISATION)
     exact, half = (jax_gradients(variables, model, x, jnp.asarray(labels), p) for p in ("float32", "bfloat16"))
     torch_x, torch_labels = torch.from_numpy(np.array(x.transpose(0, 3, 1, 2))), torch.from_numpy(labels)
     theirs, autocast = (torch_gradients(network, torch_x, torch_labels, autocast=a) for a in (False, True))

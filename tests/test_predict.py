@@ -93,7 +93,7 @@ def test_images_may_be_given_in_every_form(model: Classifier, folder: Path) -> N
         "texts": map(str, files),
         "grey stack": IMAGES[..., 0],
         "list of arrays": list(IMAGES),
-        "images of Pillow's": opened,
+        "Pillow images": opened,
         "of every kind": [files[0], str(files[1]), opened[2], IMAGES[3], *IMAGES[4:, ..., 0]],
         "jax": jax.numpy.asarray(IMAGES),
         "torch": torch.from_numpy(IMAGES.copy()),
@@ -148,7 +148,7 @@ def test_what_is_no_image_is_refused(model: Classifier, folder: Path, tmp_path: 
 def test_a_bare_model_must_be_told_what_it_does_not_tell(finished: Path, tmp_path: Path) -> None:
     path = shutil.copy(finished / "model.pth", tmp_path)
     given = flags_of(finished)
-    told = f"{path} does not tell mean and std"
+    told = f"{path} does not contain mean and std"
     assert told in message(lambda: jaxcnn.load(path, **given | {"mean": None}))
     assert "class_names=('a',)" in message(lambda: jaxcnn.load(path, **given | {"class_names": ("a",)}))
     assert "std=(1.0, 1.0)" in message(lambda: jaxcnn.load(path, **given | {"std": (1.0, 1.0)}))
@@ -210,7 +210,7 @@ def test_the_table_shows_as_many_classes_as_there_are_and_as_are_asked_for(
     assert "accuracy" not in out
     assert ["image", "1."] in map(str.split, shown(capsys, file, "--model", path, "--top-k", 1).splitlines())
     monkeypatch.setattr("jaxcnn.runs.predictions._ROWS", 4)
-    assert "and 16 images more; --csv and --json write all" in shown(capsys, folder, "--model", path)
+    assert "and 16 more images; --csv and --json write all" in shown(capsys, folder, "--model", path)
 
 
 @pytest.mark.usefixtures("isolated")
@@ -241,7 +241,7 @@ def test_any_file_name_and_the_best_weights_so_far_will_do(
     name = os.fsdecode(b"a \xff\n.png")
     shutil.copy(next(folder.glob("*/*")), tmp_path / name)
     out = shown(capsys, tmp_path / name, "--model", run, "--csv", tmp_path / "p.csv", "--json", tmp_path / "p.json")
-    assert f"the run of {run} is not finished; its best epoch so far is taken" in out
+    assert f"the run of {run} is not finished; its best epoch so far is used" in out
     told = f"{tmp_path}/a \\xff\n.png"
     with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file))[1][0] == told

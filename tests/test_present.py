@@ -1,4 +1,4 @@
-"""What a finished run's folder lacks is made from what is in it; what cannot be made is a warning."""
+"""Missing plots and log rows of a finished run are made from its folder; a failure is a warning."""
 
 import json
 import math
@@ -19,10 +19,10 @@ from jaxcnn.errors import InputError
 from jaxcnn.files import write_json, write_npy
 from jaxcnn.runs import present as present_module
 from jaxcnn.runs import run
-from jaxcnn.runs.folder import read_json, read_summary
 from jaxcnn.runs.log import update_log
-from jaxcnn.runs.metrics import write_metrics
-from jaxcnn.runs.present import present, read_metrics, remove_pictures
+from jaxcnn.runs.metrics import read_metrics, write_metrics
+from jaxcnn.runs.present import present, remove_products
+from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.runs.run import run_experiment
 from jaxcnn.runs.streams import only_warns
 from jaxcnn.training.records import EpochRecord
@@ -39,7 +39,8 @@ RECORDS = [
     EpochRecord(1, 2.0, 10.0, 3.0, 20.0, 1e-3, 1.0, 1.0),
     EpochRecord(2, 1e30, 12.5, 2.5, 30.0, 1e-3, 1.0, 1.0),
 ]
-MADE = ("curves.png", "confusion.png")
+MADE = ("curves.png", "confusion.png", "classes.md", "classes.tex", "report.html")
+PICTURES = MADE[:2]
 
 
 def make_finished(runs: Path, **changes: Any) -> Path:
@@ -50,6 +51,7 @@ def make_finished(runs: Path, **changes: Any) -> Path:
     write_metrics(folder, RECORDS)
     write_npy(folder / "results/labels.npy", np.array([0, 1, 2, 2]))
     write_npy(folder / "results/predictions.npy", np.array([0, 1, 1, 2]))
+    write_npy(folder / "results/probabilities.npy", np.float32([[1, 0, 0], [0, 1, 0], [0, 0.9, 0.1], [0, 0, 1]]))
     return folder
 
 
@@ -64,7 +66,7 @@ def test_what_is_missing_is_made_from_the_folder_alone_and_nothing_else(
     before = times(folder)
     complete(folder)
     assert [row["name"] for row in rows(tmp_path / "experiment_logs.csv")] == ["a"]
-    for name in MADE:
+    for name in PICTURES:
         with Image.open(folder / name) as picture:
             picture.load()
     after = times(tmp_path)
@@ -75,7 +77,7 @@ def test_what_is_missing_is_made_from_the_folder_alone_and_nothing_else(
     complete(folder)
     assert (folder / "confusion.png").stat().st_mtime_ns == after[folder / "confusion.png"]
     assert (folder / "curves.png").exists()
-    remove_pictures(folder)
+    remove_products(folder)
     assert not any((folder / name).exists() for name in MADE)
     assert capsys.readouterr().err == ""
 
@@ -83,22 +85,21 @@ def test_what_is_missing_is_made_from_the_folder_alone_and_nothing_else(
 @pytest.mark.parametrize(
     ("file", "missing", "told"),
     [
-        ("metrics.csv", "curves.png", "cannot be read as a table: [Errno 2] No such file"),
-        ("results/predictions.npy", "confusion.png", "FileNotFoundError: [Errno 2] No such file"),
+        ("metrics.csv", {"curves.png", "report.html"}, "cannot be read as a table: [Errno 2] No such file"),
+        ("results/predictions.npy", {*MADE} - {"curves.png"}, "cannot be read: [Errno 2] No such file"),
     ],
 )
 def test_what_cannot_be_made_is_a_warning_and_the_rest_is_made(
-    file: str, missing: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    file: str, missing: set[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_finished(tmp_path)
     (folder / file).rename(folder / "away")
-    (folder / f".jaxcnn-{missing}-0123.png").write_bytes(b"what a killed process was writing")
+    (folder / f".jaxcnn-{min(missing)}-0123.png").write_bytes(b"what a killed process was writing")
     complete(folder)
-    err = capsys.readouterr().err
-    assert err.startswith(f"warning: no {folder / missing}: ")
-    assert told in err
-    assert err.count("\n") == 1
-    assert [name for name in MADE if not (folder / name).exists()] == [missing]
+    lines = capsys.readouterr().err.splitlines()
+    assert {line.partition(": ")[2].partition(":")[0] for line in lines} == {f"no {folder / name}" for name in missing}
+    assert all(told in line for line in lines)
+    assert {name for name in MADE if not (folder / name).exists()} == missing
     assert (tmp_path / "experiment_logs.csv").exists()
     (folder / "away").rename(folder / file)
     complete(folder)
@@ -128,7 +129,7 @@ def test_no_picture_costs_the_others(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert len(told) == 2
         for line in told:
             assert (str(error) or "MemoryError") in line
-            assert line.endswith("Once that is mended, the same command makes it")
+            assert line.endswith("Once that is fixed, the same command makes it")
         assert rows(tmp_path / "experiment_logs.csv")[0]["name"] == "a"
     complete(folder)
     assert all((folder / name).exists() for name in MADE)
@@ -159,7 +160,7 @@ def test_a_summary_with_what_is_no_number_is_refused_and_large_ones_are_not(text
     path = make_run(tmp_path, "a", test_loss=1e300, seconds=2.0**60) / "summary.json"
     assert read_summary(path)["test_loss"] == 1e300
     path.write_text(path.read_text().replace("93.75", text))
-    with pytest.raises(InputError, match="lacks test_accuracy, or has something else there"):
+    with pytest.raises(InputError, match="lacks test_accuracy, or has unusable values there"):
         read_summary(path)
 
 

@@ -1,4 +1,4 @@
-"""What the project's own files promise each other."""
+"""The project's own files (pyproject, constraints, workflows, ...) agree with each other."""
 
 import os
 import re

@@ -124,7 +124,7 @@ def test_the_second_time_images_are_mapped(own: Path, cache: Path, monkeypatch: 
     assert not second.train.images.flags.writeable
     for split in ("train", "test"):
         assert_same_split(getattr(second, split), getattr(first, split))
-    assert (second.class_names, second.mean, second.std) == (first.class_names, first.mean, first.std)
+    assert (second.class_names, second.standardisation) == (first.class_names, first.standardisation)
     monkeypatch.chdir(own.parent)
     assert_same_split(load(dir=Path(own.name), validation=0).test, first.test)
     assert entry.name.startswith("cifar10-32x32x3-")

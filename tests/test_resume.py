@@ -1,4 +1,4 @@
-"""How runs go on after an end before their time."""
+"""Continuing interrupted runs."""
 
 import signal
 from collections.abc import Callable
@@ -84,10 +84,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
         with pytest.raises(SystemExit) as end:
             main(lambda: run_experiment(config))
     assert end.value.code == 130
-    assert (
-        capsys.readouterr().err
-        == "stopped by SIGINT; the same command, without --overwrite, continues what had begun\n"
-    )
+    assert capsys.readouterr().err == "stopped by SIGINT; the same command, without --overwrite, continues\n"
     assert len(rows(tmp_path / "cut" / "metrics.csv")) == 1
     assert not (tmp_path / "cut" / "summary.json").exists()
     run_experiment(config)
@@ -128,7 +125,7 @@ def test_weights_that_are_gone_come_back_from_the_checkpoint_or_are_missed(finis
         (tmp_path / config.name / "model.pth").unlink()
     run_experiment(replace(TINY, runs_dir=tmp_path, name="interrupt_between_epochs"))
     assert_same_run(tmp_path / "interrupt_between_epochs", finished)
-    told = r"second_epoch has lost its best epoch: .*model\.pth does not exist.*; --overwrite begins the run again"
+    told = r"second_epoch has lost its best epoch: .*model\.pth does not exist.*; --overwrite starts the run again"
     with pytest.raises(InputError, match=told):
         run_experiment(config)
 

@@ -13,7 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import message
-from small_training import MEAN, MODEL, STD, assert_same_bits, draw_dataset, draw_variables, experiment, run, untimed
+from small_training import (
+    MODEL,
+    STANDARDISATION,
+    assert_same_bits,
+    draw_dataset,
+    draw_variables,
+    experiment,
+    run,
+    untimed,
+)
 
 from jaxcnn import CNN, init_variables
 from jaxcnn.data.augment import augment, standardise
@@ -71,7 +80,7 @@ def test_an_own_loss_under_strict_settings_is_the_same_program() -> None:
     def loss(params: Any) -> Any:
         logits, _ = model.apply(
             {**variables, "params": params},
-            standardise(images, MEAN, STD),
+            standardise(images, STANDARDISATION),
             True,
             rngs={"dropout": key_of(3)},
             mutable=["batch_stats"],
@@ -85,7 +94,7 @@ def test_an_own_loss_under_strict_settings_is_the_same_program() -> None:
 
 DRAWS: dict[str, Callable[[], Any]] = {
     "weights": lambda: init_variables(MODEL, key_of(5)),
-    "augmentation": lambda: augment(key_of(5), draw_dataset().train.images, "flipcrop", vectorized=False),
+    "augmentation": lambda: augment(key_of(5), draw_dataset().train.images, "flipcrop"),
     "dropout": lambda: dropout(key_of(5), jnp.ones((16, 64)), 0.5),
 }
 

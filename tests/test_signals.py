@@ -18,7 +18,7 @@ from jaxcnn.cli.main import main
 from jaxcnn.runs import results, run
 from jaxcnn.runs.display import Bar
 from jaxcnn.runs.run import run_experiment
-from jaxcnn.runs.signals import Interrupted, note_signals
+from jaxcnn.runs.signals import Interrupted, defer_signals
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -49,7 +49,7 @@ def test_a_signal_within_an_epoch_loses_no_step(
         got, out, err = ended(lambda: run_experiment(config), capsys)
     assert (got, err) == (
         status,
-        f"stopped by {signal.Signals(number).name}; the same command, without --overwrite, continues what had begun\n",
+        f"stopped by {signal.Signals(number).name}; the same command, without --overwrite, continues\n",
     )
     where = f"epoch 1 and {step} of {STEPS} steps" if step < STEPS else "epoch 2"
     assert out.endswith(f"stopping after {where}\n")
@@ -104,7 +104,7 @@ def test_a_signal_outside_of_training_ends_at_once_and_the_run_resumes(
         status, _, err = ended(lambda: run_experiment(config), capsys)
     assert (status, err) == (
         143,
-        "stopped by SIGTERM; the same command, without --overwrite, continues what had begun\n",
+        "stopped by SIGTERM; the same command, without --overwrite, continues\n",
     )
     assert (tmp_path / "tiny").exists() == (name not in ("load_dataset", "first_variables"))
     run_experiment(config)
@@ -113,13 +113,13 @@ def test_a_signal_outside_of_training_ends_at_once_and_the_run_resumes(
 
 
 def noting(*numbers: int) -> int:
-    """How many of the signals sent were noted before one ended the program; with the status, on the way out."""
+    """How many of the signals sent only set the flag before one ended the program, and the exit status."""
     count = 0
     try:
-        with note_signals() as signals:
+        with defer_signals() as signals:
             for number in numbers:
                 send(number)
-                assert signals.came()
+                assert signals.is_set()
                 count += 1
     except Interrupted as error:
         return 1000 * count + error.status
@@ -161,7 +161,7 @@ def test_what_schedulers_and_terminals_send_is_noted_and_ends_the_program(
     assert noting(number) == 1000 + status
     assert ended(lambda: send(number), capsys)[::2] == (
         status,
-        f"stopped by SIG{name}; the same command, without --overwrite, continues what had begun\n",
+        f"stopped by SIG{name}; the same command, without --overwrite, continues\n",
     )
 
 
@@ -175,14 +175,14 @@ def handled(number: int, handler: Any) -> Iterator[None]:
 
 
 def send_unnoted(number: int) -> None:
-    with note_signals() as signals:
+    with defer_signals() as signals:
         send(number)
-        assert not signals.came()
+        assert not signals.is_set()
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_is_ignored_stays_ignored(number: int) -> None:
-    """As `nohup` has it of SIGHUP, and a shell's script of SIGINT for what it starts in the background."""
+    """As nohup ignores SIGHUP, and a shell script ignores SIGINT for its background processes."""
     reached = []
 
     def work() -> None:
@@ -228,7 +228,7 @@ def test_only_who_will_not_wait_is_not_kept_waiting_by_a_library(
 
 
 def test_a_signal_waits_until_a_module_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiled modules that an exception from nowhere meets while they load crash, or print a traceback."""
+    """Compiled modules crash or print a traceback if an exception is raised while they are loaded."""
     code = "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.1)\nLOADED.append(1)\n"
     (tmp_path / "sends_a_signal.py").write_text(code.replace("LOADED", "__import__('sys').modules[__name__ + '_told']"))
     monkeypatch.syspath_prepend(tmp_path)

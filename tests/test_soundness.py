@@ -1,4 +1,4 @@
-"""What would train to nonsense is refused before it is trained."""
+"""Data and settings that cannot train to anything useful are refused before training."""
 
 from collections.abc import Callable
 from dataclasses import replace

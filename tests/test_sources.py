@@ -13,7 +13,7 @@ from test_convert import POOLS, SMALL, assert_same_variables, draw_weights
 
 from jaxcnn import InputError, ModelConfig
 from jaxcnn.config import DataConfig, ExperimentConfig
-from jaxcnn.config.network import Untold
+from jaxcnn.config.network import NetworkOverrides
 from jaxcnn.weights.convert import from_torch, to_torch
 from jaxcnn.weights.files import write_state_dict
 from jaxcnn.weights.pytorch_network import TorchCNN
@@ -27,7 +27,7 @@ def write_config(path: Path, model: ModelConfig) -> None:
 
 
 def test_a_source_may_be_a_run_a_file_beside_its_configuration_or_a_checkpoint(tmp_path: Path) -> None:
-    """Only the configuration tells dropout, the activation and that the second block pools, not the first."""
+    """Only the configuration contains dropout, the activation, and that the second block pools and not the first."""
     model = replace(SMALL, apply_pooling=(0, 1), activation_function="gelu", dropout_rate=0.4)
     variables = from_torch(draw_weights(model), model)
     write_config(tmp_path / "config.json", model)
@@ -39,7 +39,9 @@ def test_a_source_may_be_a_run_a_file_beside_its_configuration_or_a_checkpoint(t
         assert read.config == model, source
         assert read.assumed == []
         assert_same_variables(read.variables, variables)
-        changed = read_source(tmp_path / source, Untold(activation_function="elu", input_size=8, apply_pooling=(1, 0)))
+        changed = read_source(
+            tmp_path / source, NetworkOverrides(activation_function="elu", input_size=8, apply_pooling=(1, 0))
+        )
         assert changed.config == replace(model, activation_function="elu", apply_pooling=(1, 0))
 
 
@@ -48,11 +50,11 @@ def test_a_checkpoint_is_read_as_the_network_that_the_arguments_describe(tmp_pat
     model = replace(SMALL, hidden_dims=(2, 4, 4, 5), input_size=12)
     state_dict = TorchCNN(model).state_dict()
     save_weights(tmp_path / "checkpoint", from_torch(state_dict, model), model)
-    other = read_source(tmp_path / "checkpoint", Untold(input_size=24, apply_pooling=(1, 1)))
+    other = read_source(tmp_path / "checkpoint", NetworkOverrides(input_size=24, apply_pooling=(1, 1)))
     for name, tensor in to_torch(other.variables, other.config).items():
         assert torch.equal(tensor, state_dict[name]), name
     with pytest.raises(InputError, match=r"fc1\.weight has shape"):
-        read_source(tmp_path / "checkpoint", Untold(input_size=24))
+        read_source(tmp_path / "checkpoint", NetworkOverrides(input_size=24))
 
 
 def test_what_lies_beside_the_weights_must_be_readable_and_fit(tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ def test_another_programs_configuration_is_told_and_not_used(content: Any, tmp_p
     read = read_source(tmp_path, POOLS)
     assert read.config == SMALL
     assert [text.partition("=")[0] for text in read.assumed] == ["activation_function", "apply_pooling"]
-    assert read.notes == [f"{tmp_path / 'config.json'} describes no network of this program and is not used"]
+    assert read.notes == [f"{tmp_path / 'config.json'} does not describe a network of this program and is ignored"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])

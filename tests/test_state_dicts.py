@@ -1,4 +1,4 @@
-"""The network is found in what training programs save, whatever lies around it; what is ambiguous is refused."""
+"""Finding the network in what training programs save; ambiguous files are refused."""
 
 import re
 from collections import OrderedDict
@@ -191,15 +191,15 @@ def test_what_is_chosen_ignored_and_filled_in_is_told() -> None:
         "the weights in swa (an average), not those in the top level"
     ]
     assert case("an average that has not begun") == (
-        ["the weights in model (the average is of nothing yet), not those in model_ema"],
+        ["the weights in model (the average has averaged nothing yet), not those in model_ema"],
         ["ignored: model_ema"],
     )
     assert case("an average without statistics") == ([], ["ignored: ema"])
     assert case("without counts") == (
-        [], ["not in the file, and taken for 0: blocks.0.1.num_batches_tracked, blocks.0.4.num_batches_tracked"],
+        [], ["not in the file, and set to 0: blocks.0.1.num_batches_tracked, blocks.0.4.num_batches_tracked"],
     )  # fmt: skip
     assert told(averaged(0).state_dict()) == (
-        [], ["the top level averages nothing yet (n_averaged is 0): these are the weights it began with"],
+        [], ["the top level has averaged nothing yet (n_averaged is 0): these are its initial weights"],
     )  # fmt: skip
     many = {f"entry\n{i}": i for i in range(8)}
     (note,) = told({"model": WEIGHTS, **many})[1]
@@ -255,7 +255,7 @@ def test_a_tensor_that_is_there_twice_is_refused(one: str, other: str, first: bo
 )
 def test_networks_among_which_nothing_decides_are_refused(content: Any, places: str) -> None:
     assert re.search(
-        f"several networks, in {places}.*; save one of them alone", message(lambda: find_network(content, PATH))
+        f"several networks, in {places}.*; save only one of them", message(lambda: find_network(content, PATH))
     )
 
 

@@ -1,4 +1,4 @@
-"""Steps, epochs and evaluation, against PyTorch on the real images alone and against themselves."""
+"""Steps, epochs and evaluation: padded batches against PyTorch without padding, and forms against each other."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from small_training import (
-    MEAN,
     MODEL,
-    STD,
+    STANDARDISATION,
     assert_same_bits,
     begin,
     copy,
@@ -22,6 +21,7 @@ from small_training import (
 
 from jaxcnn.config import OptimConfig
 from jaxcnn.data.splits import Split, epoch_order
+from jaxcnn.kernels.executables import jit
 from jaxcnn.training.loop import batches, evaluate, make_train_epoch
 from jaxcnn.training.records import Batch, Metrics, softmax
 from jaxcnn.training.step import init_state, make_eval_step, make_train_step
@@ -74,7 +74,7 @@ def test_an_epoch_with_a_short_last_batch_equals_pytorch_on_the_real_images(
     state = init_state(from_torch(network.state_dict(), MODEL), MODEL, optim, seed=0, frozen_stages=frozen_stages)
     before = copy(state)
     step = make_train_step(
-        model=MODEL, optim=optim, schedule=lambda step: RATE, mean=MEAN, std=STD, augmentation="none",
+        model=MODEL, optim=optim, schedule=lambda step: RATE, standardisation=STANDARDISATION, augmentation="none",
         frozen_stages=frozen_stages,
     )  # fmt: skip
     train_epoch = make_train_epoch(step, split, 8, steps_per_call=2)
@@ -120,8 +120,9 @@ def test_an_epoch_with_a_short_last_batch_equals_pytorch_on_the_real_images(
 @pytest.mark.usefixtures("in_double_precision")
 def test_what_the_padding_shows_changes_nothing() -> None:
     config = experiment()
-    step = jax.jit(make_train_step(
-        model=MODEL, optim=config.optim, schedule=lambda step: 0.01, mean=MEAN, std=STD, augmentation="none",
+    step = jit(make_train_step(
+        model=MODEL, optim=config.optim, schedule=lambda step: 0.01, standardisation=STANDARDISATION,
+        augmentation="none",
     ))  # fmt: skip
     split, other = draw_split(12, 0), draw_split(12, 1)
     mask = np.arange(12) < 7
@@ -141,7 +142,11 @@ def test_steps_in_one_call_are_steps_one_by_one(steps_per_call: int | None) -> N
     """Augmented and with dropout, so that the keys have to be the same, too."""
     config = experiment(model=replace(MODEL, dropout_rate=0.3), optimizer="sgd", learning_rate=0.05)
     step = make_train_step(
-        model=config.model, optim=config.optim, schedule=lambda step: 0.05, mean=MEAN, std=STD, augmentation="flipcrop"
+        model=config.model,
+        optim=config.optim,
+        schedule=lambda step: 0.05,
+        standardisation=STANDARDISATION,
+        augmentation="flipcrop",
     )
     split, order = draw_split(37, 0), epoch_order(0, 0, 37)
     by_hand, losses, jitted = begin(config), [], jax.jit(step)
@@ -175,7 +180,7 @@ def test_evaluation_sums_exactly_over_a_set_that_no_batch_divides(batch_size: in
     log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     variables = from_torch(network.float().state_dict(), MODEL)
     loss, accuracy, found = evaluate(
-        jax.jit(make_eval_step(model=MODEL, mean=MEAN, std=STD)), variables, split, batch_size
+        jax.jit(make_eval_step(model=MODEL, standardisation=STANDARDISATION)), variables, split, batch_size
     )
     assert loss == pytest.approx(-log_probabilities[np.arange(37), split.labels].mean(), rel=1e-6)
     assert accuracy == 100 * np.sum(logits.argmax(1) == split.labels) / 37

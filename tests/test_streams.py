@@ -1,4 +1,4 @@
-"""Printing that fails: it costs what is printed, and nothing else."""
+"""Printing that fails loses the printed text and nothing else."""
 
 import errno
 import io
@@ -119,7 +119,7 @@ def test_what_can_be_made_again_only_warns(capsys: pytest.CaptureFixture[str]) -
         with only_warns("a.png"):
             raise error
         assert capsys.readouterr().err == (
-            f"warning: no a.png: {told}. Once that is mended, the same command makes it\n"
+            f"warning: no a.png: {told}. Once that is fixed, the same command makes it\n"
         )
     with pytest.raises(KeyboardInterrupt), only_warns("a.png"):
         raise KeyboardInterrupt

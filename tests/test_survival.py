@@ -1,4 +1,4 @@
-"""Runs that something happens to: other processes, a full disk, divergence, a wish for more epochs."""
+"""Runs with problems: other processes, a full disk, divergence; and runs that are extended."""
 
 import errno
 import gc
@@ -127,7 +127,7 @@ def test_a_run_that_diverges_keeps_the_last_good_weights(finished: Path, tmp_pat
 
 @pytest.mark.slow
 def test_weights_that_the_last_step_spoils_are_not_kept_without_validation(tmp_path: Path) -> None:
-    """The loss of a step is of the weights before it: nothing but a look at them shows what it did."""
+    """A step's loss is computed before its update, so only the weights show that the update diverged."""
     data = DataConfig("digits", augment="none", validation=0.0)
     config = replace(
         TINY, runs_dir=tmp_path, data=data, optim=OptimConfig("sgd", 1e38, 1e3), train=TrainConfig(1, 2048)
@@ -252,7 +252,7 @@ def test_an_unfinished_run_can_be_extended_too(finished: Path, tmp_path: Path) -
 def test_what_only_has_a_config_json_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny/config.json").write_text('{"architectures": ["Foreign"]}')
-    with pytest.raises(InputError, match="tiny exists and is no run of this program"):
+    with pytest.raises(InputError, match="tiny exists and is not a run of this program"):
         run_experiment(replace(TINY, runs_dir=tmp_path), OVERWRITE)
     assert len(contents(tmp_path)) == 2
 
@@ -276,7 +276,7 @@ def test_a_transfer_whose_source_has_changed_is_refused(finished: Path, tmp_path
     changed["fc1.bias"] = changed["fc1.bias"] + 1
     torch.save(changed, source)
     before = contents(tmp_path)
-    with pytest.raises(InputError, match=r"moved began with other weights than .*source\.pth holds now"):
+    with pytest.raises(InputError, match=r"moved started from other weights than those in .*source\.pth"):
         run_experiment(config)
     assert contents(tmp_path) == before
     run_experiment(config, OVERWRITE)
@@ -328,7 +328,7 @@ def test_checkpoints_that_are_gone_are_missed(
     capsys.readouterr()
     run_experiment(config, EXTEND)
     out = capsys.readouterr().out
-    assert "the checkpoint after epoch 2 is gone\ncontinuing after epoch 1\n" in out
+    assert "the checkpoint after epoch 2 is missing\ncontinuing after epoch 1\n" in out
     assert_same_run(tmp_path / "tiny", finished)
 
 

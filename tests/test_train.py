@@ -3,6 +3,8 @@
 import logging
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,8 @@ import numpy as np
 import pytest
 import torch
 from small_training import (
-    MEAN,
     MODEL,
-    STD,
+    STANDARDISATION,
     assert_same_bits,
     begin,
     contradicting,
@@ -34,7 +35,6 @@ from jaxcnn.config import FreezeConfig
 from jaxcnn.data.augment import standardise
 from jaxcnn.data.splits import Split
 from jaxcnn.errors import DivergedError
-from jaxcnn.kernels.backend import Form
 from jaxcnn.training import loop as train_module
 from jaxcnn.training.decisions import reason_to_stop
 from jaxcnn.training.loop import Paused, fit
@@ -132,7 +132,7 @@ def test_weights_lost_in_the_last_step_of_an_epoch_end_the_run_as_well(monkeypat
 
 
 def test_records_are_exact_sums_over_all_images() -> None:
-    """A learning rate that changes no float32 and no batch norm: every epoch sees the network it began with."""
+    """A learning rate too small to change a float32, and no batch norm: the network is the same in every epoch."""
     model = replace(MODEL, apply_bn=(0, 0))
     config = experiment(model=model, learning_rate=1e-30, epochs=2, schedule="constant", weight_decay=0.0)
     dataset = draw_dataset()
@@ -176,7 +176,7 @@ def test_an_epochs_loss_is_the_sum_over_images_and_not_a_mean_of_means(monkeypat
         return wrapped
 
     monkeypatch.setattr(train_module, "make_train_epoch", spy)
-    _, records = run(experiment(learning_rate=0.05), draw_dataset())
+    _, records = run(experiment(learning_rate=0.03), draw_dataset())
     for record, metrics in zip(records, seen, strict=True):
         assert metrics.count.tolist() == [16, 16, 5]
         assert record.train_loss == math.fsum(metrics.loss) / 37
@@ -189,7 +189,7 @@ def test_validation_is_evaluated_with_the_epochs_own_weights_and_unsmoothed() ->
     assert dataset.validation is not None
     config = experiment(label_smoothing=0.3, learning_rate=0.02)
     states, records = run(config, dataset)
-    inputs = standardise(jnp.asarray(dataset.validation.images), MEAN, STD)
+    inputs = standardise(jnp.asarray(dataset.validation.images), STANDARDISATION)
     apply = jax.jit(CNN(MODEL).apply)
     for state, record in zip(states, records, strict=True):
         logits = np.asarray(apply(variables_of(state), inputs), np.float64)
@@ -219,7 +219,7 @@ def test_a_run_stops_early() -> None:
     assert reason_to_stop(records, config) == "no lower validation loss for 2 epochs"
     assert reason_to_stop(records[:-1], config) is None
 
-    reached = experiment(epochs=20, learning_rate=1e-30, early_stopping_target=0.5)
+    reached = experiment(epochs=20, learning_rate=0.03, early_stopping_target=0.5)
     _, records = run(reached, draw_dataset())  # any image of 21 that is right will do
     assert len(records) == 1
     assert "target of 0.5 %" in (reason_to_stop(records, reached) or "")
@@ -227,11 +227,11 @@ def test_a_run_stops_early() -> None:
 
 def test_without_validation_all_epochs_are_trained_at_the_scheduled_rate() -> None:
     config = experiment(
-        epochs=4, plateau_patience=0, early_stopping_patience=1, early_stopping_target=0.5, learning_rate=0.01
+        epochs=4, plateau_patience=0, early_stopping_patience=1, early_stopping_target=0.5, learning_rate=0.03
     )
     _, records = run(config, draw_dataset(validation=None))
     assert [(r.epoch, r.val_loss, r.val_accuracy) for r in records] == [(i, None, None) for i in (1, 2, 3, 4)]
-    assert {r.learning_rate for r in records} == {0.01}
+    assert {r.learning_rate for r in records} == {0.03}
     assert reason_to_stop(records, config) is None
 
 
@@ -268,7 +268,7 @@ def test_a_run_compiles_each_step_once(caplog: pytest.LogCaptureFixture, tmp_pat
 @pytest.mark.parametrize("cut", [5, *(pytest.param(cut, marks=pytest.mark.slow) for cut in (1, 2, 7))])
 def test_an_epoch_that_is_cut_short_goes_on_to_the_same_bits(cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three epochs of three steps; augmentation, dropout and momentum make every step depend on all before."""
-    monkeypatch.setattr(train_module, "backend_form", lambda: Form(steps_per_call=1, vectorized=False))
+    monkeypatch.setattr(train_module, "default_steps_per_call", lambda: 1)
     model = replace(MODEL, dropout_rate=0.5)
     config, dataset = experiment(model, "flipcrop", optimizer="sgd", learning_rate=0.05), draw_dataset()
     states, records = run(config, dataset)
@@ -310,7 +310,7 @@ def test_plateaus_wait_until_the_mask_is_reached() -> None:
 
 
 def test_new_weights_know_no_rate_by_depth() -> None:
-    config = replace(experiment(epochs=1), freeze=FreezeConfig(mask="scratch"))
+    config = replace(experiment(epochs=1, learning_rate=0.03), freeze=FreezeConfig(mask="scratch"))
     decayed = replace(config, freeze=FreezeConfig(mask="scratch", layer_decay=0.1))
     assert_same_bits(run(decayed, draw_dataset())[0][-1], run(config, draw_dataset())[0][-1])
 
@@ -319,6 +319,22 @@ def test_a_network_of_another_number_of_classes_is_refused() -> None:
     config = experiment(replace(MODEL, num_classes=3))
     with pytest.raises(InputError, match=r"num_classes=3 is not usable: noise has 4 classes"):
         next(fit(begin(config), config, draw_dataset()))
+
+
+@contextmanager
+def forgotten_programs() -> Iterator[None]:
+    """JAX without what it traced and compiled, and without what is kept on disk: all of it is the CPU's."""
+
+    def forget() -> None:
+        jax.clear_caches()
+        train_module.compiled_eval_step.cache_clear()
+
+    kept = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    forget()
+    yield
+    forget()
+    jax.config.update("jax_compilation_cache_dir", kept)
 
 
 @pytest.mark.parametrize("mask", ["frozen", pytest.param("full", marks=pytest.mark.slow)])
@@ -337,8 +353,8 @@ def test_the_form_for_accelerators_trains_the_same(mask: Any, monkeypatch: pytes
 
     with jax.enable_x64(True):
         ours, told = trained()
-        monkeypatch.setattr(train_module, "backend_form", lambda: Form(steps_per_call=None, vectorized=True))
-        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, default, **_: default(*args))
-        theirs, told_too = trained()
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        with forgotten_programs():
+            theirs, told_too = trained()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-9), ours, theirs)
     np.testing.assert_allclose(np.array(untimed(told), float), np.array(untimed(told_too), float), rtol=1e-6, atol=1e-9)

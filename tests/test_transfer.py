@@ -1,4 +1,4 @@
-"""Transfers: against the original's recorded steps, and what frozen, thawed and new mean leaf by leaf."""
+"""Transfers: against the original's recorded steps, and frozen, unfrozen and new parameters leaf by leaf."""
 
 from dataclasses import replace
 from itertools import pairwise, product
@@ -12,8 +12,10 @@ from test_parity import NETWORKS, compare_weights, load
 
 from jaxcnn import CNN, DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxcnn.config import FreezeConfig, Mask, Precision
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.data.augment import standardise
 from jaxcnn.data.splits import Dataset, Split
+from jaxcnn.kernels.executables import jit
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables
 from jaxcnn.training.features import compute_features
@@ -35,10 +37,11 @@ def recorded_start(name: str, mask: str) -> tuple[ModelConfig, dict[str, Any], d
 
 def five_steps(config: ModelConfig, weights: Any, trace: Any, frozen: int, **options: Any) -> tuple[Any, list[float]]:
     optim = OptimConfig(schedule="constant")
-    step = jax.jit(
+    step = jit(
         make_train_step(
-            model=config, optim=optim, schedule=lambda step: 1e-3, mean=trace["mean"], std=trace["std"],
-            augmentation="none", frozen_stages=frozen, **options,
+            model=config, optim=optim, schedule=lambda step: 1e-3,
+            standardisation=Standardisation(trace["mean"], trace["std"]), augmentation="none", frozen_stages=frozen,
+            **options,
         )
     )  # fmt: skip
     state = init_state(from_torch(weights, config), config, optim, seed=0, frozen_stages=frozen)
@@ -72,6 +75,7 @@ def recorded_rounding(
     return {name: np.abs(exact[name] - trace[f"{mask}/after/{name}"]) for name in exact}
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
     ("name", "mask"),
     [
@@ -86,7 +90,9 @@ def test_five_steps_under_the_originals_protocol_equal_the_originals(name: str, 
     np.testing.assert_allclose(losses, trace[f"{mask}/losses"], rtol=0, atol=1e-5)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     compare_weights(variables, config, trace, mask, recorded_rounding(config, weights, trace, mask, frozen))
-    logits = jax.jit(CNN(config).apply)(variables, standardise(trace["images"][5], trace["mean"], trace["std"]))
+    logits = jax.jit(CNN(config).apply)(
+        variables, standardise(trace["images"][5], Standardisation(trace["mean"], trace["std"]))
+    )
     np.testing.assert_allclose(logits, trace[f"{mask}/logits"], rtol=0, atol=1e-5)
 
 
@@ -117,8 +123,8 @@ def test_the_compiled_step_does_less_the_more_is_frozen() -> None:
         frozen = frozen_stages(FreezeConfig(mask=mask), config, 0)
         optim = OptimConfig()
         step = make_train_step(
-            model=config, optim=optim, schedule=lambda step: 1e-3, mean=trace["mean"], std=trace["std"],
-            augmentation="none", frozen_stages=frozen,
+            model=config, optim=optim, schedule=lambda step: 1e-3,
+            standardisation=Standardisation(trace["mean"], trace["std"]), augmentation="none", frozen_stages=frozen,
         )  # fmt: skip
         state = init_state(from_torch(weights, config), config, optim, seed=0, frozen_stages=frozen)
         batch = Batch(trace["images"][0], trace["labels"][0], np.ones(16, bool))
@@ -135,7 +141,7 @@ TINY = ModelConfig(
 def tiny_data(n: int = 20) -> Dataset:
     rng = np.random.default_rng(0)
     split = Split(rng.integers(0, 256, (n, 8, 8, 3), np.uint8), rng.integers(0, 3, n).astype(np.int32))
-    return Dataset("tiny", split, split, split, ("a", "b", "c"), (0.5,) * 3, (0.3,) * 3)
+    return Dataset("tiny", split, split, split, ("a", "b", "c"), Standardisation((0.5,) * 3, (0.3,) * 3))
 
 
 def tiny_run(
@@ -204,12 +210,12 @@ def test_discriminative_rates_are_powers_of_the_decay() -> None:
     deltas = {}
     for decay in (1.0, 0.5):
         step = make_train_step(
-            model=TINY, optim=sgd, schedule=lambda step: 1e3, mean=data.mean, std=data.std, augmentation="none",
+            model=TINY, optim=sgd, schedule=lambda step: 1e3, standardisation=data.standardisation, augmentation="none",
             layer_decay=decay,
         )  # fmt: skip
         variables = init_variables(TINY, jax.random.key(0))
         batch = Batch(data.train.images, data.train.labels, np.ones(20, bool))
-        state, _ = jax.jit(step)(init_state(variables, TINY, sgd, seed=0), batch, 1.0)
+        state, _ = jit(step)(init_state(variables, TINY, sgd, seed=0), batch, 1.0)
         deltas[decay] = jax.tree.map(lambda a, b: np.asarray(b) - a, jax.device_get(variables["params"]), state.params)
     for stage, name in enumerate(["block_0", "block_1", "fc1", "fc2", "fc3"]):
         for plain, decayed in zip(jax.tree.leaves(deltas[1.0][name]), jax.tree.leaves(deltas[0.5][name]), strict=True):
@@ -248,21 +254,24 @@ def test_features_leave_out_what_is_zero_for_every_image() -> None:
     data = tiny_data()
     black = Split(np.zeros_like(data.train.images), data.train.labels)
     found = compute_features(
-        variables, [black, data.train], model=model, mean=data.mean, std=data.std, end_stage=2, batch_size=8
+        variables, [black, data.train], model=model, standardisation=data.standardisation, end_stage=2, batch_size=8
     )
     whole = [
-        np.asarray(CNN(model).apply(variables, standardise(s.images, data.mean, data.std), end_stage=2)).reshape(20, -1)
+        np.asarray(CNN(model).apply(variables, standardise(s.images, data.standardisation), end_stage=2)).reshape(
+            20, -1
+        )
         for s in (black, data.train)
     ]
     needed = np.flatnonzero(np.any(np.concatenate(whole), 0))
     assert len(needed) <= 4 * 212  # of 2,048
     assert len(np.setdiff1d(needed, np.flatnonzero(whole[0].any(0)))) > 200  # the first split alone does not tell
     for split, features in zip(found, whole, strict=True):
-        assert set(needed) <= set(split.columns)
-        assert len(split.columns) <= len(needed) + 2 * 64
-        assert np.all(np.diff(split.columns) > 0)
+        columns = split.images.columns
+        assert set(needed) <= set(columns)
+        assert len(columns) <= len(needed) + 2 * 64
+        assert np.all(np.diff(columns) > 0)
         restored = np.zeros_like(features)
-        restored[:, split.columns] = split.images
+        restored[:, columns] = split.images.values
         np.testing.assert_allclose(restored, features, rtol=0, atol=1e-6)
 
 

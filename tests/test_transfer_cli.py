@@ -18,7 +18,7 @@ from jaxcnn.cli.transfer import program as transfer
 from jaxcnn.cli.transfer_flags import parse
 from jaxcnn.config import Augment, TransferConfig
 from jaxcnn.config.experiment import to_json
-from jaxcnn.config.network import Untold
+from jaxcnn.config.network import NetworkOverrides
 from jaxcnn.data.prepare import prepare
 from jaxcnn.data.sets import as_original, load_dataset
 from jaxcnn.files import write_json
@@ -148,7 +148,7 @@ def test_under_the_originals_protocol_the_test_images_are_augmented_too(source: 
     variables = from_torch(read_state_dict(tmp_path / "original" / "model.pth"), config.model)
 
     def loss(kind: Augment) -> float:
-        step = make_eval_step(model=config.model, mean=dataset.mean, std=dataset.std, augmentation=kind)
+        step = make_eval_step(model=config.model, standardisation=dataset.standardisation, augmentation=kind)
         return evaluate(jax.jit(step), variables, dataset.test, config.train.batch_size)[0]
 
     assert summary(tmp_path / "original")["test_loss"] == pytest.approx(loss("flipcrop"), rel=1e-6)
@@ -190,11 +190,11 @@ def test_what_is_taken_over_and_what_trains_is_printed(
     transfer(flags(source, tmp_path, *words, "sound"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[:5] == [
-        f"assumed of the source, as its weights do not tell: {each}"
+        f"assumed of the source, whose files do not say: {each}"
         for each in ("activation_function=relu", "apply_pooling=[1, 0] (the first blocks pool)")
     ] + [
-        f"taken over from {source}: block_0, block_1, fc1, fc2",
-        "begins with new weights: fc3 (the source's fc3 has 4 classes, the target 10)",
+        f"weights from {source}: block_0, block_1, fc1, fc2",
+        "new weights: fc3 (the source's fc3 has 4 classes, the target 10)",
         f"{tmp_path}/sound: digits, 10 classes, 1,294 training, 144 validation, 359 test images; augmentation none; "
         "seed 0; on cpu",
     ]
@@ -205,18 +205,18 @@ def test_what_is_taken_over_and_what_trains_is_printed(
     torch.save({"model": torch.load(source, weights_only=True), "epoch": 3}, source)
     transfer(flags(source, tmp_path, "--mask", "scratch", "--name", "new", "--train.epochs", "1"))
     out = capsys.readouterr().out
-    assert f"nothing is taken over from {source}" in out
+    assert f"no weights are used from {source}" in out
     assert "assumed of the source" in out
-    assert "of the source: ignored: epoch\n" in out
+    assert "source: ignored: epoch\n" in out
 
 
 def test_what_begins_with_new_weights_is_told(source: Path) -> None:
-    read = read_source(source, Untold(input_size=8, apply_pooling=(1, 0), activation_function="relu"))
-    taken = f"taken over from {source}: block_0, block_1"
+    read = read_source(source, NetworkOverrides(input_size=8, apply_pooling=(1, 0), activation_function="relu"))
+    taken = f"weights from {source}: block_0, block_1"
     for head, classes, wanted in (
-        ("all", 4, [taken, "begins with new weights: fc1, fc2, fc3"]),
-        ("all", 7, [taken, "begins with new weights: fc1, fc2, fc3 (the source's fc3 has 4 classes, the target 7)"]),
-        ("fc3", 4, [f"{taken}, fc1, fc2", "begins with new weights: fc3"]),
+        ("all", 4, [taken, "new weights: fc1, fc2, fc3"]),
+        ("all", 7, [taken, "new weights: fc1, fc2, fc3 (the source's fc3 has 4 classes, the target 7)"]),
+        ("fc3", 4, [f"{taken}, fc1, fc2", "new weights: fc3"]),
     ):
         config = TransferConfig(source=source, head=head, model=replace(read.config, num_classes=classes))
         assert first_variables(config, read)[1] == wanted
@@ -254,7 +254,7 @@ def test_saved_settings_keep_their_source_and_leave_their_name_to_others(tmp_pat
 def test_an_unfinished_source_is_told(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (source.parent / ".lock").touch()
     transfer(flags(source, tmp_path / "runs", "--mask", "frozen", "--train.epochs", "1"))
-    assert "is not finished; its best epoch so far is taken" in capsys.readouterr().out
+    assert "is not finished; its best epoch so far is used" in capsys.readouterr().out
 
 
 def test_a_source_that_changes_meanwhile_ends_the_comparison(
@@ -266,5 +266,5 @@ def test_a_source_that_changes_meanwhile_ends_the_comparison(
         return {"test_accuracy": 1.0}
 
     monkeypatch.setattr(study, "run_experiment", train)
-    with pytest.raises(InputError, match=r"the weights that .*_scratch began with changed meanwhile"):
+    with pytest.raises(InputError, match=r"the weights that .*_scratch started from have changed meanwhile"):
         transfer(flags(source, tmp_path / "runs", "--mask", "all"))

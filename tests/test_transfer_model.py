@@ -1,4 +1,4 @@
-"""What a transfer begins with: weights that are taken over, layers that are new, and what is told of both."""
+"""The start of a transfer: copied weights, new layers, and what is reported about both."""
 
 import json
 from dataclasses import asdict, replace
@@ -45,9 +45,9 @@ def test_trainable_names_are_the_originals(name: str, mask: str) -> None:
 
 def test_a_transplant_takes_all_but_the_head() -> None:
     source = read_source(REFERENCE / "small" / "model.pth")
-    fc3 = transplant(source, num_classes=7, key=jax.random.key(0))
+    fc3 = transplant(source, num_classes=9, key=jax.random.key(0))
     assert (fc3.taken, fc3.new) == (["block_0", "block_1", "block_2", "block_3", "fc1", "fc2"], ["fc3"])
-    assert fc3.variables["params"]["fc3"]["kernel"].shape == (32, 7)
+    assert fc3.variables["params"]["fc3"]["kernel"].shape == (32, 9)
     for name in fc3.taken:
         jax.tree.map(np.testing.assert_array_equal, fc3.variables["params"][name], source.variables["params"][name])
     classifier = transplant(source, num_classes=10, copied_stages=4, key=jax.random.key(0))
@@ -82,13 +82,13 @@ def other(tmp_path: Path) -> tuple[Path, ModelConfig]:
 
 def test_what_is_assumed_of_a_source_is_a_warning_and_kept(other: tuple[Path, ModelConfig]) -> None:
     path, config = other
-    with pytest.warns(UserWarning, match="does not tell all of its network") as caught:
+    with pytest.warns(UserWarning, match="does not describe its network completely") as caught:
         made = create_transfer_model(path, 7, input_size=8, mask="frozen")
     (warning,) = caught
     assert str(warning.message) == (
-        f"{path} does not tell all of its network; assumed: activation_function=relu; "
-        "apply_pooling=[1, 0] (the first blocks pool). Where it is otherwise, "
-        "give the argument of that name, or a file of the right weights alone"
+        f"{path} does not describe its network completely; assumed: activation_function=relu; "
+        "apply_pooling=[1, 0] (the first blocks pool). If that is wrong, "
+        "give the argument of that name, or a file with only the right weights"
     )
     assert warning.filename == __file__
     assert made.assumed == ("activation_function=relu", "apply_pooling=[1, 0] (the first blocks pool)")
@@ -99,7 +99,7 @@ def test_what_is_assumed_of_a_source_is_a_warning_and_kept(other: tuple[Path, Mo
     assert mask["block_1"]["conv_0"] == {"kernel": False, "bias": False}
     assert mask["fc3"] == {"kernel": True, "bias": True}
 
-    with pytest.warns(UserWarning, match=r"assumed: activation_function=relu\. Where"):
+    with pytest.warns(UserWarning, match=r"assumed: activation_function=relu\. If"):
         assert create_transfer_model(path, 7, input_size=8, apply_pooling=(0, 1)).assumed == made.assumed[:1]
 
 

@@ -1,4 +1,4 @@
-"""What cannot be read now is not called damaged, and nobody is told to delete it."""
+"""Files that cannot be read at the moment are not called damaged, and no message asks to delete them."""
 
 import errno
 import io
@@ -22,7 +22,7 @@ from jaxcnn.data import archives, reader
 from jaxcnn.errors import InputError, JaxcnnError, UnreadableError, is_out_of_memory, unreadable
 from jaxcnn.files import digest, older_digest, write_json
 from jaxcnn.runs import run
-from jaxcnn.runs.folder import read_json, read_summary
+from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.weights import files as weight_files
 from jaxcnn.weights.files import read_state_dict
 from jaxcnn.weights.transfer import Source
@@ -190,5 +190,5 @@ def test_a_configuration_that_is_damaged_can_be_overwritten(tmp_path: Path) -> N
     (tmp_path / "config.json").write_text("{")
     source = Source(WEIGHTS, ModelConfig(), [], [])
     assert run._digest(source, tmp_path, Existing(overwrite=True)) == digest(WEIGHTS)
-    with pytest.raises(InputError, match="--overwrite begins the run again"):
+    with pytest.raises(InputError, match="--overwrite starts the run again"):
         run._digest(source, tmp_path, Existing())

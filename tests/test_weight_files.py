@@ -1,4 +1,4 @@
-"""What a file is, is told by what is in it, under any name; what holds no weights is called what it is."""
+"""The content of a weight file decides its format. For files of other formats, the message says what they are."""
 
 import argparse
 import gzip
@@ -21,7 +21,7 @@ from safetensors.torch import save as to_safetensors
 from test_convert import SMALL, assert_same_tensors, draw_weights
 from torch import nn
 
-from jaxcnn.config.network import Untold
+from jaxcnn.config.network import NetworkOverrides
 from jaxcnn.weights.files import read_state_dict
 from jaxcnn.weights.pytorch_network import TorchCNN
 from jaxcnn.weights.source import read_source
@@ -169,7 +169,7 @@ def test_a_prefix_of_tensorflows_is_called_that(tmp_path: Path) -> None:
         ("saved_model.pb", "is a TensorFlow SavedModel"),
         ("adapter_config.json", "merge_and_unload"),
         ("model.safetensors.index.json", "holds weights in several files"),
-        ("model.safetensors", "give the model.safetensors in it"),
+        ("model.safetensors", "model.safetensors is empty"),
         ("pytorch_model.bin", "give the pytorch_model.bin in it"),
     ],
 )
@@ -198,7 +198,7 @@ def test_tensors_that_are_no_plain_numbers_are_refused_by_name(kind: str, tmp_pa
     """In words of this program's, whatever PyTorch itself says of them."""
     make, what = ODD[kind]
     torch.save({**WEIGHTS, "fc3.bias": make()}, tmp_path / "model.pth")
-    problem = message(lambda: read_source(tmp_path / "model.pth", Untold(input_size=8)))
+    problem = message(lambda: read_source(tmp_path / "model.pth", NetworkOverrides(input_size=8)))
     assert "fc3.bias" in problem
     assert what in problem
 
@@ -208,5 +208,5 @@ def test_a_quantised_tensor_is_refused_by_name(tmp_path: Path) -> None:
     quantised = torch.quantize_per_tensor(WEIGHTS["fc3.bias"], 0.1, 0, torch.qint8)
     torch.save({**WEIGHTS, "fc3.bias": quantised}, tmp_path / "model.pth")
     assert "'fc3.bias' is a quantised tensor" in message(
-        lambda: read_source(tmp_path / "model.pth", Untold(input_size=8))
+        lambda: read_source(tmp_path / "model.pth", NetworkOverrides(input_size=8))
     )

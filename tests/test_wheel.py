@@ -14,6 +14,7 @@ import pytest
 import jaxcnn
 
 ROOT = Path(__file__).parent.parent
+DATA = ("pretrained", "runs/templates")
 SMALL = shlex.split(
     "--data.name digits --data.augment none --data.fraction 0.2 --train.epochs 1 --train.batch-size 64 "
     "--model.input-size 8 --model.in-channels 1 --model.num-blocks 1 --model.hidden-dims 4 8 4 "
@@ -49,9 +50,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names} == {"jaxcnn", f"jaxcnn-{jaxcnn.__version__}.dist-info"}
-    assert {name for name in names if name.startswith("jaxcnn/")} == {
-        str(path.relative_to(ROOT)) for path in (ROOT / "jaxcnn").rglob("*") if path.suffix == ".py"
-    } | {"jaxcnn/py.typed"}
+    code = {str(path.relative_to(ROOT)) for path in (ROOT / "jaxcnn").rglob("*.py")}
+    data = {str(path.relative_to(ROOT)) for folder in DATA for path in (ROOT / "jaxcnn" / folder).glob("*")}
+    assert {name for name in names if name.startswith("jaxcnn/")} == code | data | {"jaxcnn/py.typed"}
 
 
 @pytest.mark.slow
@@ -74,6 +75,10 @@ def test_the_installed_programs_train_beside_an_experiments_folder_of_the_users(
     assert Path(where.strip()).is_relative_to(environment)
     assert run(program, "train", "--help", cwd=elsewhere).startswith("usage: jaxcnn train ")
     run(program, "train", *SMALL, cwd=elsewhere)
-    assert {"model.pth", "summary.json", "curves.png"} <= {path.name for path in (elsewhere / "runs/digits").iterdir()}
+    assert {"model.pth", "summary.json", "curves.png", "report.html"} <= {
+        path.name for path in (elsewhere / "runs/digits").iterdir()
+    }
     run(python, "-m", "jaxcnn", "convert", "runs/digits/model.pth", "digits.safetensors", cwd=elsewhere)
     assert (elsewhere / "digits.safetensors").is_file()
+    run(program, "publish", "--model", "runs/digits", "published", cwd=elsewhere)
+    assert (elsewhere / "published" / "README.md").is_file()

@@ -1,1 +1,1 @@
-"""The benchmark: this project against an equivalent PyTorch program, in turn, on the same machine."""
+"""The benchmark: this project and an equivalent PyTorch program, timed in turn on the same machine."""

@@ -1,7 +1,7 @@
 """Measure this project against an equivalent PyTorch program, in turn, on this machine.
 
-Without --rows everything runs but the scale_* rows (epochs of 5,000, 20,000 and 50,000 images; batches of 64, 256 and
-1,024). The images are noise in CIFAR-10's shape, so that nothing need be downloaded, unless --data.dir is given.
+Without --rows, all rows are measured except scale_* (epochs of 5,000, 20,000 and 50,000 images; batches of 64, 256 and
+1,024). Without --data.dir the images are noise of CIFAR-10's shape, so nothing is downloaded.
 """
 
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from experiments.bench.setting import Setting
 
 TABLE_WIDTH = 130
-"""Columns for the table, also in a pipe, which counts as 80: a table that is cut off is worse than lines that wrap."""
+"""Minimum width of the table. rich takes 80 for a pipe and would cut the table off."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DataFlags:
     """Images."""
 
     dir: Path | None = None
-    """Folder of prepared tfds data sets with CIFAR-10 in it; noise if not given."""
+    """Folder of prepared tfds data sets with CIFAR-10; if not given, the images are noise."""
 
     def __post_init__(self) -> None:
         if self.dir is not None:
@@ -41,7 +41,7 @@ class ModelFlags:
     """Network."""
 
     preset: tuple[Literal["shallow", "deep"], ...] = ("shallow",)
-    """Networks of the original; the rows of the deep one are shown as deep/..."""
+    """The original's networks to measure. Rows of the deep one are called deep/..."""
 
     def __post_init__(self) -> None:
         require(bool(self.preset), "model.preset", self.preset, "give shallow, deep, or both")
@@ -49,28 +49,28 @@ class ModelFlags:
 
 @dataclass(frozen=True)
 class Flags:
-    """What to measure, how often, and what to keep."""
+    """What to measure, how often, and what to write."""
 
     rows: tuple[str, ...] = ()
-    """Names or patterns such as 'step_*', without the network's; all but scale_* if none are given."""
+    """Names or patterns such as 'step_*', without the network's name; if not given, all except scale_*."""
     rounds: int = 5
-    """How often each program has its turn; processes of their own run half as often."""
+    """Number of times that each program runs. Rows measured in new processes run half as often."""
     batch_size: int = 256
-    """Images a step."""
+    """Images per step."""
     steps: int = 4
     """Steps that are timed together."""
     images: int = 1024
-    """Images of an epoch."""
+    """Images per epoch."""
     json: Path | None = None
-    """Write the rows to this file."""
+    """Write the rows to this JSON file."""
     chart: Path | None = None
-    """Draw the ratios as PNG."""
+    """Plot the ratios in this PNG file."""
     markdown: Path | None = None
-    """Write the table and the floors of an accelerator in Markdown: between the markers of a page that has them."""
+    """Write the table, and the bounds of an accelerator, into this Markdown file. If it exists, between its markers."""
     against: Path | None = None
-    """Another checkout of this project: time it in turn with this one, instead of PyTorch; --json keeps the figures."""
+    """Another checkout of this project, to be timed in turn with this one instead of PyTorch."""
     history: Path | None = None
-    """Add the rows to this file, a line of JSON each; the checkout's own is benchmarks/history/speed.jsonl."""
+    """Append the rows to this file, one line of JSON each; the project's own is benchmarks/history/speed.jsonl."""
     data: DataFlags = field(default_factory=DataFlags)
     """Images."""
 
@@ -87,7 +87,7 @@ class Flags:
 
 
 def read_page(path: Path | None) -> str:
-    """The Markdown that is there already; empty if there is none.
+    """Reads an existing page; empty if there is none.
 
     Raises:
         InputError: when it cannot be read.
@@ -99,10 +99,10 @@ def read_page(path: Path | None) -> str:
 
 
 def make_settings(flags: Flags) -> "list[Setting]":
-    """What to measure each network with.
+    """One setting for each network.
 
     Raises:
-        InputError: when a number is too small, or the folder does not hold the images.
+        InputError: when a number is too small, or the folder does not have the images.
     """
     from experiments.bench.setting import Setting, load_images
 
@@ -111,12 +111,12 @@ def make_settings(flags: Flags) -> "list[Setting]":
         Setting(preset, flags.batch_size, flags.rounds, flags.steps, flags.images, data_dir)
         for preset in flags.model.preset
     ]
-    load_images(settings[0], 1)  # refuses a folder without the set before anything is measured
+    load_images(settings[0], 1)  # raises for a folder without the data set, before anything is measured
     return settings
 
 
 def write_records(path: Path | None, records: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Keeps the rows so far as JSON, each with what it was measured by and on: a run may be cut short."""
+    """Writes the rows measured so far as JSON, each with the command and the machine; does nothing without a path."""
     from jaxcnn.files import write_text
 
     if path is not None:
@@ -126,7 +126,7 @@ def write_records(path: Path | None, records: Sequence[dict[str, Any]], facts: d
 
 
 def compare(flags: Flags, other: Path) -> None:
-    """Measures this checkout against another one, and shows and keeps what came of it.
+    """Measures this checkout and another one in turn, and prints and writes the results.
 
     Raises:
         InputError: when a flag cannot be used, a file cannot be written, or a checkout's process fails.
@@ -152,7 +152,7 @@ def compare(flags: Flags, other: Path) -> None:
 
 
 def bench(flags: Flags) -> None:
-    """Measures, and shows and keeps what came of it.
+    """Measures this project and PyTorch in turn, and prints and writes the results.
 
     Raises:
         InputError: when a flag cannot be used, or a file cannot be written.
@@ -162,12 +162,12 @@ def bench(flags: Flags) -> None:
     from jaxcnn.runs.console import Terminal
     from jaxcnn.runs.device import select_device
 
-    select_device("cpu")  # where the PyTorch program computes
+    select_device("cpu")  # as the PyTorch program
     console = Terminal(soft_wrap=True, highlight=False)
     settings = make_settings(flags)
-    show.put("", read_page(flags.markdown))  # refuses a page without a place for the table
+    show.insert("", read_page(flags.markdown))  # raises for a page without markers
     if flags.history is not None:
-        history.append(flags.history, [])  # refuses a path that cannot be written
+        history.append(flags.history, [])  # raises for a path that cannot be written
     facts, command = machine.facts(), shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
     console.print(machine.where(facts), markup=False)
     measured: list[Row] = []
@@ -186,15 +186,15 @@ def bench(flags: Flags) -> None:
     for remark in show.remarks(measured):
         console.print(remark, markup=False)
     if flags.markdown is not None:
-        floors = "\n".join(show.paper(setting) for setting in settings)
-        text = show.put(f"{show.markdown(measured, facts, command)}\n{floors}", read_page(flags.markdown))
+        bounds = "\n".join(show.accelerator_bounds(setting) for setting in settings)
+        text = show.insert(f"{show.markdown(measured, facts, command)}\n{bounds}", read_page(flags.markdown))
         write_text(flags.markdown, text)
     if flags.chart is not None:
         show.chart(flags.chart, measured)
 
 
 def run(flags: Flags) -> None:
-    """Measures against PyTorch, or against another checkout."""
+    """Runs the benchmark against PyTorch, or against another checkout."""
     if flags.against is None:
         bench(flags)
     else:

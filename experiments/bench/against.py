@@ -1,4 +1,4 @@
-"""This checkout against another one of the project, in turn, each in processes of its own."""
+"""Timing this checkout and another one in turn, each in its own processes."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from scipy.special import stdtrit
 
 from experiments.bench import turns
 from experiments.bench.machine import ROOT
-from experiments.bench.measure import Program, chosen, rates, take_turns
+from experiments.bench.measure import Program, matches, rates, take_turns
 from experiments.bench.processes import environment, failure, in_turn, run_child, temporary
 from experiments.bench.setting import Setting
 from experiments.bench.show import number
@@ -30,7 +30,7 @@ HERE, THERE = "this", "other"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One row: a figure of both checkouts, round by round."""
+    """One row: a figure of both checkouts, with one value per round."""
 
     name: str
     unit: str
@@ -40,7 +40,7 @@ class Comparison:
 
     @property
     def ratios(self) -> list[float]:
-        """Of each round; above 1 this checkout is better."""
+        """The ratio of each round; above 1 means that this checkout is better."""
         pairs = zip(self.this, self.other, strict=True)
         return [a / b if self.more_is_better else b / a for a, b in pairs]
 
@@ -55,7 +55,7 @@ class Comparison:
         return math.exp(mean - half), math.exp(mean + half)
 
     def to_dict(self) -> dict[str, Any]:
-        """What is kept of the row."""
+        """The row as JSON values."""
         return {
             "name": self.name,
             "unit": self.unit,
@@ -69,21 +69,23 @@ class Comparison:
 
 
 def check(checkout: Path) -> None:
-    """Refuses a folder that is no checkout of this project.
+    """Checks that a folder is a checkout of this project.
 
     Raises:
         InputError: when it has no benchmark.
     """
     if not (checkout / "experiments/bench/child.py").is_file():
-        raise InputError(f"--against {checkout} is no checkout of this project: give the folder that has experiments/")
+        raise InputError(
+            f"--against {checkout} is not a checkout of this project: give the folder that has experiments/"
+        )
 
 
 @contextmanager
 def worker(checkout: Path, row: str, setting: Setting, cache: Path) -> Iterator[Program]:
-    """A row's program in a process that runs a checkout's code.
+    """Starts a process with a checkout's code. Yields a program that makes it run the row's work once, and waits.
 
     Raises:
-        InputError: from the program, when the process fails; the message ends with its last line.
+        InputError: from the program, when the process fails; the message ends with its last line of stderr.
     """
     command = [sys.executable, turns.__file__, row, json.dumps(setting.to_dict())]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
@@ -111,24 +113,24 @@ def worker(checkout: Path, row: str, setting: Setting, cache: Path) -> Iterator[
         try:
             yield turn
         finally:
-            process.kill()  # it has nothing to lose
+            process.kill()  # it writes no files
             process.communicate()
 
 
 def measure(setting: Setting, checkout: Path, patterns: Sequence[str]) -> Iterator[Comparison]:
-    """Measures the rows whose names match a pattern, all if there are none.
+    """Measures the rows whose names match one of the patterns, or all if there are no patterns.
 
     Raises:
         InputError: when a pattern matches no row, or a process fails.
     """
     for pattern in patterns:
-        if not any(chosen(name, [pattern]) for name in ROWS):
+        if not any(matches(name, [pattern]) for name in ROWS):
             raise InputError(f"rows={pattern!r} names no row of --against; there are {', '.join(ROWS)}")
     if setting.data_dir is not None:
         setting = replace(setting, data_dir=str(Path(setting.data_dir).absolute()))
     prefix = "" if setting.preset == "shallow" else f"{setting.preset}/"
     for name, compare in ROWS.items():
-        if not patterns or chosen(name, patterns):
+        if not patterns or matches(name, patterns):
             found = compare(name, setting, {HERE: ROOT, THERE: checkout.absolute()})
             yield replace(found, name=prefix + name)
 
@@ -136,8 +138,10 @@ def measure(setting: Setting, checkout: Path, patterns: Sequence[str]) -> Iterat
 Compare = Callable[[str, Setting, dict[str, Path]], Comparison]
 
 
-def _rates(amount: Callable[[Setting], int], name: str, setting: Setting, checkouts: dict[str, Path]) -> Comparison:
-    """Images a second, in turns of two processes that are there for the whole row."""
+def _compare_rates(
+    amount: Callable[[Setting], int], name: str, setting: Setting, checkouts: dict[str, Path]
+) -> Comparison:
+    """Images per second of two processes that run in turn and live for the whole row."""
     with temporary() as caches, ExitStack() as stack:
         programs = {
             side: stack.enter_context(worker(checkout, name, setting, caches / side))
@@ -147,17 +151,17 @@ def _rates(amount: Callable[[Setting], int], name: str, setting: Setting, checko
     return Comparison(name, "images/s", speed[HERE], speed[THERE])
 
 
-def _answers(
+def _compare_answers(
     do: str, figure: str, unit: str, warm: bool, name: str, setting: Setting, checkouts: dict[str, Path]
 ) -> Comparison:
-    """A figure of a new process for each turn."""
+    """A figure from a new process in each turn."""
     children = {side: partial(run_child, do, setting, checkout=checkout) for side, checkout in checkouts.items()}
     values = in_turn(children, figure, setting.rounds, warm=warm)
     return Comparison(name, unit, values[HERE], values[THERE], more_is_better=False)
 
 
-_of_steps = partial(_rates, lambda setting: setting.steps * setting.batch_size)
-_of_epochs = partial(_rates, lambda setting: setting.images)
+_of_steps = partial(_compare_rates, lambda setting: setting.steps * setting.batch_size)
+_of_epochs = partial(_compare_rates, lambda setting: setting.images)
 
 ROWS: dict[str, Compare] = {
     "step_full": _of_steps,
@@ -166,13 +170,13 @@ ROWS: dict[str, Compare] = {
     "evaluate": _of_steps,
     "epoch_full": _of_epochs,
     "epoch_frozen": _of_epochs,
-    "epoch_frozen_cached": partial(_rates, lambda setting: turns.PASSES * setting.images),
-    "first_step_cold": partial(_answers, "first_step", "seconds", "s", False),
-    "first_step_warm": partial(_answers, "first_step", "seconds", "s", True),
-    "peak_memory": partial(_answers, "epoch", "peak_mib", "MiB", False),
-    "peak_memory_warm": partial(_answers, "epoch", "peak_mib", "MiB", True),
+    "epoch_frozen_cached": partial(_compare_rates, lambda setting: turns.PASSES * setting.images),
+    "first_step_cold": partial(_compare_answers, "first_step", "seconds", "s", False),
+    "first_step_warm": partial(_compare_answers, "first_step", "seconds", "s", True),
+    "peak_memory": partial(_compare_answers, "epoch", "peak_mib", "MiB", False),
+    "peak_memory_warm": partial(_compare_answers, "epoch", "peak_mib", "MiB", True),
 }
-"""What the two checkouts are compared in."""
+"""The rows, and how each is measured."""
 
 
 def table(rows: Sequence[Comparison]) -> Table:

@@ -1,6 +1,7 @@
-"""One measurement in a process of its own: `python -m experiments.bench.child TASK`, TASK and answer being JSON.
+"""One measurement in its own process: `python -m experiments.bench.child TASK`.
 
-A task names what to do, one of the two programs, the setting and when the process was started.
+TASK is a JSON object with the keys `do`, `program`, `setting` and `began` (when the process was started). The answer is
+one line of JSON on stdout.
 """
 
 import json
@@ -15,9 +16,9 @@ from experiments.bench.setting import Setting, load_images, open_prepared
 
 
 def peak_mib() -> float:
-    """The most memory that this process has held, in MiB."""
+    """Peak memory of this process, in MiB."""
     status = Path("/proc/self/status")
-    if status.exists():  # unlike getrusage, which on Linux begins with the peak of the process that started this one
+    if status.exists():  # on Linux, getrusage would include the peak of the parent process
         fields = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
         return int(fields["VmHWM"].split()[0]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -25,17 +26,17 @@ def peak_mib() -> float:
 
 
 class Clock:
-    """Images a second between the first step and the last: without start-up and compilation."""
+    """Measures images per second between the first step and the last, so without start-up and compilation."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[int, float]] = []
 
     def __call__(self, seen: int, _: object = None) -> None:
-        """Takes note of so many images."""
+        """Records the time at which `seen` images have been trained on."""
         self.marks.append((seen, time.perf_counter()))
 
     def rate(self) -> float | None:
-        """None if there were no two steps."""
+        """Images per second; None if there were fewer than two steps."""
         if len(self.marks) < 2:
             return None
         (first, began), (last, ended) = self.marks[0], self.marks[-1]
@@ -43,25 +44,25 @@ class Clock:
 
 
 def jax_epoch(setting: Setting, clock: Clock) -> None:
-    """An epoch of full training with AutoAugment, by this project."""
+    """Runs an epoch of full training with AutoAugment in this project."""
     from experiments.bench import jax_program
     from jaxcnn.runs.device import select_device
 
-    select_device("cpu")  # as every run does: this is where the cache of compiled programs is chosen
+    select_device("cpu")  # also turns on the cache of compiled programs, as in every run
     jax_program.epochs(setting, "full", "autoaugment", clock)()
 
 
 def torch_epoch(setting: Setting, clock: Clock) -> None:
-    """The same by the PyTorch program."""
+    """Runs the same epoch in the PyTorch program."""
     from experiments.bench import pytorch_program as program
 
     split = load_images(setting, setting.images)
     loader = program.make_loader(split, setting.batch_size, augment=True)
-    program.train(program.make_trainer(setting.model, frozen_blocks=0), program.watched(loader, clock))
+    program.train(program.make_trainer(setting.model, frozen_blocks=0), program.count_images(loader, clock))
 
 
-def opening(setting: Setting) -> float:
-    """Seconds that opening the prepared set takes, imports aside."""
+def time_opening(setting: Setting) -> float:
+    """Seconds to open the prepared data set, without imports."""
     assert setting.data_dir is not None
     began = time.perf_counter()
     open_prepared(setting.data_dir, validation=0.1)
@@ -69,10 +70,10 @@ def opening(setting: Setting) -> float:
 
 
 def perform(task: dict[str, Any]) -> dict[str, Any]:
-    """Does what the task says."""
+    """Runs a task and returns its answer."""
     setting = Setting(**task["setting"])
     if task["do"] == "open":
-        return {"seconds": opening(setting)}
+        return {"seconds": time_opening(setting)}
     if task["do"] == "first_step":
         setting = replace(setting, images=setting.batch_size)
     clock = Clock()

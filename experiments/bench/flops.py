@@ -1,7 +1,7 @@
-"""Work that a step cannot avoid, counted on paper: arithmetic and bytes, and what a device needs for them at least.
+"""Computed, not measured: operations and bytes of a training step, and the least time that a device needs for them.
 
-Arithmetic is nominal: 2 floating point operations for each multiply-add of a direct convolution or dense layer, its
-padding included, forward and for both gradients; nothing for normalisation, activations, pooling and the optimiser.
+Operations are nominal: 2 for each multiply-add of a direct convolution (padding included) or dense layer, in the
+forward pass and for both gradients. Normalisation, activations, pooling and the optimiser are not counted.
 """
 
 from typing import NamedTuple
@@ -13,18 +13,18 @@ class Layer(NamedTuple):
     """One convolution or dense layer, for one image."""
 
     stage: int
-    """Counted as for freezing: blocks, then fc1 and fc2; fc3 comes last."""
+    """Index of the stage, as for freezing: the blocks, fc1, fc2, fc3."""
     multiply_adds: int
-    """Of its output; each gradient takes as many."""
+    """Multiply-adds of the output. Each gradient takes as many."""
     weights: int
     reads: int
-    """Numbers in its input."""
+    """Number of input values."""
     writes: int
-    """Numbers in its output, before any pool."""
+    """Number of output values, before any pool."""
 
 
 def layers(model: ModelConfig) -> list[Layer]:
-    """The layers that multiply, input first."""
+    """All convolutions and dense layers, from the input on."""
     found = []
     size, width = model.input_size, model.in_channels
     for stage, channels in enumerate(model.channels):
@@ -41,15 +41,15 @@ def layers(model: ModelConfig) -> list[Layer]:
 
 
 def forward_flops(model: ModelConfig) -> int:
-    """Nominal operations of one image's logits."""
+    """Nominal operations of the forward pass, for one image."""
     return 2 * sum(layer.multiply_adds for layer in layers(model))
 
 
 def step_flops(model: ModelConfig, frozen_stages: int = 0) -> int:
-    """Nominal operations of one image in a training step.
+    """Nominal operations of a training step, for one image.
 
-    Trained layers take twice their forward work for the gradients of weights and input; the lowest of them needs no
-    gradient of its input.
+    Each trained layer takes twice its forward work for the gradients of its weights and of its input. The first trained
+    layer does not need the gradient of its input.
     """
     trained = [layer for layer in layers(model) if layer.stage >= frozen_stages]
     gradients = 2 * sum(layer.multiply_adds for layer in trained) - trained[0].multiply_adds
@@ -57,12 +57,19 @@ def step_flops(model: ModelConfig, frozen_stages: int = 0) -> int:
 
 
 def step_bytes(model: ModelConfig, batch_size: int, width: int = 4) -> int:
-    """Least bytes that a full training step moves, if nothing but fused neighbours stays on the chip.
+    """Least bytes that a full training step moves, if only fused neighbours stay on the chip.
 
-    Weights are float32: read forward and backward, gradient written and read, Adam reads and writes them and two
-    moments: 10 passes. Activations, `width` bytes each: a layer's input is read forward and for the filter gradient,
-    and its gradient written (but for the first layer); its output is written, read for normalising, activation and
-    pool, and read again for their gradient, which is written and read twice.
+    Weights are float32 and take 10 passes:
+        2 to read them forward and backward,
+        2 to write and read the gradient,
+        6 for Adam, which reads and writes the weights and two moments.
+    Activations have `width` bytes. The input of a layer takes 3 passes:
+        2 to read it forward and for the filter gradient,
+        1 to write its gradient (not for the first layer).
+    The output of a layer takes 6 passes:
+        1 to write it,
+        2 to read it for normalisation, activation and pool, and for their gradient,
+        3 to write its gradient once and read it twice.
     """
     each = layers(model)
     moved = sum(3 * layer.reads + 6 * layer.writes for layer in each) - each[0].reads
@@ -70,20 +77,20 @@ def step_bytes(model: ModelConfig, batch_size: int, width: int = 4) -> int:
 
 
 class Device(NamedTuple):
-    """Peak rates that a data sheet gives for an accelerator."""
+    """Peak rates of an accelerator, from its data sheet."""
 
     name: str
     flops: dict[str, float]
-    """Operations a second, dense, by the arithmetic's name."""
+    """Dense operations per second, by arithmetic."""
     bandwidth: float
-    """Bytes a second."""
+    """Bytes per second."""
 
 
 H100 = Device("H100 SXM", {"float32": 67e12, "TF32": 494e12, "bfloat16": 989e12}, 3.35e12)
 
 
-class Floor(NamedTuple):
-    """The least time of a step, from either bound."""
+class StepBound(NamedTuple):
+    """The least time of a training step on a device."""
 
     arithmetic: str
     compute: float
@@ -91,14 +98,14 @@ class Floor(NamedTuple):
     memory: float
     """Seconds for the bytes alone."""
     images_per_second: float
-    """At the larger of both."""
+    """Rate at the larger of both times."""
 
 
-def floors(model: ModelConfig, batch_size: int, device: Device = H100) -> list[Floor]:
-    """What a device would reach for a full training step, were it bound by nothing but its data sheet."""
+def step_bounds(model: ModelConfig, batch_size: int, device: Device = H100) -> list[StepBound]:
+    """For each arithmetic of a device: the least time of a full training step by its peak rates."""
     found = []
     for arithmetic, peak in device.flops.items():
         compute = batch_size * step_flops(model) / peak
         memory = step_bytes(model, batch_size, 2 if arithmetic == "bfloat16" else 4) / device.bandwidth
-        found.append(Floor(arithmetic, compute, memory, batch_size / max(compute, memory)))
+        found.append(StepBound(arithmetic, compute, memory, batch_size / max(compute, memory)))
     return found

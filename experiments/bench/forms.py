@@ -1,4 +1,4 @@
-"""PyTorch's forms: which of them a row is measured in on this machine."""
+"""The forms in which PyTorch is measured, such as compiled or bfloat16, and which of them this machine can use."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ FORMS = {
     "pytorch_compiled": Form(compiled=True),
     "pytorch_bf16": Form(channels_last=True, bfloat16=True),
 }
-"""By the column of a row."""
+"""The forms by their column in a row."""
 
 HEAD_FORMS = {
     "pytorch": EAGER,
@@ -24,22 +24,24 @@ HEAD_FORMS = {
     "pytorch_compiled": Form(compiled=True),
     "pytorch_bf16": Form(bfloat16=True),
 }
-"""Those of a head alone: it has no channels, and Adam is a large part of its step."""
+"""The forms for training only the head: it has no channels, and Adam is a large part of its step."""
 
 PROBE = 32
-"""Images on which a form is tried first."""
+"""Number of images on which a form is tried first."""
 SLOWER = 1.5
-"""A form this many times slower than eager float32 on the probe is not timed: bfloat16 takes 20 times as long on a
-processor without instructions for it."""
+"""If a form is this many times slower than eager float32 on the probe, it is not timed. On a processor without bfloat16
+instructions, bfloat16 takes 20 times as long."""
 
 
 def torch_forms(
     make: Callable[[Form], Work], batches: Batches, forms: Mapping[str, Form] = FORMS
 ) -> tuple[dict[str, Work], str]:
-    """The work in each form that is of use here, by column, and what is to be said of the others.
+    """Prepares the work in each form that this machine can use.
 
-    bfloat16 is tried on a few of the first batch's images; torch.compile, which must not see another batch size, on the
-    whole first batch.
+    bfloat16 is tried on a few images, torch.compile on the whole first batch, because it compiles for one batch size.
+
+    Returns:
+        The work by column, and a remark about the forms that are left out.
     """
     images, labels = first = next(iter(batches))
     probe = [(images[:PROBE], labels[:PROBE])]
@@ -47,7 +49,7 @@ def torch_forms(
     remarks = []
     for column, form in forms.items():
         if form.compiled:
-            torch.compiler.reset()  # it compiles one function a few times only, and every row's network counts
+            torch.compiler.reset()  # its limit of recompilations counts the networks of all rows
         work = make(form)
         if form.bfloat16 and (slow := _too_slow(work, found["pytorch"], probe)):
             remarks.append(f"pytorch bf16 {slow}")
@@ -59,7 +61,7 @@ def torch_forms(
 
 
 def _too_slow(work: Work, eager: Work, probe: Batches) -> str:
-    """What a short turn showed, if the work takes much longer than in eager float32; else an empty text."""
+    """A remark if the work is much slower than in eager float32 on the probe; else empty."""
     usual, seconds = _seconds(eager, probe), _seconds(work, probe)
     if seconds <= SLOWER * usual:
         return ""
@@ -68,7 +70,7 @@ def _too_slow(work: Work, eager: Work, probe: Batches) -> str:
 
 
 def _seconds(work: Work, batches: Batches) -> float:
-    """What a turn takes; the first one prepares."""
+    """Seconds of one run, after another one for warm-up."""
     work(batches)
     began = time.perf_counter()
     work(batches)
@@ -76,9 +78,9 @@ def _seconds(work: Work, batches: Batches) -> float:
 
 
 def _failure(work: Work, batches: Batches) -> str:
-    """The kind of error that the work ends in, as without a C++ compiler; empty if there is none."""
+    """The name of the exception that the work raises, for example without a C++ compiler; empty if none."""
     try:
         work(batches)
-    except Exception as error:  # dynamo, inductor and the compiler they call each raise their own kinds
+    except Exception as error:  # dynamo, inductor and the compiler raise many types
         return type(error).__name__
     return ""

@@ -1,4 +1,4 @@
-"""Past figures: a file to which each measured row adds a line of JSON."""
+"""The history file: one line of JSON for each measured row."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from jaxcnn.errors import InputError, reason
 
 
 def append(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Adds a line for each record to the end of the file, which is made if it is not there.
+    """Appends a line for each record to a file, which is created if it does not exist.
 
     Raises:
         InputError: when the file cannot be written.

@@ -1,4 +1,4 @@
-"""This project's own functions as programs to time: what a run calls, through the interfaces that a run calls."""
+"""The programs of this project to time. They call the same functions as a run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,74 +12,63 @@ from experiments.bench.measure import Program
 from experiments.bench.setting import OPTIM, Setting, as_dataset, freeze, load_images
 from jaxcnn.config import Augment, DataConfig, ExperimentConfig, Mask, Precision, TrainConfig
 from jaxcnn.data.augment import augment, standardise
-from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
-from jaxcnn.kernels.backend import backend_form
+from jaxcnn.data.sets import CIFAR10_STANDARDISATION
 from jaxcnn.kernels.executables import jit
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables, key_of
-from jaxcnn.training.loop import OnStep, evaluate, fit, make_train_epoch
+from jaxcnn.training.loop import OnStep, default_steps_per_call, evaluate, fit, make_train_epoch
 from jaxcnn.training.optim import make_schedule
 from jaxcnn.training.step import init_state, make_eval_step, make_train_step
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict
 
-STANDARDISED: dict[str, Any] = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD}
-
-
-def settled(tree: Any) -> Any:
-    """The same arrays, once they are computed."""
-    return jax.tree.map(lambda leaf: leaf.block_until_ready(), tree)
-
 
 def train_steps(setting: Setting, mask: Mask, **options: Any) -> Program:
-    """`setting.steps` training steps on stored images, without augmentation, as an epoch runs them.
+    """A program of `setting.steps` training steps without augmentation.
 
-    `options` go to `make_train_step`.
+    `options` are passed to `make_train_step`.
     """
     model, count = setting.model, setting.steps * setting.batch_size
     frozen = frozen_stages(freeze(mask), model, 0)
-    form = backend_form()
     arguments = {
         "frozen_stages": frozen,
-        "vectorized": form.vectorized,
         "augmentation": "none",
-        **STANDARDISED,
+        "standardisation": CIFAR10_STANDARDISATION,
         **options,
     }
     schedule = make_schedule(OPTIM, steps_per_epoch=setting.steps, epochs=1)
     step = make_train_step(model=model, optim=OPTIM, schedule=schedule, **arguments)
     split = load_images(setting, count)
-    train_epoch = make_train_epoch(step, split, setting.batch_size, steps_per_call=form.steps_per_call)
+    train_epoch = make_train_epoch(step, split, setting.batch_size, steps_per_call=default_steps_per_call())
     states = [init_state(init_variables(model, key_of(0)), model, OPTIM, seed=0, frozen_stages=frozen)]
 
     def run() -> None:
         state, _ = train_epoch(states.pop(), np.arange(count, dtype=np.int32), 1.0, lambda seen, metrics: None)
-        states.append(settled(state))
+        states.append(jax.block_until_ready(state))
 
     return run
 
 
 def evaluation(setting: Setting, precision: Precision = "float32") -> Program:
-    """Evaluation of `setting.steps` batches of stored images."""
+    """A program that evaluates `setting.steps` batches."""
     split = load_images(setting, setting.steps * setting.batch_size)
     variables = init_variables(setting.model, key_of(0))
-    step = jax.jit(make_eval_step(model=setting.model, precision=precision, **STANDARDISED))
+    step = jax.jit(make_eval_step(model=setting.model, standardisation=CIFAR10_STANDARDISATION, precision=precision))
     return lambda: evaluate(step, variables, split, setting.batch_size)
 
 
 def augmentation(setting: Setting, count: int) -> Program:
-    """Stored images to augmented, standardised ones, batch by batch."""
+    """A program that augments and standardises `count` images, batch by batch."""
     images = load_images(setting, count).images
-    vectorized = backend_form().vectorized
 
     @jit
     def transform(key: jax.Array, images: jax.Array) -> jax.Array:
-        return standardise(augment(key, images, "autoaugment", vectorized=vectorized), CIFAR10_MEAN, CIFAR10_STD)
+        return standardise(augment(key, images, "autoaugment"), CIFAR10_STANDARDISATION)
 
     def run() -> None:
         for start in range(0, count, setting.batch_size):
             part = jnp.asarray(images[start : start + setting.batch_size])
-            settled(transform(jax.random.key(start), part))
+            jax.block_until_ready(transform(jax.random.key(start), part))
 
     return run
 
@@ -87,7 +76,7 @@ def augmentation(setting: Setting, count: int) -> Program:
 def epochs(
     setting: Setting, mask: Mask, kind: Augment, on_step: OnStep = lambda seen, metrics: None, **train: Any
 ) -> Program:
-    """The next epoch of a run, each time it is called: stored images to updated weights. `train` goes to the config."""
+    """A program that trains the next epoch of a run each time it is called. `train` is passed to `TrainConfig`."""
     config = ExperimentConfig(
         data=DataConfig(augment=kind, validation=0),
         model=setting.model,
@@ -100,11 +89,11 @@ def epochs(
     state = init_state(variables, setting.model, OPTIM, seed=0, frozen_stages=frozen)
     dataset = as_dataset(load_images(setting, setting.images), setting.model.num_classes)
     run = fit(state, config, dataset, on_step=on_step)
-    return lambda: settled(next(run)[0])
+    return lambda: jax.block_until_ready(next(run)[0])
 
 
 def conversion(setting: Setting, folder: Path) -> Program:
-    """A model.pth read as variables, and those written as a model.pth."""
+    """A program that reads a model.pth as variables and writes them as a model.pth."""
     source, copy = folder / "model.pth", folder / "copy.pth"
     write_state_dict(source, init_variables(setting.model, key_of(0)), setting.model)
 
@@ -116,7 +105,7 @@ def conversion(setting: Setting, folder: Path) -> Program:
 
 
 def matmul(size: int, times: int) -> Program:
-    """So many float32 products of square matrices."""
+    """A program of `times` float32 products of square matrices."""
     a = jax.random.normal(jax.random.key(0), (size, size))
     product: Callable[[jax.Array], jax.Array] = jax.jit(lambda a: a @ a)
-    return lambda: [settled(product(a)) for _ in range(times)]
+    return lambda: [jax.block_until_ready(product(a)) for _ in range(times)]

@@ -1,4 +1,4 @@
-"""Where and of what a measurement is: the processor, the versions, the commit, the day."""
+"""What a measurement was made on: processor, versions, commit and date."""
 
 import os
 import platform
@@ -13,11 +13,11 @@ ROOT = Path(__file__).parents[2]
 """This checkout."""
 CPUINFO = Path("/proc/cpuinfo")
 FEATURES = {"AVX2": "avx2", "AVX-512": "avx512f", "AMX": "amx_bf16"}
-"""Instruction sets that decide about speed, each with the flag that Linux names it by."""
+"""Instruction sets that affect speed, with their names in /proc/cpuinfo."""
 
 
 def facts() -> dict[str, Any]:
-    """Where this runs, with what, and when."""
+    """The machine, the versions and the date, as JSON values."""
     processor, features = read_processor(CPUINFO)
     packages = {name: version(name) for name in ("jax", "flax", "torch", "pillow", "numpy")}
     return {
@@ -32,7 +32,7 @@ def facts() -> dict[str, Any]:
 
 
 def read_processor(cpuinfo: Path) -> tuple[str, dict[str, bool] | None]:
-    """The processor's model name, and which of `FEATURES` it has: None where the system does not say."""
+    """The processor's model name, and which of `FEATURES` it has (None if the system does not say)."""
     try:
         lines = [line.partition(":") for line in cpuinfo.read_text(encoding="utf-8").splitlines()]
     except OSError:  # not Linux
@@ -52,7 +52,7 @@ def project_version() -> str | None:
 
 
 def commit(checkout: Path) -> str | None:
-    """The commit that is checked out there, with "-dirty" if files differ from it; None where that cannot be told."""
+    """The commit of a checkout, with "-dirty" if files have changed; None if it is not a git checkout."""
     git = shutil.which("git")
     if git is None or not (checkout / ".git").exists():  # an installed package may lie in another project's repository
         return None
@@ -62,13 +62,13 @@ def commit(checkout: Path) -> str | None:
 
 
 def where(machine: dict[str, Any]) -> str:
-    """The facts in a line."""
+    """The facts in one line."""
     versions = ", ".join(f"{name} {value}" for name, value in machine["versions"].items())
     return f"{hardware(machine)}; {revision(machine)}, {machine['date']}; {versions}"
 
 
 def hardware(machine: dict[str, Any]) -> str:
-    """Processor, its cores that may be used, and its instruction sets."""
+    """Processor, number of usable cores, and instruction sets."""
     features = machine["features"]
     if features is None:
         known = "instruction sets unknown"
@@ -78,6 +78,6 @@ def hardware(machine: dict[str, Any]) -> str:
 
 
 def revision(machine: dict[str, Any]) -> str:
-    """Version and commit, as far as they are known."""
+    """Version and commit, if known."""
     parts = ["jaxcnn", machine["project"], f"({machine['commit']})" if machine["commit"] else None]
     return " ".join(filter(None, parts))

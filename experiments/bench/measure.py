@@ -1,4 +1,4 @@
-"""Programs timed in turn, and rows of what came of it."""
+"""Timing programs in turn, and the rows that hold the results."""
 
 import fnmatch
 import statistics
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 Program = Callable[[], object]
-"""Does a fixed amount of work and returns when it is done."""
+"""A function that does a fixed amount of work and returns when it is done."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what was measured, round by round, in one unit.
+    """One line of the table.
 
-    `values` holds a list for each column; "jaxcnn" and "pytorch" make the ratio, which is above 1 where jaxcnn is
-    better. Further forms of a program begin with its name, as "pytorch_compiled" does. `note` says what was not
-    measured, and why.
+    `values` has a list for each column, with one value per round. The columns "jaxcnn" and "pytorch" give the ratio,
+    which is above 1 if jaxcnn is better. Names of other forms start with the program, such as "pytorch_compiled".
+    `note` says what was not measured, and why.
     """
 
     name: str
@@ -27,15 +27,15 @@ class Row:
     more_is_better: bool = True
     note: str = ""
     compares: bool = True
-    """Whether the two columns are the two programs doing the same, and the ratio is a result."""
+    """Whether the ratio is a result: both programs do the same work."""
 
     def median(self, column: str) -> float | None:
-        """Median over the rounds; None for a column without values."""
+        """Median over the rounds; None if the column has no values."""
         values = self.values.get(column)
         return statistics.median(values) if values else None
 
     def versus(self, ours: str, theirs: str) -> float | None:
-        """How many times better the median of one column is than that of another."""
+        """Ratio of the medians of two columns; above 1 means that `ours` is better."""
         a, b = self.median(ours), self.median(theirs)
         if a is None or b is None:
             return None
@@ -43,36 +43,36 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Of jaxcnn to PyTorch, from the medians."""
+        """Ratio of jaxcnn to PyTorch, from the medians."""
         return self.versus("jaxcnn", "pytorch")
 
     def best(self, program: str) -> str | None:
-        """The column of the best median among the forms of "jaxcnn" or of "pytorch"; None if there is none."""
+        """The column with the best median among the forms of "jaxcnn" or "pytorch"; None if there is none."""
         medians = {column: self.median(column) for column in self.values if column.startswith(program)}
         found = {column: value for column, value in medians.items() if value is not None}
         return (max if self.more_is_better else min)(found, key=found.__getitem__, default=None)
 
     @property
     def has_forms(self) -> bool:
-        """Whether a program was measured in several forms, so that one of them is the best."""
+        """Whether a program was measured in more than one form."""
         columns = [column for column in self.values if column.startswith(("jaxcnn", "pytorch"))]
         return self.compares and len(columns) > 2
 
     @property
     def best_ratio(self) -> float | None:
-        """Of jaxcnn's best form to PyTorch's best."""
+        """Ratio of jaxcnn's best form to PyTorch's best form."""
         ours, theirs = self.best("jaxcnn"), self.best("pytorch")
         return None if ours is None or theirs is None else self.versus(ours, theirs)
 
     @property
     def ratio_spread(self) -> tuple[float, float] | None:
-        """Smallest and largest ratio of one round."""
+        """Smallest and largest ratio of a single round."""
         pairs = list(zip(self.values.get("jaxcnn", ()), self.values.get("pytorch", ()), strict=False))
         ratios = [ours / theirs if self.more_is_better else theirs / ours for ours, theirs in pairs]
         return (min(ratios), max(ratios)) if ratios else None
 
     def to_dict(self) -> dict[str, Any]:
-        """What is kept of the row: both medians and their ratio, the best forms, and every form's figures."""
+        """The row as JSON values: medians, ratios, best forms, and the figures of every form."""
         forms = {
             column: {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
             for column, values in self.values.items()
@@ -96,13 +96,13 @@ class Row:
 
 
 def take_turns(programs: Mapping[str, Program], rounds: int) -> dict[str, list[float]]:
-    """Seconds that each program takes, round by round: every round runs each of them once.
+    """Runs all programs once per round, and returns the seconds of each program by round.
 
-    All run once before, which compiles them. Each round begins with the next program, so that none always follows
-    the same one. Sharing a process costs neither side anything: full training steps of this project ran at 577 and 586
-    images/s alone and at 579 and 586 in turn with PyTorch's; PyTorch's at 471 and 507 alone and at 494 and 508 in
-    turn (medians of 7, two cores). PyTorch's evaluation gains: 1,100 to 1,170 images/s alone, 1,250 to 1,760 in turn.
-    So no setting of OpenMP's waiting threads is needed.
+    Each program first runs once without being timed, which compiles it. Each round starts with another program, so that
+    none always follows the same one. Sharing a process does not slow down either side: full training steps of this
+    project ran at 577 and 586 images/s alone and at 579 and 586 in turn with PyTorch's; PyTorch's at 471 and 507 alone
+    and at 494 and 508 in turn (medians of 7, two cores). PyTorch's evaluation gets faster: 1,100 to 1,170 images/s
+    alone, 1,250 to 1,760 in turn. So OpenMP's waiting threads need no special setting.
     """
     for program in programs.values():
         program()
@@ -116,20 +116,20 @@ def take_turns(programs: Mapping[str, Program], rounds: int) -> dict[str, list[f
 
 
 def orders(names: Sequence[str], rounds: int) -> list[list[str]]:
-    """The names for each round, which begins with the next one each time."""
+    """The order of the names in each round: rotated by one from round to round."""
     return [[names[(i + k) % len(names)] for k in range(len(names))] for i in range(rounds)]
 
 
-def repeated(program: Program, times: int) -> Program:
-    """The program so many times, as one that takes long enough to be timed."""
+def repeat(program: Program, times: int) -> Program:
+    """A program that runs another one several times, so that it takes long enough to be timed."""
     return lambda: [program() for _ in range(times)]
 
 
 def rates(seconds: Mapping[str, Sequence[float]], amount: float) -> dict[str, list[float]]:
-    """Work a second, from the seconds that `amount` of it took."""
+    """Work per second, from the seconds that `amount` of work took."""
     return {name: [amount / each for each in values] for name, values in seconds.items()}
 
 
-def chosen(name: str, patterns: Sequence[str]) -> bool:
+def matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a row's name matches one of the patterns."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,15 +1,18 @@
-"""AutoAugment's CIFAR-10 policy as a PyTorch program has it: Pillow, one image at a time, through torchvision's calls.
+"""AutoAugment's CIFAR-10 policy with Pillow, one image at a time, as torchvision does it.
 
-Written from the paper's table and torchvision's documented behaviour; tests hold the JAX form to these bytes.
+Written from the paper's table and torchvision's documented behaviour. Tests compare the JAX implementation with it,
+byte by byte.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
+
+from jaxcnn.config.standardisation import Standardisation
 
 
 class Operation(NamedTuple):
@@ -18,7 +21,7 @@ class Operation(NamedTuple):
     name: str
     probability: float
     level: int
-    """Bin of the magnitude, 0 to 9; 0 where the operation has none."""
+    """Index of the magnitude, 0 to 9; 0 if the operation has none."""
 
 
 _TABLE = """
@@ -45,7 +48,7 @@ POLICY = _read(_TABLE)
 
 
 def magnitudes(height: int, width: int) -> dict[str, tuple[torch.Tensor, bool]]:
-    """Of each operation that has any: its strength by level, and whether a sign mirrors it."""
+    """For each operation with magnitudes: its strength by level, and whether a random sign is applied."""
     table = {
         "ShearX": (torch.linspace(0.0, 0.3, 10), True),
         "ShearY": (torch.linspace(0.0, 0.3, 10), True),
@@ -60,7 +63,7 @@ def magnitudes(height: int, width: int) -> dict[str, tuple[torch.Tensor, bool]]:
 
 
 def magnitude(name: str, level: int, negative: bool, height: int, width: int) -> float:
-    """Strength of an operation at a level, for images of this size; 0 for an operation without."""
+    """Strength of an operation at a level, for images of this size; 0 if the operation has no magnitude."""
     if (found := magnitudes(height, width).get(name)) is None:
         return 0.0
     levels, signed = found
@@ -69,7 +72,8 @@ def magnitude(name: str, level: int, negative: bool, height: int, width: int) ->
 
 def operate(picture: Image.Image, name: str, strength: float) -> Image.Image:
     """Applies one operation through Pillow, with the arguments that torchvision gives it."""
-    slope = math.tan(math.radians(math.degrees(math.atan(strength))))  # torchvision hands shears over in degrees
+    # torchvision passes shears in degrees, which rounds.
+    slope = math.tan(math.radians(math.degrees(math.atan(strength))))
     match name:
         case "ShearX":
             return _transform(picture, (1.0, slope, 0.0, 0.0, 1.0, 0.0))
@@ -84,7 +88,7 @@ def operate(picture: Image.Image, name: str, strength: float) -> Image.Image:
         case "Posterize":
             return ImageOps.posterize(picture, int(strength))
         case "Solarize":
-            return ImageOps.solarize(picture, math.ceil(strength))  # values below it stay, and they are integers
+            return ImageOps.solarize(picture, math.ceil(strength))  # the same threshold for integer values
         case "AutoContrast":
             return ImageOps.autocontrast(picture)
         case "Equalize":
@@ -105,7 +109,7 @@ def _transform(picture: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
 
 
 def apply_steps(image: np.ndarray, steps: Iterable[tuple[str, int, bool]]) -> np.ndarray:
-    """Applies operations, each with its level and sign, to uint8 (H, W, 1 or 3)."""
+    """Applies operations to an image, uint8 (H, W, 1 or 3). Each is (name, level, whether the sign is negative)."""
     picture = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
     for name, level, negative in steps:
         picture = operate(picture, name, magnitude(name, level, negative, *image.shape[:2]))
@@ -113,21 +117,21 @@ def apply_steps(image: np.ndarray, steps: Iterable[tuple[str, int, bool]]) -> np
 
 
 class Transform:
-    """The original's transform: a picture, augmented or not, as a standardised float32 tensor (C, H, W).
+    """The original's transform: uint8 (H, W, C) -> standardised float32 tensor (C, H, W), augmented or not.
 
-    torchvision makes the table of all magnitudes again for every operation it applies, and tensors of mean and std
-    for every image; so does this, unless `lean`: then nothing is left but Pillow's work and the arithmetic.
+    Like torchvision, it computes the table of magnitudes again for every operation, and the tensors of mean and std for
+    every image. With `lean` it computes them once, so that only Pillow's work and the arithmetic remain.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], *, augment: bool, lean: bool = False) -> None:
-        self.mean, self.std, self.augment = mean, std, augment
+    def __init__(self, standardisation: Standardisation, *, augment: bool, lean: bool = False) -> None:
+        self.standardisation, self.augment = standardisation, augment
         self.known: tuple[dict[tuple[str, int, bool], float], torch.Tensor, torch.Tensor] | None = None
         if lean:
             keys = {(op.name, op.level, sign) for pair in POLICY for op in pair for sign in (False, True)}
             self.known = ({key: magnitude(*key, 32, 32) for key in keys}, *self._statistics())
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
-        """Transforms uint8 (H, W, 3); draws from torch's generator."""
+        """Transforms an image, uint8 (H, W, 3), with random numbers from torch's global generator."""
         picture = Image.fromarray(image)
         if self.augment:
             picture = self.autoaugment(picture)
@@ -136,7 +140,7 @@ class Transform:
         return pixels.sub_(mean).div_(std)
 
     def autoaugment(self, picture: Image.Image) -> Image.Image:
-        """Augments one picture by a random sub-policy."""
+        """Applies a random sub-policy to a picture."""
         pair = POLICY[int(torch.randint(len(POLICY), (1,)))]
         chances, signs = torch.rand(2), torch.randint(2, (2,))
         for operation, chance, sign in zip(pair, chances, signs, strict=True):
@@ -150,5 +154,5 @@ class Transform:
         return picture
 
     def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in self.standardisation)
         return mean, std

@@ -1,4 +1,4 @@
-"""Rows that need processes of their own: the first step, peak memory, opening a data set, and cost as work grows."""
+"""Rows measured in new processes: the first step, peak memory, opening a data set, and scaling."""
 
 import hashlib
 import io
@@ -26,14 +26,21 @@ IMAGE_COUNTS = (5_000, 20_000, 50_000)
 BATCH_SIZES = (64, 256, 1_024)
 
 Child = Callable[[Path], dict[str, Any]]
-"""Answers from a process of its own, whose caches are in a folder."""
+"""A function that runs a measurement in a new process, with its caches in the given folder, and returns the answer."""
 
 
 def run_child(do: str, setting: Setting, cache: Path, program: str = "jaxcnn", checkout: Path = ROOT) -> dict[str, Any]:
-    """What a process answers that does this with the code of a checkout; its caches are in the folder `cache`.
+    """Runs a task of `experiments.bench.child` in a new process, and returns its answer.
+
+    Args:
+        do: the task.
+        setting: what to measure.
+        cache: the folder for the process's caches.
+        program: "jaxcnn" or "pytorch".
+        checkout: the checkout whose code the process runs.
 
     Raises:
-        InputError: when it fails; the message ends with its last line.
+        InputError: when the process fails; the message ends with its last line of stderr.
     """
     task = {"do": do, "program": program, "setting": setting.to_dict(), "began": time.time()}
     command = [sys.executable, "-m", "experiments.bench.child", json.dumps(task)]
@@ -45,29 +52,29 @@ def run_child(do: str, setting: Setting, cache: Path, program: str = "jaxcnn", c
 
 
 def environment(checkout: Path, cache: Path) -> dict[str, str]:
-    """The environment of a process that runs a checkout's code, and keeps its caches in a folder."""
+    """Environment variables of a process that runs a checkout's code and has its caches in a folder."""
     left_out = ("JAX_COMPILATION_CACHE_DIR", "PYTHONDONTWRITEBYTECODE")
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
     path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
     return kept | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "XDG_CACHE_HOME": str(cache)}
 
 
-def failure(what: str, checkout: Path, said: str, status: int) -> InputError:
-    """What to raise for a process that failed: the last line it said."""
-    last = (said.strip().splitlines() or [f"status {status}"])[-1]
+def failure(what: str, checkout: Path, stderr: str, status: int) -> InputError:
+    """The error to raise for a failed process, with the last line of its stderr."""
+    last = (stderr.strip().splitlines() or [f"status {status}"])[-1]
     of = "" if checkout == ROOT else f" in {checkout}"
     return InputError(f"the process that measures {what}{of} failed: {last}")
 
 
 @contextmanager
 def temporary() -> Iterator[Path]:
-    """A folder that is gone afterwards."""
+    """A temporary folder, deleted on exit."""
     with tempfile.TemporaryDirectory(prefix="jaxcnn-bench-") as folder:
         yield Path(folder)
 
 
 def first_step(setting: Setting, *, warm: bool) -> Row:
-    """From the start of the process to the first updated weights, with an empty or a filled compilation cache."""
+    """Seconds from the start of the process to the first updated weights. `warm`: the compilation cache is filled."""
     seconds = in_turn(_programs("first_step", setting), "seconds", setting.processes, warm=warm)
     name, cache = ("first_step_warm", "filled") if warm else ("first_step_cold", "empty")
     what = f"start of the process to the first updated weights, compilation cache {cache}"
@@ -75,7 +82,7 @@ def first_step(setting: Setting, *, warm: bool) -> Row:
 
 
 def peak_memory(setting: Setting, *, warm: bool) -> Row:
-    """The most memory of each program over an epoch with AutoAugment, with an empty or a filled compilation cache."""
+    """Peak memory over an epoch with AutoAugment. `warm`: the compilation cache is filled."""
     peaks = in_turn(_programs("epoch", setting), "peak_mib", setting.processes, warm=warm)
     name, cache = ("peak_memory_warm", "filled") if warm else ("peak_memory", "empty")
     what = f"peak memory of the process, an epoch of {setting.images:,} images, compilation cache {cache}"
@@ -87,10 +94,10 @@ def _programs(do: str, setting: Setting) -> dict[str, Child]:
 
 
 def in_turn(children: Mapping[str, Child], figure: str, rounds: int, *, warm: bool) -> dict[str, list[float]]:
-    """One figure of each child's answers, round by round, with an empty or a filled compilation cache."""
+    """Runs all children once per round, and returns one figure of their answers by round."""
     values: dict[str, list[float]] = {name: [] for name in children}
     with temporary() as folder:
-        for name, child in children.items():  # does not count: Python's own compiled modules are there afterwards
+        for name, child in children.items():  # not counted: it compiles Python modules and fills the cache
             child(folder / name)
         for order in orders(list(children), rounds):
             for name in order:
@@ -99,8 +106,8 @@ def in_turn(children: Mapping[str, Child], figure: str, rounds: int, *, warm: bo
     return values
 
 
-def growing(setting: Setting, name: str) -> list[Row]:
-    """Two rows, speed and memory, for an epoch in a process of its own."""
+def measure_scaling(setting: Setting, name: str) -> list[Row]:
+    """Two rows, speed and memory, of an epoch in a new process."""
     rates: dict[str, list[float]] = {program: [] for program in PROGRAMS}
     peaks: dict[str, list[float]] = {program: [] for program in PROGRAMS}
     for program in PROGRAMS * setting.processes:
@@ -115,18 +122,18 @@ def growing(setting: Setting, name: str) -> list[Row]:
 
 
 def scale_images(setting: Setting, count: int) -> list[Row]:
-    """Cost of an epoch of so many images."""
-    return growing(replace(setting, images=count), f"scale_images_{count}")
+    """Speed and memory of an epoch of `count` images."""
+    return measure_scaling(replace(setting, images=count), f"scale_images_{count}")
 
 
 def scale_batch(setting: Setting, batch_size: int) -> list[Row]:
-    """Cost of batches of this size: 5,120 images, or 16 batches where that is more."""
+    """Speed and memory of an epoch with this batch size, of 5,120 images or 16 batches, whichever is more."""
     setting = replace(setting, images=max(5_120, 16 * batch_size), batch_size=batch_size)
-    return growing(setting, f"scale_batch_{batch_size}")
+    return measure_scaling(setting, f"scale_batch_{batch_size}")
 
 
 def open_dataset(setting: Setting) -> Row:
-    """Opening 50,000 training images that are prepared and cached, in a new process each time."""
+    """Seconds to open 50,000 training images that are prepared and cached, in a new process each time."""
     with temporary() as folder:
         if setting.data_dir is None:
             setting = replace(setting, data_dir=str(prepare_noise(folder, setting)))
@@ -137,8 +144,7 @@ def open_dataset(setting: Setting) -> Row:
 
 
 def prepare_noise(folder: Path, setting: Setting) -> Path:
-    """Noise in the layout of CIFAR-10's archive, prepared under `folder` as the archive would be; returns the set's."""
-    from jaxcnn.data.official import Checksum
+    """Writes an archive of noise in CIFAR-10's layout, prepares it, and returns the folder of the prepared set."""
     from jaxcnn.data.prepare import prepare
 
     split = load_images(setting, 60_000)
@@ -159,7 +165,6 @@ def prepare_noise(folder: Path, setting: Setting) -> Path:
             )
             add(f"{part}.bin", b"".join(records))
         add("batches.meta.txt", "\n".join(f"class_{i}" for i in range(10)).encode() + b"\n\n")
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    checksums = {archive.name: Checksum(digest, archive.stat().st_size)}
+    checksums = {archive.name: hashlib.sha256(archive.read_bytes()).hexdigest()}
     prepare("cifar10", folder / "data", archive.parent, checksums)
     return folder / "data"

@@ -1,6 +1,6 @@
 """The equivalent PyTorch program: network, Adam with L2, Pillow in a DataLoader, the original's training loop.
 
-Frozen blocks need no gradient and run in evaluation mode. Imports no JAX, so that its memory can be measured.
+Frozen blocks have no gradient and run in evaluation mode. JAX is not imported, so that memory can be measured.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from experiments.bench.pillow import Transform
 from experiments.bench.setting import OPTIM
 from jaxcnn.config import ModelConfig
-from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.data.sets import CIFAR10_STANDARDISATION
 from jaxcnn.data.splits import Split
 from jaxcnn.weights.pytorch_network import TorchCNN
 
@@ -23,7 +23,7 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """Stored images, each transformed when it is asked for."""
+    """Stored images, transformed on access."""
 
     def __init__(self, split: Split, transform: Transform) -> None:
         self.split, self.transform = split, transform
@@ -36,8 +36,8 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 
 def make_loader(split: Split, batch_size: int, *, augment: bool, workers: int = 0) -> "DataLoader[Any]":
-    """The original's loader. Workers are started once and kept: forking a process that runs JAX is not safe."""
-    images = Images(split, Transform(CIFAR10_MEAN, CIFAR10_STD, augment=augment))
+    """The original's loader. Workers are spawned once and kept, because forking a process that runs JAX is not safe."""
+    images = Images(split, Transform(CIFAR10_STANDARDISATION, augment=augment))
     if not workers:
         return DataLoader(images, batch_size, shuffle=True)
     return DataLoader(
@@ -46,8 +46,8 @@ def make_loader(split: Split, batch_size: int, *, augment: bool, workers: int = 
 
 
 def in_memory(split: Split, batch_size: int) -> list[tuple[Tensor, Tensor]]:
-    """Whole batches of standardised images: what a step can be timed on by itself."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (CIFAR10_MEAN, CIFAR10_STD))
+    """All batches as standardised tensors in memory, to time steps without a loader."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in CIFAR10_STANDARDISATION)
     pixels = torch.from_numpy(split.images.transpose(0, 3, 1, 2).copy()).float().div_(255).sub_(mean).div_(std)
     labels = torch.from_numpy(split.labels.astype(np.int64))
     return list(zip(torch.split(pixels, batch_size), torch.split(labels, batch_size), strict=True))
@@ -58,9 +58,9 @@ class Form(NamedTuple):
 
     channels_last: bool = False
     compiled: bool = False
-    """By torch.compile."""
+    """With torch.compile."""
     bfloat16: bool = False
-    """Under autocast."""
+    """With autocast."""
     fused: bool = False
     """Adam in one kernel."""
 
@@ -88,7 +88,11 @@ class Trainer(NamedTuple):
 def make_trainer(
     model: ModelConfig, *, frozen_blocks: int, form: Form = EAGER, head_only: bool = False, evaluating: bool = False
 ) -> Trainer:
-    """A network in training mode, or in evaluation mode if `evaluating`; `head_only` takes features for images."""
+    """A network with its optimiser. With `head_only` its input is features instead of images.
+
+    The network is in training mode, or in evaluation mode with `evaluating`. Frozen blocks are always in evaluation
+    mode.
+    """
     torch.manual_seed(0)
     network = TorchCNN(model).train(not evaluating)
     for block in network.blocks[:frozen_blocks]:
@@ -103,7 +107,7 @@ def make_trainer(
 
 
 def train(trainer: Trainer, batches: Batches) -> tuple[float, int]:
-    """Trains on each batch, and sums loss and hits as the original does."""
+    """Trains on each batch; returns summed loss and correct predictions, as the original does."""
     total, hits = 0.0, 0
     for images, labels in batches:
         trainer.optimizer.zero_grad()
@@ -117,7 +121,7 @@ def train(trainer: Trainer, batches: Batches) -> tuple[float, int]:
 
 @torch.inference_mode()
 def evaluate(trainer: Trainer, batches: Batches) -> tuple[float, int]:
-    """Summed loss and hits; the network should be in evaluation mode."""
+    """Summed loss and correct predictions. The network should be in evaluation mode."""
     total, hits = 0.0, 0
     for images, labels in batches:
         loss, logits = trainer.loss(images, labels)
@@ -127,7 +131,7 @@ def evaluate(trainer: Trainer, batches: Batches) -> tuple[float, int]:
 
 
 class CachedFeatures:
-    """Batches of stored features in a new random order each time: what one who caches by hand trains a head on."""
+    """Batches of the blocks' output, computed once, in a new random order in each iteration."""
 
     def __init__(self, network: TorchCNN, split: Split, batch_size: int) -> None:
         self.batch_size = batch_size
@@ -143,8 +147,8 @@ class CachedFeatures:
             yield self.features[part], self.labels[part]
 
 
-def watched(batches: "DataLoader[Any]", after: Callable[[int], None]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches; `after` is told the images seen whenever one has been trained on."""
+def count_images(batches: "DataLoader[Any]", after: Callable[[int], None]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields the batches. After each, calls `after` with the number of images so far."""
     seen = 0
     for images, labels in batches:
         yield images, labels

@@ -1,4 +1,4 @@
-"""Every row of the benchmark, and what measures it."""
+"""All rows of the benchmark, and how each is measured."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from experiments.bench import jax_program, stock
 from experiments.bench import processes as own
 from experiments.bench.flops import step_flops
 from experiments.bench.forms import FORMS, HEAD_FORMS, Work, torch_forms
-from experiments.bench.measure import Program, Row, chosen, rates, repeated, take_turns
+from experiments.bench.measure import Program, Row, matches, rates, repeat, take_turns
 from experiments.bench.pillow import Transform
 from experiments.bench.pytorch_program import (
     EAGER,
@@ -27,34 +27,34 @@ from experiments.bench.pytorch_program import (
 )
 from experiments.bench.setting import MASKS, Setting, freeze, load_images
 from jaxcnn.config import Mask
-from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.data.sets import CIFAR10_STANDARDISATION
 from jaxcnn.errors import InputError
 
 Skipped = Callable[[str], bool]
-"""Whether a row is not asked for, so that a group need not measure what only that row shows."""
+"""A function: row name -> whether the row is not asked for. A group then skips work that only that row needs."""
 
 MATMUL, PRODUCTS = 2048, 4
 MATMUL_ROWS = ("machine_matmul", "matmul_share", "matmul_share_xla")
 
 
 class Group(NamedTuple):
-    """Rows that come of one measurement."""
+    """Rows that one measurement gives."""
 
     names: tuple[str, ...]
     measure: Callable[[Setting, Skipped], Sequence[Row]]
     default: bool = True
-    """Whether it runs when no rows are asked for by name."""
+    """Whether it is measured when no rows are asked for by name."""
 
 
 def step_rows(mask: Mask, setting: Setting, skipped: Skipped) -> list[Row]:
-    """A training step with this mask, in all forms; with the full mask also what is derived from it."""
+    """Training steps with this mask, in all forms. With the full mask, also the rows derived from them."""
     name, full = f"step_{mask}", mask == "full"
     frozen_blocks = {"full": 0, "partial": freeze(mask).freeze_until_block + 1}.get(mask, setting.model.num_blocks)
     # PyTorch's images are standardised already
     batches = in_memory(load_images(setting, setting.steps * setting.batch_size), setting.batch_size)
     forms = {"pytorch": EAGER} if skipped(name) else FORMS
-    works, note = torch_forms(partial(training, setting, frozen_blocks), batches, forms)
-    programs = {"jaxcnn": jax_program.train_steps(setting, mask), **on(batches, works)}
+    works, note = torch_forms(partial(torch_training, setting, frozen_blocks), batches, forms)
+    programs = {"jaxcnn": jax_program.train_steps(setting, mask), **bind(batches, works)}
     if not skipped(name):
         programs["jaxcnn_bf16"] = jax_program.train_steps(setting, mask, precision="bfloat16")
     if full and not skipped("stock_step_full"):
@@ -75,13 +75,13 @@ def step_rows(mask: Mask, setting: Setting, skipped: Skipped) -> list[Row]:
     return rows
 
 
-def training(setting: Setting, frozen_blocks: int, form: Form) -> Work:
-    """PyTorch's training in a form."""
+def torch_training(setting: Setting, frozen_blocks: int, form: Form) -> Work:
+    """PyTorch's training in one form."""
     return partial(train, make_trainer(setting.model, frozen_blocks=frozen_blocks, form=form))
 
 
-def on(batches: Batches, works: Mapping[str, Work]) -> dict[str, Program]:
-    """Each work as a program that does it on these batches."""
+def bind(batches: Batches, works: Mapping[str, Work]) -> dict[str, Program]:
+    """Makes a program of each work by fixing its batches."""
     return {column: partial(work, batches) for column, work in works.items()}
 
 
@@ -89,7 +89,7 @@ WHAT = {"full": "all trained", "partial": "blocks 0 and 1 frozen", "frozen": "al
 
 
 def matmul_rows(setting: Setting, seconds: Mapping[str, list[float]], speed: Mapping[str, list[float]]) -> list[Row]:
-    """The machine's own float32 rate, and the share of it that the full steps reach in nominal operations."""
+    """The machine's rate of large float32 products, and the share of it that full steps reach in nominal operations."""
     both = {"jaxcnn": seconds["jax_matmul"], "pytorch": seconds["torch_matmul"]}
     gflops = rates(both, PRODUCTS * 2 * MATMUL**3 / 1e9)
     machine = Row("machine_matmul", f"float32 product of {MATMUL}x{MATMUL} matrices", "GFLOP/s", gflops, compares=False)
@@ -116,7 +116,7 @@ def matmul_rows(setting: Setting, seconds: Mapping[str, list[float]], speed: Map
 
 
 def torch_matmul(size: int, times: int) -> Program:
-    """So many float32 products of square matrices."""
+    """A program of `times` float32 products of square matrices."""
     a = torch.randn(size, size)
     return lambda: [a @ a for _ in range(times)]
 
@@ -125,31 +125,31 @@ def evaluate_rows(setting: Setting, _: Skipped) -> list[Row]:
     """Evaluation, in all forms."""
     batches = in_memory(load_images(setting, setting.steps * setting.batch_size), setting.batch_size)
 
-    def evaluating(form: Form) -> Work:
+    def torch_evaluation(form: Form) -> Work:
         return partial(evaluate, make_trainer(setting.model, frozen_blocks=0, form=form, evaluating=True))
 
-    works, note = torch_forms(evaluating, batches)
+    works, note = torch_forms(torch_evaluation, batches)
     programs = {
         "jaxcnn": jax_program.evaluation(setting),
         "jaxcnn_bf16": jax_program.evaluation(setting, "bfloat16"),
-        **on(batches, works),
+        **bind(batches, works),
     }
     speed = rates(take_turns(programs, setting.rounds), setting.steps * setting.batch_size)
     return [Row("evaluate", f"evaluation, batch {setting.batch_size}", "images/s", speed, note=note)]
 
 
 def augment_rows(setting: Setting, _: Skipped) -> list[Row]:
-    """Stored images to augmented and standardised ones; PyTorch's side is one process of Pillow."""
+    """Augmenting and standardising stored images; PyTorch's side is Pillow in one process."""
     count = setting.steps * setting.batch_size
     images = load_images(setting, count).images
 
     def transforms(lean: bool) -> Program:
-        transform = Transform(CIFAR10_MEAN, CIFAR10_STD, augment=True, lean=lean)
+        transform = Transform(CIFAR10_STANDARDISATION, augment=True, lean=lean)
         return lambda: [transform(image) for image in images]
 
-    passes = 16  # over the same images: a turn of a few milliseconds would measure the turn before it
+    passes = 16  # over the same images: a turn of a few milliseconds would be distorted by the turn before it
     programs: dict[str, Program] = {
-        "jaxcnn": repeated(jax_program.augmentation(setting, count), passes),
+        "jaxcnn": repeat(jax_program.augmentation(setting, count), passes),
         "pytorch": transforms(lean=False),
         "pytorch_lean": transforms(lean=True),
     }
@@ -161,16 +161,16 @@ def augment_rows(setting: Setting, _: Skipped) -> list[Row]:
 
 
 def epoch_rows(mask: Mask, setting: Setting, _: Skipped) -> list[Row]:
-    """Epochs with AutoAugment, in all forms; PyTorch's with the loader in its process, and with 2 workers."""
+    """Epochs with AutoAugment, in all forms. PyTorch's loader runs in the same process, or in 2 workers."""
     split = load_images(setting, setting.images)
     frozen_blocks = 0 if mask == "full" else setting.model.num_blocks
     alone, two_workers = (make_loader(split, setting.batch_size, augment=True, workers=workers) for workers in (0, 2))
-    works, note = torch_forms(partial(training, setting, frozen_blocks), alone)
+    works, note = torch_forms(partial(torch_training, setting, frozen_blocks), alone)
     programs = {
         "jaxcnn": jax_program.epochs(setting, mask, "autoaugment"),
         "jaxcnn_bf16": jax_program.epochs(setting, mask, "autoaugment", precision="bfloat16"),
-        **on(alone, works),
-        **{f"{column}_2_workers": program for column, program in on(two_workers, works).items()},
+        **bind(alone, works),
+        **{f"{column}_2_workers": program for column, program in bind(two_workers, works).items()},
     }
     speed = rates(take_turns(programs, setting.rounds), setting.images)
     what = f"epoch of {setting.images:,} stored images, AutoAugment, {WHAT[mask]}"
@@ -178,10 +178,10 @@ def epoch_rows(mask: Mask, setting: Setting, _: Skipped) -> list[Row]:
 
 
 def cached_rows(setting: Setting, _: Skipped) -> list[Row]:
-    """Epochs of the head on features that are there already; PyTorch's are cached by hand."""
+    """Epochs of the head on cached features. In PyTorch they are cached by hand."""
     split = load_images(setting, setting.images)
     plain = make_loader(split, setting.batch_size, augment=False)
-    recomputing = training(setting, setting.model.num_blocks, EAGER)
+    recomputing = torch_training(setting, setting.model.num_blocks, EAGER)
     network = make_trainer(setting.model, frozen_blocks=setting.model.num_blocks).network
     features = CachedFeatures(network, split, setting.batch_size)
 
@@ -193,10 +193,10 @@ def cached_rows(setting: Setting, _: Skipped) -> list[Row]:
     programs = {
         "jaxcnn": jax_program.epochs(setting, "frozen", "none"),
         "jaxcnn_bf16": jax_program.epochs(setting, "frozen", "none", precision="bfloat16"),
-        **on(features, works),
+        **bind(features, works),
     }
-    passes = 4  # one takes a sixth of a second, of which the turn before it makes a tenth
-    turns = {column: repeated(program, passes) for column, program in programs.items()}
+    passes = 4  # one takes a sixth of a second, which the turn before it distorts by a tenth
+    turns = {column: repeat(program, passes) for column, program in programs.items()}
     seconds = take_turns({**turns, "pytorch_recomputed": partial(recomputing, plain)}, setting.rounds)
     speed = rates(seconds, passes * setting.images)
     speed["pytorch_recomputed"] = rates(seconds, setting.images)["pytorch_recomputed"]
@@ -217,16 +217,16 @@ def convert_rows(setting: Setting, _: Skipped) -> list[Row]:
     return [Row("convert_model", what, "s", seconds, more_is_better=False, note="nothing equal in PyTorch")]
 
 
-def _alone(measure: Callable[[Setting], Row]) -> Callable[[Setting, Skipped], Sequence[Row]]:
+def _single_row(measure: Callable[[Setting], Row]) -> Callable[[Setting, Skipped], Sequence[Row]]:
     return lambda setting, _: [measure(setting)]
 
 
-def _grown(measure: Callable[[Setting, int], list[Row]], amount: int) -> Callable[[Setting, Skipped], Sequence[Row]]:
+def _scaled(measure: Callable[[Setting, int], list[Row]], amount: int) -> Callable[[Setting, Skipped], Sequence[Row]]:
     return lambda setting, _: measure(setting, amount)
 
 
 def groups() -> list[Group]:
-    """All there is, in the order of the table."""
+    """All groups, in the order of the table."""
     derived = {"full": ("stock_step_full", *MATMUL_ROWS)}
     found = [
         *(Group((f"step_{mask}", *derived.get(mask, ())), partial(step_rows, mask)) for mask in MASKS),
@@ -235,11 +235,11 @@ def groups() -> list[Group]:
         Group(("epoch_full",), partial(epoch_rows, "full")),
         Group(("epoch_frozen",), partial(epoch_rows, "frozen")),
         Group(("epoch_frozen_cached",), cached_rows),
-        Group(("first_step_cold",), _alone(partial(own.first_step, warm=False))),
-        Group(("first_step_warm",), _alone(partial(own.first_step, warm=True))),
-        Group(("peak_memory",), _alone(partial(own.peak_memory, warm=False))),
-        Group(("peak_memory_warm",), _alone(partial(own.peak_memory, warm=True))),
-        Group(("open_dataset",), _alone(own.open_dataset)),
+        Group(("first_step_cold",), _single_row(partial(own.first_step, warm=False))),
+        Group(("first_step_warm",), _single_row(partial(own.first_step, warm=True))),
+        Group(("peak_memory",), _single_row(partial(own.peak_memory, warm=False))),
+        Group(("peak_memory_warm",), _single_row(partial(own.peak_memory, warm=True))),
+        Group(("open_dataset",), _single_row(own.open_dataset)),
         Group(("convert_model",), convert_rows),
     ]
     for prefix, measure, amounts in (
@@ -248,12 +248,14 @@ def groups() -> list[Group]:
     ):
         for amount in amounts:
             names = (f"{prefix}_{amount}", f"{prefix}_{amount}_memory")
-            found.append(Group(names, _grown(measure, amount), default=False))
+            found.append(Group(names, _scaled(measure, amount), default=False))
     return found
 
 
 def measure(setting: Setting, patterns: Sequence[str]) -> Iterator[Row]:
-    """Measures the rows whose names match a pattern (all but `scale_*` if there are none), one group at a time.
+    """Yields the rows whose names match one of the patterns, or all except `scale_*` if there are no patterns.
+
+    Groups are measured one after the other. Rows of a network other than SHALLOW are called `deep/...`.
 
     Raises:
         InputError: when a pattern matches no row.
@@ -261,12 +263,12 @@ def measure(setting: Setting, patterns: Sequence[str]) -> Iterator[Row]:
     every = groups()
     names = [name for group in every for name in group.names]
     for pattern in patterns:
-        if not any(chosen(name, [pattern]) for name in names):
+        if not any(matches(name, [pattern]) for name in names):
             raise InputError(f"rows={pattern!r} names no row; there are {', '.join(names)}")
     wanted = patterns or [name for group in every if group.default for name in group.names]
 
     def skipped(name: str) -> bool:
-        return not chosen(name, wanted)
+        return not matches(name, wanted)
 
     for group in every:
         if not all(map(skipped, group.names)):

@@ -1,4 +1,4 @@
-"""What every measurement shares: the network, the batch, the images. Imports neither JAX nor PyTorch."""
+"""The setting of a measurement: network, batch size and images. Imports neither JAX nor PyTorch."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,12 +8,12 @@ import numpy as np
 
 from jaxcnn.config import PRESETS, DataConfig, FreezeConfig, Mask, ModelConfig, OptimConfig
 from jaxcnn.data.locate import find_prepared
-from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD, load_dataset
+from jaxcnn.data.sets import CIFAR10_STANDARDISATION, load_dataset
 from jaxcnn.data.splits import Dataset, Split, take
 from jaxcnn.errors import InputError, require_int
 
 OPTIM = OptimConfig(schedule="constant")
-"""Adam with L2, as the original has it; without a validation split nothing would cut the rate."""
+"""The original's Adam with L2. The learning rate is constant, because there are no validation images."""
 
 MASKS: tuple[Mask, ...] = ("full", "partial", "frozen")
 """The masks that have rows of their own."""
@@ -21,7 +21,7 @@ MASKS: tuple[Mask, ...] = ("full", "partial", "frozen")
 
 @dataclass(frozen=True)
 class Setting:
-    """One network under measurement, and how much work a measurement is.
+    """The network to measure, and the amount of work per measurement.
 
     Raises:
         InputError: when a number is below 1.
@@ -33,9 +33,9 @@ class Setting:
     steps: int = 4
     """Steps that are timed together."""
     images: int = 1024
-    """Of an epoch."""
+    """Images per epoch."""
     data_dir: str | None = None
-    """Folder with a prepared CIFAR-10; noise of its shape if None."""
+    """Folder with a prepared CIFAR-10; if None, the images are noise of the same shape."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "rounds", "steps", "images"):
@@ -48,27 +48,27 @@ class Setting:
 
     @property
     def processes(self) -> int:
-        """How often a program is measured in a process of its own, which takes long and varies less."""
+        """Number of measurements in new processes, which take longer and vary less."""
         return max(1, self.rounds // 2)
 
     def work(self) -> dict[str, Any]:
-        """The same as it is kept with a figure: paths of a machine say nothing on another."""
+        """The setting as stored with a figure: without paths, which mean nothing on another machine."""
         kept = {name: value for name, value in self.to_dict().items() if name != "data_dir"}
         return {**kept, "data": "noise" if self.data_dir is None else "CIFAR-10"}
 
     def to_dict(self) -> dict[str, Any]:
-        """What `Setting(**values)` takes back, in another process."""
+        """All fields as JSON values, for `Setting(**values)` in another process."""
         return asdict(self)
 
 
 def load_images(setting: Setting, count: int) -> Split:
-    """The first so many images: of the prepared set, or noise; both programs get the same ones.
+    """The first `count` images of the prepared set, or noise. Both programs get the same images.
 
     Raises:
         InputError: when the prepared set cannot be read.
     """
     if setting.data_dir is not None:
-        images, labels, _ = open_prepared(setting.data_dir, validation=0).train
+        images, labels = open_prepared(setting.data_dir, validation=0).train
         if len(labels) >= count:
             return Split(images[:count], labels[:count])
         return take(Split(images, labels), np.arange(count) % len(labels))
@@ -79,23 +79,23 @@ def load_images(setting: Setting, count: int) -> Split:
 
 
 def open_prepared(folder: str, *, validation: float) -> Dataset:
-    """CIFAR-10 as it is prepared in a folder; never downloads it.
+    """Loads the CIFAR-10 that is prepared in a folder, without downloading.
 
     Raises:
-        InputError: when it is not there or cannot be read.
+        InputError: when it does not exist or cannot be read.
     """
     if find_prepared("cifar10", Path(folder)) is None:
-        raise InputError(f"data.dir={folder!r} holds no prepared CIFAR-10; drop the flag to measure on noise")
+        raise InputError(f"data.dir={folder!r} has no prepared CIFAR-10; without the flag, noise is used")
     config = DataConfig(dir=Path(folder), validation=validation)
     return load_dataset(config, input_size=32, in_channels=3, seed=0)
 
 
 def as_dataset(split: Split, num_classes: int) -> Dataset:
-    """A data set that trains on all of `split`, standardised as CIFAR-10 is."""
+    """A data set with `split` as training and test images, and CIFAR-10's mean and std."""
     names = tuple(str(i) for i in range(num_classes))
-    return Dataset("benchmark", split, None, split, names, CIFAR10_MEAN, CIFAR10_STD)
+    return Dataset("benchmark", split, None, split, names, CIFAR10_STANDARDISATION)
 
 
 def freeze(mask: Mask) -> FreezeConfig:
-    """The mask with the original's choice of what `partial` freezes: blocks 0 and 1."""
+    """The freezing of a mask. As in the original, `partial` freezes blocks 0 and 1."""
     return FreezeConfig(mask=mask)

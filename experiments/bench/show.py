@@ -1,4 +1,4 @@
-"""Rows as a table on the terminal, in Markdown, as a chart and as JSON."""
+"""Rows as a table for the terminal, as Markdown and as a chart."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from experiments.bench.flops import H100, floors, forward_flops, step_bytes, step_flops
+from experiments.bench.flops import H100, forward_flops, step_bounds, step_bytes, step_flops
 from experiments.bench.machine import where
 from experiments.bench.measure import Row
 from experiments.bench.setting import Setting
@@ -19,7 +19,7 @@ HEADER = ("row", "unit", "jaxcnn", "PyTorch", "ratio", "its range", *BEST, "n", 
 
 
 def number(value: float | None) -> str:
-    """Three digits or so, as a reader wants them."""
+    """A number with about three significant digits; empty for None."""
     if value is None:
         return ""
     if value >= 100:
@@ -28,7 +28,7 @@ def number(value: float | None) -> str:
 
 
 def best_form(row: Row, program: str) -> str:
-    """The median of a program's best form, and which form that is."""
+    """The median of a program's best form, and the name of the form."""
     column = row.best(program)
     if column is None:
         return ""
@@ -37,7 +37,7 @@ def best_form(row: Row, program: str) -> str:
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """A row of the table, under `HEADER`."""
+    """The cells of a row, as text under `HEADER`."""
     spread = row.ratio_spread
     best = (best_form(row, "jaxcnn"), best_form(row, "pytorch"), number(row.best_ratio))
     others = [c for c in row.values if c not in ("jaxcnn", "pytorch") and row.values[c]]
@@ -56,7 +56,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def rich_table(rows: Sequence[Row]) -> Table:
-    """The table for a terminal."""
+    """The table for the terminal."""
     title = "medians over n rounds in turn, jaxcnn and PyTorch in float32, and each in its best form; "
     table = Table(title=f"{title}ratio above 1: jaxcnn is better", box=box.SIMPLE, pad_edge=False)
     shown = [name for name in HEADER if name not in ("its range", "also")]
@@ -71,12 +71,12 @@ def rich_table(rows: Sequence[Row]) -> Table:
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
-    """What the table for a terminal has no room for: further columns and notes."""
+    """Other columns and notes, for which the terminal's table has no room."""
     return [f"{row.name}: {cells(row)[-1]}" for row in rows if cells(row)[-1]]
 
 
 def markdown(rows: Sequence[Row], machine: dict[str, Any], command: str) -> str:
-    """The table for a page, with what each row is and where it was measured."""
+    """The table in Markdown, with the meaning of each row, the command and the machine."""
     lines = ["| " + " | ".join(HEADER) + " |", "|" + " --- |" * len(HEADER)]
     for row in rows:
         name, *rest = cells(row)
@@ -87,11 +87,11 @@ def markdown(rows: Sequence[Row], machine: dict[str, Any], command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def put(text: str, page: str) -> str:
-    """`page` with `text` between its two markers; `text` alone for an empty page.
+def insert(text: str, page: str) -> str:
+    """Replaces what is between the two markers of `page` by `text`. For an empty page, returns `text`.
 
     Raises:
-        InputError: when the page has something to lose and no such place.
+        InputError: when the page is not empty and has no markers.
     """
     before, begin, rest = page.partition(MARKERS[0])
     _, end, after = rest.partition(MARKERS[1])
@@ -100,8 +100,8 @@ def put(text: str, page: str) -> str:
     return f"{before}{begin}\n{text}\n{end}{after}" if page else text
 
 
-def paper(setting: Setting) -> str:
-    """What an accelerator would reach by its data sheet, in Markdown: computed, not measured."""
+def accelerator_bounds(setting: Setting) -> str:
+    """Least step times of an accelerator by its data sheet, in Markdown: computed, not measured."""
     model, batch = setting.model, setting.batch_size
     megabytes = ", ".join(f"{step_bytes(model, batch, width) / 1e6:,.0f} MB" for width in (4, 2))
     lines = [
@@ -112,20 +112,21 @@ def paper(setting: Setting) -> str:
         "| arithmetic | peak | arithmetic alone | bytes alone | images/s at the larger |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for floor in floors(model, batch):
-        peak = f"{H100.flops[floor.arithmetic] / 1e12:,.0f} TFLOP/s"
-        times = f"{1e3 * floor.compute:.2f} ms | {1e3 * floor.memory:.2f} ms"
-        lines.append(f"| {floor.arithmetic} | {peak} | {times} | {floor.images_per_second:,.0f} |")
+    for bound in step_bounds(model, batch):
+        peak = f"{H100.flops[bound.arithmetic] / 1e12:,.0f} TFLOP/s"
+        times = f"{1e3 * bound.compute:.2f} ms | {1e3 * bound.memory:.2f} ms"
+        lines.append(f"| {bound.arithmetic} | {peak} | {times} | {bound.images_per_second:,.0f} |")
     return "\n".join(lines) + "\n"
 
 
 def chart(path: Path, rows: Sequence[Row]) -> None:
-    """Writes the ratios as bars from a line at 1, on a logarithmic axis, as PNG.
+    """Plots the ratios as bars that start at 1, on a logarithmic axis.
 
     Raises:
-        InputError: when the file cannot be written.
+        MachineError: when the file cannot be written.
     """
-    from jaxcnn.runs.figures import new_figure
+    from jaxcnn.runs.palette import RIGHT, WRONG
+    from jaxcnn.runs.style import new_figure
 
     bars = [
         (row.name, row.ratio, row.ratio_spread, row.best_ratio if row.has_forms else None)
@@ -136,7 +137,7 @@ def chart(path: Path, rows: Sequence[Row]) -> None:
         axes = figure.add_subplot()
         axes.set_xscale("log")
         for i, (_, ratio, spread, best) in enumerate(bars):
-            axes.barh(i, ratio - 1, left=1, color="tab:blue" if ratio >= 1 else "tab:orange")
+            axes.barh(i, ratio - 1, left=1, color=RIGHT if ratio >= 1 else WRONG)
             ends = spread or (ratio, ratio)
             axes.plot(ends, (i, i), color="black", linewidth=1)
             if best is not None:

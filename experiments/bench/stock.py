@@ -1,6 +1,7 @@
-"""The network from stock parts (flax's Conv, BatchNorm and max_pool), to see what this project's own parts bring.
+"""The network from flax's own Conv, BatchNorm and max_pool, to measure what this project's layers gain.
 
-It exists in the benchmark alone, for ReLU networks. Names are the product's, so that it takes the product's weights.
+Only for the benchmark, and only for ReLU networks. Module names are those of `jaxcnn.model.CNN`, so the same weights
+fit.
 """
 
 from typing import Any
@@ -10,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.bench.jax_program import settled
 from experiments.bench.measure import Program
 from experiments.bench.setting import OPTIM, Setting, load_images
 from jaxcnn.config import ModelConfig
 from jaxcnn.data.augment import standardise
-from jaxcnn.data.sets import CIFAR10_MEAN, CIFAR10_STD
+from jaxcnn.data.sets import CIFAR10_STANDARDISATION
 from jaxcnn.model import init_variables, key_of
 
 
@@ -40,7 +40,7 @@ class StockBlock(nn.Module):
 
 
 class StockCNN(nn.Module):
-    """What a plain flax program writes for `config`."""
+    """The CNN that `config` describes, as an ordinary flax program has it."""
 
     config: ModelConfig
 
@@ -58,7 +58,7 @@ class StockCNN(nn.Module):
 
 
 def stock_variables(variables: Any) -> dict[str, Any]:
-    """The product's variables as `StockCNN` takes them: without the count of batches, which flax does not keep."""
+    """Variables of `jaxcnn.model.CNN` for `StockCNN`: without the count of batches, which flax does not have."""
     stats = {
         block: {norm: {"mean": leaf["mean"], "var": leaf["var"]} for norm, leaf in norms.items()}
         for block, norms in variables["batch_stats"].items()
@@ -67,7 +67,7 @@ def stock_variables(variables: Any) -> dict[str, Any]:
 
 
 def train_steps(setting: Setting) -> Program:
-    """`setting.steps` training steps on stored images, without augmentation."""
+    """A program of `setting.steps` training steps without augmentation."""
     network, batch_size = StockCNN(setting.model), setting.batch_size
     optimizer = optax.chain(optax.add_decayed_weights(OPTIM.weight_decay), optax.adam(OPTIM.learning_rate))
 
@@ -75,7 +75,7 @@ def train_steps(setting: Setting) -> Program:
         params, stats, moments = state
 
         def objective(params: Any) -> tuple[jax.Array, Any]:
-            inputs = standardise(images, CIFAR10_MEAN, CIFAR10_STD)
+            inputs = standardise(images, CIFAR10_STANDARDISATION)
             logits, updated = network.apply(
                 {"params": params, "batch_stats": stats}, inputs, True, rngs={"dropout": key}, mutable=["batch_stats"]
             )
@@ -96,6 +96,6 @@ def train_steps(setting: Setting) -> Program:
         for i in range(setting.steps):
             part = slice(i * batch_size, (i + 1) * batch_size)
             state, _ = jitted(state, split.images[part], split.labels[part], jax.random.key(i))
-        states.append(settled(state))
+        states.append(jax.block_until_ready(state))
 
     return run

@@ -1,7 +1,7 @@
-"""One row's program of a checkout, run once for each line on standard input: `python -P turns.py ROW SETTING`.
+"""Runs a row's program once for each line on standard input: `python -P turns.py ROW SETTING`, with SETTING as JSON.
 
-The checkout is the one on PYTHONPATH, which may be an older or a newer one than this file's. So nothing of it is
-imported but the functions that make the benchmark's programs. Setting is JSON.
+The code is that of the checkout on PYTHONPATH, which may be older or newer than this file. So this file imports only
+the functions of `jax_program` that make the programs.
 """
 
 import json
@@ -13,16 +13,16 @@ Program = Callable[[], object]
 Mask = Literal["full", "partial", "frozen"]
 
 PASSES = 4
-"""Epochs on cached features in a turn, which take a fraction of a second each."""
+"""Epochs on cached features per turn. Each takes a fraction of a second."""
 
 
-def several(program: Program) -> Program:
-    """The program `PASSES` times."""
+def repeat(program: Program) -> Program:
+    """A program that runs another one `PASSES` times."""
     return lambda: [program() for _ in range(PASSES)]
 
 
 def make_program(row: str, values: dict[str, Any]) -> Program:
-    """What the row times."""
+    """The program of a row."""
     from experiments.bench import jax_program
     from experiments.bench.setting import Setting
 
@@ -31,15 +31,15 @@ def make_program(row: str, values: dict[str, Any]) -> Program:
         return jax_program.evaluation(setting)
     kind, mask = cast(tuple[str, Mask], row.split("_", 1))
     if row == "epoch_frozen_cached":
-        return several(jax_program.epochs(setting, "frozen", "none"))
+        return repeat(jax_program.epochs(setting, "frozen", "none"))
     if kind == "epoch":
         return jax_program.epochs(setting, mask, "autoaugment")
     return jax_program.train_steps(setting, mask)
 
 
 def main(row: str, values: dict[str, Any]) -> None:
-    """Answers each line with a line once the program has run."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # nothing else goes to the one who waits for answers
+    """For each line on stdin, runs the program once and then prints "done". All other output goes to stderr."""
+    answers, sys.stdout = sys.stdout, sys.stderr
     program = make_program(row, values)
     for _ in sys.stdin:
         program()

@@ -1,1 +1,1 @@
-"""Long checks that are run by hand: crashes, odd input, PyTorch beside JAX, what a checkpoint costs."""
+"""Long checks, run by hand: crashes, odd input, agreement with PyTorch, the cost of a checkpoint."""

@@ -1,4 +1,4 @@
-"""Attempts that must work or be refused by an `InputError`, in a limited time."""
+"""Running work that must succeed or raise a `JaxcnnError` within a time limit."""
 
 import contextlib
 import io
@@ -33,11 +33,11 @@ class Report:
 
 
 class Hang(BaseException):
-    """No `Exception`, which a library may take for an error of its own and go on."""
+    """The time limit is over. Not an `Exception`, which a library might catch."""
 
 
 @contextlib.contextmanager
-def limited() -> Iterator[None]:
+def time_limit() -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         raise Hang(f"more than {LIMIT} s")
 
@@ -51,13 +51,17 @@ def limited() -> Iterator[None]:
 
 
 def attempt(report: Report, what: str, work: Callable[..., object], *args: Any) -> bool:
-    """Whether it worked; anything but an `InputError`, or tyro's own refusal of a flag, is a failure."""
+    """Runs `work`, and returns whether it succeeded.
+
+    Any exception other than a JaxcnnError with a one-line message, or tyro's exit for a wrong flag, is added to the
+    report's failures.
+    """
     from jaxcnn.errors import JaxcnnError
 
     began = time.monotonic()
     quiet = io.StringIO()
     try:
-        with limited(), contextlib.redirect_stderr(quiet), contextlib.redirect_stdout(quiet):
+        with time_limit(), contextlib.redirect_stderr(quiet), contextlib.redirect_stdout(quiet):
             work(*args)
         return True
     except JaxcnnError as error:
@@ -77,7 +81,7 @@ def attempt(report: Report, what: str, work: Callable[..., object], *args: Any) 
 
 
 def explore(count: int, seed: int, one: Callable[[random.Random], None]) -> None:
-    """Has hypothesis draw so many examples. Nothing is shrunk: what fails is reported, and the others go on."""
+    """Calls `one` with `count` random generators that hypothesis seeds. Examples are not shrunk."""
 
     @hypothesis.seed(seed)
     @settings(

@@ -1,11 +1,11 @@
-"""What a checkpoint an epoch costs: the same epochs with and without, by turns, in one process.
+"""Measure the cost of a checkpoint per epoch: epochs with and without one, in turn, in one process.
 
     python -m experiments.checks.checkpoint_cost --data.name digits --train.epochs 5
     python -m experiments.checks.checkpoint_cost --data.name cifar10 --data.dir DIR --train.epochs 5
 
-Flags are those of `experiments.train`; `--train.epochs` is the number of epochs measured of each kind. The cost of a
-checkpoint counts all that it delays: the copying, the writing, and what either leaves to the next epoch's first images.
-Later ones it cannot reach, and of a large set a whole epoch varies by more than a checkpoint takes.
+Flags are those of `experiments.train`; `--train.epochs` is the number of epochs of each kind. The measured delay is
+that of the first images of the next epoch. So it includes copying, writing, and their after-effects. Whole epochs are
+not compared, because on a large data set they vary by more than a checkpoint takes.
 """
 
 import math
@@ -31,14 +31,14 @@ from jaxcnn.training.step import init_state
 from jaxcnn.weights.checkpoint import open_checkpoints
 from jaxcnn.weights.files import write_state_dict
 
-FIRST = 5_000  # images of the next epoch: seconds, when the disk has been idle for long
+FIRST = 5_000  # images of the next epoch: seconds later, when the disk has been idle for long
 
 
 def measure() -> None:
     config, _ = parse(DEFAULT, "Measure what checkpoints cost.")
     select_device(config.device)
     rounds = config.train.epochs
-    # Two to warm up, the second of them behind a checkpoint; then one with, one without, one with, ...
+    # Two epochs to warm up, with a checkpoint between them. Then every second epoch follows a checkpoint.
     train = replace(config.train, epochs=2 * rounds + 2, early_stopping_patience=None, early_stopping_target=None)
     config = replace(config, train=train)
     model = config.model

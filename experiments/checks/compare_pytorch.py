@@ -1,9 +1,11 @@
-"""This project against PyTorch on real CIFAR-10, pair by pair: the same weights, images and order of the images.
+"""Compare training in this project and in PyTorch on CIFAR-10, from the same weights and with the same order of images.
 
-`python -m experiments.checks.compare_pytorch --data.dir DIR`, where DIR holds the prepared set. Both
-train the shallow network without dropout or augmentation at a constant rate, so that rounding alone is left to differ;
-with every seed both start from the weights that this project draws. The first steps are taken in float64 as well,
-where the two have to agree: in float32 Adam's first steps amplify rounding a thousandfold. `--optimizer sgd` does not.
+    python -m experiments.checks.compare_pytorch --data.dir DIR
+
+DIR is the folder of the prepared data set. Both programs train the shallow network without dropout or augmentation, at
+a constant learning rate, so they differ only in rounding. For each seed both start from the weights that this project
+draws. The first steps are also computed in float64, where the two must agree: in float32, Adam's first steps amplify
+rounding a thousandfold. `--optimizer sgd` does not amplify it.
 """
 
 import argparse
@@ -25,8 +27,7 @@ import torch
 from jaxcnn import SHALLOW, DataConfig, Dataset, OptimConfig, init_variables, load_dataset
 from jaxcnn.data.splits import Split, epoch_order
 from jaxcnn.errors import JaxcnnError
-from jaxcnn.kernels.backend import backend_form
-from jaxcnn.training.loop import batches, evaluate, make_train_epoch
+from jaxcnn.training.loop import batches, default_steps_per_call, evaluate, make_train_epoch
 from jaxcnn.training.optim import make_schedule
 from jaxcnn.training.step import TrainStep, init_state, make_eval_step, make_train_step
 from jaxcnn.weights.convert import to_torch
@@ -37,20 +38,20 @@ OPTIMS = {
     "adam": OptimConfig(optimizer="adam", learning_rate=1e-3, weight_decay=1e-5, schedule="constant"),
     "sgd": OptimConfig(optimizer="sgd", learning_rate=1e-2, momentum=0.9, weight_decay=1e-5, schedule="constant"),
 }
-FIRST = 10  # losses that are compared one by one
+FIRST = 10  # number of steps whose losses are compared one by one
 
 
 class Result(NamedTuple):
-    """One program with one seed."""
+    """The result of one program with one seed."""
 
     losses: list[float]
     """Mean loss of each step, in nats."""
     doubles: list[float]
-    """The losses of the first steps where all is computed in float64."""
+    """Losses of the first steps, computed in float64."""
     accuracy: float
-    """On the test images at the end, in percent."""
+    """Final accuracy on the test images, in percent."""
     seconds: float
-    """Of the epochs: without evaluation, with compilation."""
+    """Time of all epochs, with compilation and without evaluation."""
 
 
 def say(text: str) -> None:
@@ -62,17 +63,14 @@ def train_jax(
 ) -> Result:
     n = len(dataset.train.labels)
     schedule = make_schedule(optim, steps_per_epoch=-(-n // batch_size), epochs=epochs)
-    form = backend_form()
     step = make_train_step(
         model=MODEL,
         optim=optim,
         schedule=schedule,
-        mean=dataset.mean,
-        std=dataset.std,
+        standardisation=dataset.standardisation,
         augmentation="none",
-        vectorized=form.vectorized,
     )
-    train_epoch = make_train_epoch(step, dataset.train, batch_size, steps_per_call=form.steps_per_call)
+    train_epoch = make_train_epoch(step, dataset.train, batch_size, steps_per_call=default_steps_per_call())
     state = init_state(variables, MODEL, optim, seed=seed)
     losses: list[float] = []
     seconds = 0.0
@@ -83,7 +81,7 @@ def train_jax(
         losses += (metrics.loss / metrics.count).tolist()
         seconds += time.perf_counter() - began
         say(f"seed {seed}  jax      epoch {epoch + 1}/{epochs}  loss {metrics.loss.sum() / n:.6f}  {seconds:.1f} s")
-    eval_step = jax.jit(make_eval_step(model=MODEL, mean=dataset.mean, std=dataset.std))
+    eval_step = jax.jit(make_eval_step(model=MODEL, standardisation=dataset.standardisation))
     trained = {"params": state.params, "batch_stats": state.batch_stats}
     return Result(losses, doubles, float(evaluate(eval_step, trained, dataset.test, batch_size)[1]), seconds)
 
@@ -106,8 +104,7 @@ def train_torch(
 ) -> Result:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     mean, std = (
-        torch.tensor(values, device=device, dtype=torch.float64).view(1, -1, 1, 1)
-        for values in (dataset.mean, dataset.std)
+        torch.tensor(values, device=device, dtype=torch.float64).view(1, -1, 1, 1) for values in dataset.standardisation
     )
 
     def batches(split: Split, order: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -146,7 +143,7 @@ def train_torch(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            seen.append((loss.detach(), len(labels)))  # read after the epoch, so that no step waits for it
+            seen.append((loss.detach(), len(labels)))  # converted after the epoch, so that no step waits
         losses += [loss.item() for loss, _ in seen]
         total = sum(loss.item() * count for loss, count in seen)
         seconds += time.perf_counter() - began
@@ -178,7 +175,7 @@ def largest_difference(one: list[float], other: list[float]) -> float:
 
 
 def compare(dataset: Dataset, optim: OptimConfig, *, seeds: list[int], epochs: int, batch_size: int) -> dict[str, Any]:
-    """Trains both with every seed, and puts the results side by side."""
+    """Trains both programs with every seed, and returns the results as JSON values."""
     pairs = []
     for seed in seeds:
         variables = init_variables(MODEL, jax.random.key(seed))
@@ -224,7 +221,7 @@ def compare(dataset: Dataset, optim: OptimConfig, *, seeds: list[int], epochs: i
 
 
 def report(result: dict[str, Any]) -> None:
-    """Prints what `compare` found."""
+    """Prints the results of `compare`."""
     for each in result["seeds"]:
         say(f"\nseed {each['seed']}: loss of the first steps")
         ours, theirs = each["first_losses"]["jax"], each["first_losses"]["pytorch"]
@@ -252,17 +249,17 @@ def parser() -> argparse.ArgumentParser:
         "--data.dir", dest="dir", type=Path, help="folder of prepared tfds data sets; tfds's own if not given"
     )
     made.add_argument("--data.archives", dest="archives", type=Path, help="folder of archives already downloaded")
-    made.add_argument("--images", type=int, default=10_000, help="train on the first so many images (10000)")
+    made.add_argument("--images", type=int, default=10_000, help="number of training images (10000)")
     made.add_argument("--epochs", type=int, default=5, help="epochs of each run (5)")
-    made.add_argument("--batch-size", type=int, default=256, help="images a step (256)")
+    made.add_argument("--batch-size", type=int, default=256, help="images per step (256)")
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
     made.add_argument("--optimizer", choices=list(OPTIMS), default="adam", help="of both (adam)")
-    made.add_argument("--json", type=Path, help="write the numbers to this file, too")
+    made.add_argument("--json", type=Path, help="write the numbers to this file too")
     return made
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the program."""
     flags = parser().parse_args()
     if min(flags.images, flags.epochs, flags.batch_size) < 1:
         parser().error("--images, --epochs and --batch-size must be at least 1")

@@ -1,11 +1,14 @@
-"""Kills real training processes and compares what resumes with runs that nothing happened to, bit by bit.
+"""Kill training processes, continue the runs, and compare them bit by bit with uninterrupted runs.
 
     python -m experiments.checks.faults --kills 50 --terms 20
 
-Every start is a process of its own, `python -m experiments.train` or `.transfer`, on scikit-learn's digits. SIGKILL
-comes at random moments of the whole run, and at moments when Orbax's temporary folder shows that a checkpoint is being
-written: such a kill counts only if that folder is still there afterwards. SIGTERM comes at random moments; the run must
-end with status 143 and the next start continue at the very step at which it said that it stopped.
+Every start is a new process, `python -m experiments.train` or `.transfer`, on scikit-learn's digits.
+
+- SIGKILL comes at random times, or while a checkpoint is being written, which Orbax's temporary folder shows. Such a
+kill
+  counts as inside a checkpoint only if that folder still exists afterwards.
+- SIGTERM comes at random times. The run must end with status 143, and the next start must continue at the step at which
+  it stopped.
 """
 
 import argparse
@@ -67,7 +70,7 @@ class Report:
 
 
 class Trial:
-    """One run that is started, hit and started again until it has finished."""
+    """One run that is started, interrupted and started again until it is finished."""
 
     def __init__(self, words: list[str], folder: Path) -> None:
         self.folder = folder
@@ -75,19 +78,19 @@ class Trial:
         self.words += ["--runs-dir", str(folder.parent), "--name", folder.name]
         self.said, self.complained = (folder.with_suffix(f".{name}") for name in ("out", "err"))
         self.position: str | None = "epoch 0"
-        """Where the run is, if the last start has told."""
+        """The last position that the run printed; None if it is unknown after a kill."""
 
     def start(self) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
         with self.said.open("wb") as out, self.complained.open("wb") as err:
             return subprocess.Popen(self.words, cwd=ROOT, env=environment, stdout=out, stderr=err)
 
-    def begun(self) -> bool:
-        """Whether the last start is past loading libraries and data."""
+    def has_started(self) -> bool:
+        """Whether the last start has printed something: it has loaded libraries and data."""
         return self.said.stat().st_size > 0
 
     def end(self, process: subprocess.Popen[bytes], wanted: int) -> list[str]:
-        """Waits for the process; returns what is wrong with how it ended."""
+        """Waits for the process; returns what is wrong with its status or output."""
         status = process.wait(timeout=120)
         out, err = self.said.read_text(), self.complained.read_text()
         wrong = []
@@ -96,23 +99,23 @@ class Trial:
         if "Traceback" in err:
             wrong.append(f"a traceback: {err.strip()[-300:]}")
         continued = re.search(r"^continuing after (.+)$", out, re.MULTILINE)
-        told = re.findall(r"^(?:stopping after (.+)|epoch +(\d+)/.*)$", out, re.MULTILINE)
-        if continued or told:
+        positions = re.findall(r"^(?:stopping after (.+)|epoch +(\d+)/.*)$", out, re.MULTILINE)
+        if continued or positions:
             first = continued[1] if continued else "epoch 0"
             if self.position not in (None, first):
                 wrong.append(f"continued after {first}, not {self.position}")
             self.position = first
-        for stopping, epoch in told:
+        for stopping, epoch in positions:
             self.position = stopping or f"epoch {epoch}"
-        if wanted == -signal.SIGKILL and self.begun():  # an epoch may be saved and not have been told
+        if wanted == -signal.SIGKILL and self.has_started():  # an epoch may be saved and not printed
             self.position = None
         return wrong
 
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         return (self.folder / "summary.json").exists()
 
-    def writing(self) -> set[tuple[str, int]]:
-        """What Orbax is writing, or was when it was killed: names, and when each was last touched."""
+    def temporary_folders(self) -> set[tuple[str, int]]:
+        """Orbax's temporary folders, as (name, time of the last change). A kill leaves them behind."""
         found = set()
         for path in (self.folder / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
             with contextlib.suppress(FileNotFoundError):
@@ -121,7 +124,7 @@ class Trial:
 
 
 def wait(process: subprocess.Popen[bytes], seconds: float, until: Any = lambda: False) -> bool:
-    """Whether `until` came true before the time was over and the process ended."""
+    """Waits until a condition is true; returns False if the time is over or the process ends before."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         if until():
@@ -130,47 +133,53 @@ def wait(process: subprocess.Popen[bytes], seconds: float, until: Any = lambda: 
     return False
 
 
-def hit(trial: Trial, kind: str, span: float, rng: random.Random) -> tuple[str | None, list[str]]:
+def interrupt(trial: Trial, kind: str, span: float, rng: random.Random) -> tuple[str | None, list[str]]:
     """Starts the run and sends a signal.
 
+    Args:
+        trial: the run.
+        kind: "kill", "checkpoint" (a kill while a checkpoint is being written) or "term".
+        span: latest time of the signal, in seconds after the start has printed something.
+        rng: for the time.
+
     Returns:
-        Where that hit the run, or None if it had ended before; and what is wrong with how it ended.
+        Where the signal interrupted the run, or None if it had already ended; and what is wrong with how it ended.
     """
-    left_over = trial.writing()  # by the kill before this one
+    left_over = trial.temporary_folders()  # of an earlier kill
     process = trial.start()
     if kind == "checkpoint":
         for _ in range(rng.randint(1, 3)):  # which of the next checkpoints
-            wait(process, 60, lambda: not trial.writing())
-            wait(process, 60, trial.writing)
+            wait(process, 60, lambda: not trial.temporary_folders())
+            wait(process, 60, trial.temporary_folders)
         time.sleep(rng.uniform(0, 0.004))
     elif rng.random() < 0.1:
         wait(process, rng.uniform(0, 4))  # while it loads libraries
     else:
-        wait(process, 60, trial.begun)
+        wait(process, 60, trial.has_started)
         wait(process, rng.uniform(0, span))
     if process.poll() is not None:
         return None, trial.end(process, 0)
     if kind != "term":
         process.kill()
-        if process.wait(timeout=120) == 0:  # it ended in that moment
+        if process.wait(timeout=120) == 0:  # it had just ended
             return None, trial.end(process, 0)
         wrong = trial.end(process, -signal.SIGKILL)
-        return ("inside a checkpoint" if trial.writing() - left_over else "elsewhere"), wrong
+        return ("inside a checkpoint" if trial.temporary_folders() - left_over else "elsewhere"), wrong
     process.terminate()
     sent = time.monotonic()
     process.wait(timeout=120)
-    if process.returncode == -signal.SIGTERM and not trial.begun():  # Python was still loading; nothing was in hand
+    if process.returncode == -signal.SIGTERM and not trial.has_started():  # while Python was loading
         return "while loading", trial.end(process, -signal.SIGTERM)
-    if process.returncode == -signal.SIGTERM and trial.finished():  # Python was already on its way out
+    if process.returncode == -signal.SIGTERM and trial.is_finished():  # while Python was exiting
         return None, trial.end(process, -signal.SIGTERM)
-    if process.returncode == 0 and time.monotonic() - sent < 0.5:  # it was all but over
+    if process.returncode == 0 and time.monotonic() - sent < 0.5:  # it had almost ended
         return None, trial.end(process, 0)
     wrong = trial.end(process, 143)
     return f"at {trial.position}", wrong
 
 
 def bits(folder: Path) -> dict[str, Any]:
-    """All that a finished run leaves and that must not depend on what happened to it."""
+    """Everything in a finished run's folder that must be the same after interruptions."""
     import torch
 
     found: dict[str, Any] = {"files": sorted({name(path, folder) for path in folder.rglob("*")} - {""})}
@@ -193,7 +202,7 @@ def bits(folder: Path) -> dict[str, Any]:
 
 
 def name(path: Path, folder: Path) -> str:
-    """Of a file of the run, but for what differs from run to run by design."""
+    """A file's name within the run, without the parts that differ from run to run; empty for a part of a checkpoint."""
     parts = path.relative_to(folder).parts
     return "" if parts[0] == "checkpoints" and len(parts) > 1 else re.sub(r"events\..*", "events", "/".join(parts))
 
@@ -212,7 +221,7 @@ def arrays(checkpoint: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def plan(kills: int, terms: int, rng: random.Random) -> list[str]:
-    """What to send, in a random order; two of five kills wait for a checkpoint."""
+    """The interruptions in random order. Two of five kills come during a checkpoint."""
     inside = -(-2 * kills // 5)
     kinds = ["checkpoint"] * inside + ["kill"] * (kills - inside) + ["term"] * terms
     rng.shuffle(kinds)
@@ -239,24 +248,24 @@ def run(kills: int, terms: int, seed: int, cases: list[str], folder: Path) -> Re
         while left:
             attempt += 1
             trial = Trial(words, folder / f"{number}_hit_{attempt}")
-            told, where = [], None
-            while left and not trial.finished():
+            done, where = [], None
+            while left and not trial.is_finished():
                 kind = left.pop()
-                where, wrong = hit(trial, kind, span, rng)
+                where, wrong = interrupt(trial, kind, span, rng)
                 report.failures += [f"{case}, {kind}: {each}" for each in wrong]
-                if where is None:  # too late: once more, in another run, and sooner: it has its programs compiled
+                if where is None:  # too late: try again in another run, sooner, because programs are compiled now
                     left.append(kind)
                     span *= 0.6
                     break
-                told.append(f"{kind} {where}")
+                done.append(f"{kind} {where}")
                 report.terms += kind == "term"
                 report.kills += kind != "term"
                 report.kills_inside_a_checkpoint += where == "inside a checkpoint"
-            if where is not None or not trial.finished():  # it may have been hit after its summary, before its pictures
+            if where is not None or not trial.is_finished():  # perhaps interrupted between summary and plots
                 report.failures += [f"{case}, last start: {each}" for each in trial.end(trial.start(), 0)]
-            report.log.append(f"{case}: {'; '.join(told)}")
+            report.log.append(f"{case}: {'; '.join(done)}")
             print(report.log[-1], file=sys.stderr, flush=True)
-            if trial.finished():
+            if trial.is_finished():
                 found = bits(trial.folder)
                 differ = [key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)]
                 report.failures += [f"{case}: {key} differs" for key in differ]
@@ -271,7 +280,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m experiments.checks.faults", description=__doc__.partition("\n")[0])
     made.add_argument("--kills", type=int, default=50, help="how many SIGKILLs (default: 50)")
     made.add_argument("--terms", type=int, default=20, help="how many SIGTERMs (default: 20)")
-    made.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    made.add_argument("--seed", type=int, default=0, help="seed of the times (default: 0)")
     made.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="which configurations")
     made.add_argument("--json", action="store_true", help="print the report as JSON")
     return made
@@ -282,12 +291,12 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="jaxcnn-faults-") as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"  # one cache of compiled programs for all starts
         report = run(flags.kills, flags.terms, flags.seed, flags.cases, Path(folder))
-    told = (
+    text = (
         f"{report.kills} SIGKILLs, {report.kills_inside_a_checkpoint} of them inside a checkpoint being written, and "
         f"{report.terms} SIGTERMs in {len(flags.cases)} configurations; {report.finished_runs_compared} runs compared "
         "with uninterrupted ones"
     )
-    return conclude(report, told, flags.json)
+    return conclude(report, text, flags.json)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Random configurations and damaged files: each must work or be refused by an `InputError`, and none may hang.
+"""Try random configurations and damaged files: each must work or end in one message, and none may hang.
 
     python -m experiments.checks.fuzz --configs 10000 --files 2000
 
-Configurations are flags, a config.json or both; some of those that are accepted are built as far as the first training
-step, without computing it. Files are whole ones with a random mutation, read by what reads them in the programs.
+A configuration is flags, a config.json, or both. For some of the accepted ones, everything up to the first training
+step is built, without computing the step. Damaged files are valid ones with a random mutation, and are read by the same
+functions as in the programs.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from experiments.checks.attempts import Report, attempt, explore
 from experiments.checks.fuzz_files import fuzz_files
 from experiments.checks.report import conclude
 
-BUILT = 8  # of so many accepted configurations, one is built
+BUILT = 8  # one of this many accepted configurations is built
 
 
 # Configurations
@@ -46,7 +47,7 @@ def leaves(values: dict[str, Any], where: str = "") -> dict[str, Any]:
 
 
 def near(value: Any, rng: random.Random) -> Any:
-    """Something of the value's kind, or not at all."""
+    """A random value, of the same type as `value` or of another one."""
     kind = rng.random()
     if kind < 0.35:
         return rng.choice(ODD)
@@ -97,7 +98,7 @@ def strange_flags(kind: type, rng: random.Random) -> list[str]:
 
 
 def build(config: Any) -> None:
-    """All of a run before its first step, on the digits and without memory for the network."""
+    """Prepares a run on the digits up to its first step, whose shapes are computed without memory for the network."""
     import jax
 
     from jaxcnn.config import from_dict
@@ -112,13 +113,13 @@ def build(config: Any) -> None:
     assert from_dict(type(config), to_json(config)) == config
     model = config.model
     if model.input_size > 256:
-        return  # a matter of patience
+        return  # would take too long
     data = replace(config.data, name="digits")
     dataset = load_dataset(data, input_size=model.input_size, in_channels=model.in_channels, seed=config.seed)
     frozen = frozen_stages(config.freeze, model, 0)
     steps = -(-len(dataset.train.labels) // config.train.batch_size)
     step = make_train_step(
-        model=model, optim=config.optim, mean=dataset.mean, std=dataset.std, augmentation=data.augment,
+        model=model, optim=config.optim, standardisation=dataset.standardisation, augmentation=data.augment,
         schedule=make_schedule(config.optim, steps_per_epoch=steps, epochs=config.train.epochs), frozen_stages=frozen,
         layer_decay=config.freeze.layer_decay,
     )  # fmt: skip
@@ -174,9 +175,9 @@ def fuzz_configs(count: int, seed: int, folder: Path, report: Report) -> None:
 def run(configs: int, files: int, seed: int, folder: Path) -> Report:
     report, began = Report(), time.monotonic()
     before, hook = os.environ.get("XDG_CACHE_HOME"), sys.unraisablehook
-    # What threads and forgotten coroutines would print as a traceback.
-    sys.unraisablehook = lambda told: report.failures.append(
-        f"{told.err_msg}: {told.exc_value!r} {told.object!r}"[:300]
+    # Errors in threads and abandoned coroutines, which Python would print as tracebacks.
+    sys.unraisablehook = lambda error: report.failures.append(
+        f"{error.err_msg}: {error.exc_value!r} {error.object!r}"[:300]
     )
     try:
         fuzz_configs(configs, seed, folder, report)
@@ -194,7 +195,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m experiments.checks.fuzz", description=__doc__.partition("\n")[0])
     made.add_argument("--configs", type=int, default=10_000, help="how many configurations (default: 10000)")
     made.add_argument("--files", type=int, default=2_000, help="how many damaged files (default: 2000)")
-    made.add_argument("--seed", type=int, default=0, help="of the choices (default: 0)")
+    made.add_argument("--seed", type=int, default=0, help="seed of the choices (default: 0)")
     made.add_argument("--json", action="store_true", help="print the report as JSON")
     return made
 
@@ -204,12 +205,12 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="jaxcnn-fuzz-") as folder:
         report = run(flags.configs, flags.files, flags.seed, Path(folder))
     kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(report.files).most_common())
-    told = (
+    text = (
         f"{report.configurations} configurations, {report.accepted} of them accepted, {report.built} built; "
-        f"{sum(report.files.values())} damaged files ({kinds}), {report.read_all_the_same} of them read all the same; "
+        f"{sum(report.files.values())} damaged files ({kinds}), {report.read_all_the_same} of them still readable; "
         f"slowest {report.slowest} s"
     )
-    return conclude(report, told, flags.json)
+    return conclude(report, text, flags.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Damaged files: whole ones with a random mutation, read by what reads them in the programs."""
+"""Damaged files: valid files with a random mutation, read by the same functions as in the programs."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.checks.attempts import Report, attempt, explore
-from jaxcnn.config.network import Untold
+from jaxcnn.config.network import NetworkOverrides
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
@@ -37,7 +37,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 
 
 def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
-    """Whole files and folders by their kind, and what reads them."""
+    """Valid files and folders by kind, each with the function that reads it."""
     import jax
     import numpy as np
     import torch
@@ -46,11 +46,11 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     from jaxcnn.cli.config_file import read_config
     from jaxcnn.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
     from jaxcnn.config.experiment import Existing, to_json
-    from jaxcnn.data.archives import CIFAR10, CIFAR100, read_cifar_binary, read_cifar_python, read_svhn
     from jaxcnn.data.prepare import prepare
     from jaxcnn.data.sets import load_dataset
     from jaxcnn.model import init_variables
-    from jaxcnn.runs.folder import find_finished, read_summary
+    from jaxcnn.runs.folder import find_finished
+    from jaxcnn.runs.reading import read_summary
     from jaxcnn.training.records import EpochRecord
     from jaxcnn.training.step import init_state
     from jaxcnn.weights.checkpoint import open_checkpoints
@@ -71,8 +71,8 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
         if found is None:
             return
         for one, other in zip(jax.tree.leaves(found.state), jax.tree.leaves(state()), strict=True):
-            assert np.array_equal(one, other), "wrong weights were taken for whole ones"
-        assert found.records == records, "wrong records were taken for whole ones"
+            assert np.array_equal(one, other), "damaged weights were restored"
+        assert found.records == records, "damaged records were restored"
 
     def load(path: Path) -> None:
         load_dataset(DataConfig("cifar10", dir=path), input_size=32, in_channels=3, seed=0)
@@ -96,25 +96,18 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
         checkpoints.save(state(), records)
     checksums = make.write_official(folder / "archives", "cifar10", make.cifar10(4))
     prepare("cifar10", folder / "sets", folder / "archives", checksums)
-    archive = make.write_tar(folder / "cifar100.tar.gz", make.binary_members(make.cifar100()))
-    make.write_mat(folder / "train.mat", make.svhn()["train"])
-    make.write_python(folder / "python", "cifar10", make.cifar10(2), unpacked=True, dump=make.python2_pickle)
     return {
         "config.json": (folder / "run" / "config.json", lambda path: read_config(path, ExperimentConfig)),
         "run": (folder / "run", read_source),
         "finished run": (folder / "finished", lambda path: find_finished(path, longer, {}, Existing(extend=True))),
         "summary.json": (folder / "summary.json", read_summary),
-        "model.pth": (folder / "model.pth", lambda path: read_source(path, Untold(input_size=8))),
-        "legacy.pth": (folder / "legacy.pth", lambda path: read_source(path, Untold(input_size=8))),
-        "safetensors": (folder / "model.safetensors", lambda path: read_source(path, Untold(input_size=8))),
+        "model.pth": (folder / "model.pth", lambda path: read_source(path, NetworkOverrides(input_size=8))),
+        "legacy.pth": (folder / "legacy.pth", lambda path: read_source(path, NetworkOverrides(input_size=8))),
+        "safetensors": (folder / "model.safetensors", lambda path: read_source(path, NetworkOverrides(input_size=8))),
         "weights checkpoint": (folder / "weights", load_weights),
         "run's checkpoint": (folder / "checkpoints", resume),
         "prepared set": (folder / "sets", load),
-        "cache": (folder / "sets", load),  # whose cache is what is changed
-        "cifar10 tar.gz": (folder / "archives" / "cifar-10-binary.tar.gz", lambda p: read_cifar_binary(p, CIFAR10)),
-        "cifar100 tar.gz": (archive, lambda path: read_cifar_binary(path, CIFAR100)),
-        "pickles": (folder / "python" / "cifar-10-batches-py", lambda path: read_cifar_python(path, CIFAR10)),
-        "svhn mat": (folder / "train.mat", read_svhn),
+        "cache": (folder / "sets", load),  # here the mutation changes the cache
     }
 
 
@@ -128,7 +121,7 @@ def fuzz_files(count: int, seed: int, folder: Path, report: Report) -> None:
 
     def one(rng: random.Random) -> None:
         number = sum(report.files.values())
-        # What takes a tenth of a second to read is read less often.
+        # Slow kinds (a tenth of a second) are read less often.
         name = rng.choice(list(known) if number % 4 == 0 else cheap)
         path, read = known[name]
         place = folder / "changed"

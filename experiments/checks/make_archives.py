@@ -1,25 +1,24 @@
-"""Small archives in the official layouts and in torchvision's, filled with noise, and their checksums."""
+"""Small archives of noise in the official layouts and in torchvision's, and their checksums."""
 
 import hashlib
 import io
-import pickle
 import struct
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.io import savemat
 
-from jaxcnn.data.official import OFFICIAL, Checksum
+from jaxcnn.data.official import CHECKSUMS
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FINE_NAMES = [f"fine_{i:02d}" for i in range(100)]
 COARSE_NAMES = [f"coarse_{i:02d}" for i in range(20)]
 
 Batches = dict[str, dict[str, np.ndarray]]
-"""By the file's name: images (N, 32, 32, 3), and labels by tfds feature."""
+"""For each file name: images (N, 32, 32, 3) under "image", and labels (N,) under their tfds feature."""
 
 
 def noise(files: Mapping[str, int], classes: Mapping[str, int], seed: int = 0) -> Batches:
@@ -50,19 +49,20 @@ def rows(images: np.ndarray) -> np.ndarray:
     return images.transpose(0, 3, 1, 2).reshape(len(images), -1)
 
 
-def write_tar(path: Path, members: Mapping[str, bytes] | Iterable[tuple[tarfile.TarInfo, bytes]]) -> Path:
+def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
     with tarfile.open(path, "w:gz", compresslevel=1) as tar:
-        pairs = members.items() if isinstance(members, Mapping) else members
-        for name, data in pairs:
-            info = tarfile.TarInfo(name) if isinstance(name, str) else name
-            if isinstance(name, str):
-                info.size = len(data)
+        folder = tarfile.TarInfo(next(iter(members)).partition("/")[0])  # as the official archives have it
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return path
 
 
 def binary_members(batches: Batches) -> dict[str, bytes]:
-    """Of the binary archive, by their path in it; the labels are in the order of the features."""
+    """The files of the binary archive, by path. Labels are in the order of the features."""
     fine = "train" in batches
     folder = "cifar-100-binary" if fine else "cifar-10-batches-bin"
     members = {}
@@ -80,7 +80,7 @@ def binary_members(batches: Batches) -> dict[str, bytes]:
 
 
 def python_members(batches: Batches) -> dict[str, dict[str, Any]]:
-    """What the pickles of the Python layout hold, by their path in the archive."""
+    """The content of the pickles of the Python layout, by path."""
     fine = "train" in batches
     folder, meta = ("cifar-100-python", "meta") if fine else ("cifar-10-batches-py", "batches.meta")
     key = {"coarse_label": "coarse_labels", "label": "fine_labels" if fine else "labels"}
@@ -104,7 +104,7 @@ def python_members(batches: Batches) -> dict[str, dict[str, Any]]:
 
 
 def python2_pickle(value: object) -> bytes:
-    """Protocol 2 as Python 2 wrote the official files: str is bytes, and arrays name numpy.core."""
+    """A pickle as Python 2 wrote the official files: protocol 2, str as bytes, and arrays that refer to numpy.core."""
     return b"\x80\x02" + _python2(value) + b"."
 
 
@@ -137,17 +137,13 @@ def _python2(value: object) -> bytes:
     raise TypeError(value)
 
 
-def python3_pickle(value: object) -> bytes:
-    return pickle.dumps(value, protocol=2)
-
-
 def write_mat(path: Path, batch: dict[str, np.ndarray]) -> None:
     digits = np.where(batch["label"] == 0, 10, batch["label"]).astype(np.uint8)[:, None]
     savemat(path, {"X": np.moveaxis(batch["image"], 0, -1), "y": digits}, do_compression=True)
 
 
-def write_official(folder: Path, name: str, batches: Batches) -> dict[str, Checksum]:
-    """Writes the archives that tfds downloads; returns the checksums to expect."""
+def write_official(folder: Path, name: str, batches: Batches) -> dict[str, str]:
+    """Writes the archives that tfds would download; returns their checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     if name == "svhn_cropped":
         for split, batch in batches.items():
@@ -158,9 +154,9 @@ def write_official(folder: Path, name: str, batches: Batches) -> dict[str, Check
     return sha256s(folder)
 
 
-def write_python(folder: Path, name: str, batches: Batches, *, unpacked: bool, dump: Any) -> dict[str, Checksum]:
-    """Writes what torchvision leaves behind, one or the other; returns the checksums to expect."""
-    members = {path: dump(content) for path, content in python_members(batches).items()}
+def write_python(folder: Path, name: str, batches: Batches, *, unpacked: bool) -> dict[str, str]:
+    """Writes torchvision's archive, or its unpacked folder; returns their checksums."""
+    members = {path: python2_pickle(content) for path, content in python_members(batches).items()}
     for path, data in members.items() if unpacked else ():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
@@ -171,13 +167,12 @@ def write_python(folder: Path, name: str, batches: Batches, *, unpacked: bool, d
     return md5s(folder)
 
 
-def sha256s(folder: Path) -> dict[str, Checksum]:
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    found = {name: Checksum(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()}
-    return {**OFFICIAL, **found}
+def sha256s(folder: Path) -> dict[str, str]:
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    return {**CHECKSUMS, **found}
 
 
-def md5s(folder: Path) -> dict[str, Checksum]:
+def md5s(folder: Path) -> dict[str, str]:
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    found = {name: Checksum(hashlib.md5(path.read_bytes()).hexdigest()) for name, path in files.items()}
-    return {**OFFICIAL, **found}
+    found = {name: hashlib.md5(path.read_bytes()).hexdigest() for name, path in files.items()}
+    return {**CHECKSUMS, **found}

@@ -1,1 +1,1 @@
-"""The programs: flags in, runs out."""
+"""The command line programs."""

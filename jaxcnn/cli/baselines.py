@@ -1,4 +1,4 @@
-"""Train the three baselines one after the other, and compare them; runs that fail do not stop the others."""
+"""Train the three baselines one after the other, and compare them. If one fails, the others still run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from jaxcnn.cli.flags import baseline, parse_flags, shallow
+from jaxcnn.cli.flags import baseline, fields_of, parse_flags
 from jaxcnn.config.experiment import Device, Existing, ExperimentConfig
 from jaxcnn.config.network import PRESETS
 from jaxcnn.config.training import Augment
@@ -22,7 +22,7 @@ class DataFlags:
     dir: Path | None = None
     """Folder of prepared tfds data sets; tfds's own default if not given."""
     archives: Path | None = None
-    """Folder of archives already downloaded."""
+    """Folder of archives that are already downloaded."""
     augment: Augment = "autoaugment"
     """Augmentation of the training images."""
 
@@ -40,21 +40,21 @@ class TrainFlags:
     """Training."""
 
     epochs: int = 200
-    """Most epochs of each run."""
+    """Maximum number of epochs of each run."""
     batch_size: int = 256
-    """Images a step."""
+    """Images per step."""
 
 
 @dataclass(frozen=True)
 class Flags:
-    """Settings that the three runs share; everything else is the original's."""
+    """Settings of all runs. Everything else is as in the original."""
 
     runs_dir: Path = Path("runs")
     """Folder that holds the runs."""
     seed: int = 0
     """Seed of every run."""
     device: Device = "auto"
-    """Where to compute; auto takes the best that JAX finds."""
+    """Device to compute on; auto takes the best one that JAX finds."""
     data: DataFlags = field(default_factory=DataFlags)
     """Images."""
     model: ModelFlags = field(default_factory=ModelFlags)
@@ -64,21 +64,20 @@ class Flags:
     names: tuple[str, ...] = ("cifar10", "cifar100", "svhn")
     """The data sets."""
     overwrite: bool = False
-    """Begin again those whose folders are there already."""
+    """Delete existing runs in these folders and start again."""
 
 
 def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, overwrite: bool = False) -> "list[Outcome]":
-    """Runs named experiments in order, going on past one that fails; prints a summary.
+    """Runs experiments in order and prints a table of the results. After an error the next one runs.
 
-    The best one by validation is named where all that ended well were tested alike: other accuracies cannot be
-    compared.
+    The best run by validation accuracy is named only if all successful runs have the same test images.
 
     Args:
-        experiments: pairs of a run's name, which replaces the configuration's own, and its configuration.
-        overwrite: begin again those whose folders are there already.
+        experiments: pairs of a name, which replaces that of the configuration, and a configuration.
+        overwrite: delete existing runs in these folders and start again.
 
     Returns:
-        What became of each, in order.
+        The outcome of each experiment, in order.
     """
     from rich.table import Table
     from rich.text import Text
@@ -120,10 +119,10 @@ def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, over
 
 
 def run_baselines(flags: Flags) -> None:
-    """Trains the baselines that the flags ask for.
+    """Trains the network on each of `flags.names`, one after the other, and prints a table of the results.
 
     Raises:
-        InputError: when a run failed, after all have been tried.
+        InputError: after all runs, when at least one of them failed.
     """
     experiments = []
     for name in flags.names:
@@ -133,9 +132,9 @@ def run_baselines(flags: Flags) -> None:
             runs_dir=flags.runs_dir,
             seed=flags.seed,
             device=flags.device,
-            data=replace(default.data, **shallow(flags.data)),
+            data=replace(default.data, **fields_of(flags.data)),
             model=PRESETS[flags.model.preset],
-            train=replace(default.train, **shallow(flags.train)),
+            train=replace(default.train, **fields_of(flags.train)),
         )
         experiments.append((name, config))
     from jaxcnn.studies.execute import require_all
@@ -145,5 +144,5 @@ def run_baselines(flags: Flags) -> None:
 
 
 def program(argv: Sequence[str]) -> None:
-    """Runs what the command line asks for."""
+    """Runs the program with these arguments."""
     run_baselines(parse_flags(Flags(), __doc__, argv))

@@ -1,4 +1,4 @@
-"""A run's configuration as a file, and what to do where one is."""
+"""Reading a configuration from a JSON file."""
 
 import json
 import re
@@ -12,17 +12,17 @@ Config = TypeVar("Config")
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:
-    """The experiment of some kind in a config.json.
+    """Reads a `config.json` into a configuration of type `kind`.
 
     Raises:
-        InputError: when the file is missing, is no JSON, or holds what no experiment has.
+        InputError: when the file is missing, is not JSON, or has unknown names or unusable values.
     """
     try:
-        # UTF-8 or UTF-16, with or without a byte order mark
-        values = json.loads(path.read_bytes(), object_pairs_hook=_each_once)
+        # bytes, so that json detects UTF-8 and UTF-16
+        values = json.loads(path.read_bytes(), object_pairs_hook=_to_dict)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"cannot read the configuration {path}: {_mistake(error)} in line {error.lineno}, column {error.colno}"
+            f"cannot read the configuration {path}: {_explain(error)} in line {error.lineno}, column {error.colno}"
         ) from error
     except UnicodeError as error:
         raise InputError(f"cannot read the configuration {path}: {reason(error)}; save it as UTF-8") from error
@@ -37,7 +37,8 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     return config
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dict of an object's members; raises an InputError for a duplicate name, which json would accept."""
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
@@ -46,11 +47,11 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _mistake(error: json.JSONDecodeError) -> str:
-    """What is wrong with a file that should be JSON, and the remedy where it is a common mistake."""
+def _explain(error: json.JSONDecodeError) -> str:
+    """What is wrong with the JSON; for a comment or a trailing comma, also the remedy."""
     before, after = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
     if after.startswith(("//", "/*", "#")):
         return "JSON has no comments; remove the one"
     if re.match(r",?\s*[}\]]", after) and (after[0] == "," or before.endswith(",")):
         return "JSON has no comma before a closing bracket; remove the one"
-    return f"it is no JSON: {error.msg}"
+    return f"it is not JSON: {error.msg}"

@@ -8,30 +8,30 @@ from typing import Annotated
 import tyro
 
 from jaxcnn.cli.flags import WEIGHT_FILES, parse_flags
-from jaxcnn.config.network import Untold
+from jaxcnn.config.network import NetworkOverrides
 from jaxcnn.errors import InputError, local_path
 from jaxcnn.files import is_there
 
 
 @dataclass(frozen=True)
-class Flags(Untold):
-    """What to convert into what: .pth and .safetensors are files; any other destination is a checkpoint folder."""
+class Flags(NetworkOverrides):
+    """Source and destination. A destination without a suffix becomes the folder of an Orbax checkpoint."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A file that torch.save or safetensors wrote, a checkpoint, or a run's folder."""
     destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DESTINATION")]
     """A .pth or .safetensors file, or a folder for an Orbax checkpoint."""
     verify: bool = False
-    """Run both networks on random images and print the largest difference of their logits."""
+    """Run the Flax and the PyTorch network on random images, and print the largest difference of their logits."""
     overwrite: bool = False
     """Replace the destination if it exists."""
 
 
 def convert(flags: Flags) -> None:
-    """Converts, and prints what network it was and what had to be assumed.
+    """Converts the weights, and prints the network and what had to be assumed about it.
 
     Raises:
-        InputError: when the source cannot be read or the destination is taken.
+        InputError: when the source cannot be read, or the destination exists or has another suffix.
     """
     from jaxcnn.config.card import Card
     from jaxcnn.runs.console import Terminal
@@ -45,8 +45,8 @@ def convert(flags: Flags) -> None:
     flags = replace(flags, source=source, destination=destination)
     if flags.destination.suffix not in ("", *WEIGHT_FILES):
         raise InputError(
-            f"{flags.destination} is no kind of file that weights are written to: give one of "
-            f"{', '.join(WEIGHT_FILES)}, or a folder's name without a dot for a checkpoint"
+            f"{flags.destination} is not a weight file that can be written: give a file with one of the suffixes "
+            f"{', '.join(WEIGHT_FILES)}, or a folder name without a dot for a checkpoint"
         )
     if is_there(flags.destination) and not flags.overwrite:
         raise InputError(f"{flags.destination} exists; give another destination or --overwrite")
@@ -60,14 +60,14 @@ def convert(flags: Flags) -> None:
         markup=False,
     )
     for assumption in assumed:
-        console.print(f"assumed, as the weights do not tell: {assumption}", markup=False)
+        console.print(f"assumed, because the files do not say: {assumption}", markup=False)
     for note in notes:
         console.print(note, markup=False)
     if flags.verify:
         from jaxcnn.runs.device import select_device
         from jaxcnn.weights.verify import largest_difference
 
-        select_device("cpu")  # where PyTorch computes, and where float32 means float32
+        select_device("cpu")  # as PyTorch, and without TF32
         difference, scale = largest_difference(variables, config)
         console.print(
             f"largest difference of the logits on 64 random images: {difference:.2g} (logits up to {scale:.2g})"
@@ -77,12 +77,12 @@ def convert(flags: Flags) -> None:
     elif flags.destination.suffix in WEIGHT_FILES:
         write_state_dict(flags.destination, variables, config)
         if words := flags_to_read(to_torch(variables, config), config):
-            console.print(f"such a file cannot tell all of the network; to read it again give {' '.join(words)}")
+            console.print(f"the file does not contain all settings of the network; to read it give {' '.join(words)}")
     else:
         save_weights(flags.destination, variables, config, overwrite=flags.overwrite)
     console.print(f"wrote {flags.destination}", markup=False)
 
 
 def program(argv: Sequence[str]) -> None:
-    """Runs what the command line asks for."""
+    """Runs the program with these arguments."""
     convert(parse_flags(Flags, __doc__, argv))

@@ -1,4 +1,4 @@
-"""Flags from the typed configuration, and one way for every program to end."""
+"""Command line flags, generated from the configuration dataclasses."""
 
 import contextlib
 import io
@@ -27,9 +27,9 @@ WEIGHT_FILES = (".pth", ".pt", ".safetensors")
 
 @dataclass(frozen=True)
 class _ModelFlags(ModelConfig):
-    num_classes: tyro.conf.Suppress[int] = 10  # the data set's, so not a flag
+    num_classes: tyro.conf.Suppress[int] = 10  # comes from the data set, so it is not a flag
     preset: Literal["shallow", "deep", "as given"] = "shallow"
-    """A network of the original, which the other model flags change."""
+    """One of the original's networks. Other model flags change it."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Flags(ExperimentConfig):
     config: Path | None = None
     """A saved config.json to start from; other flags change it."""
     overwrite: bool = False
-    """Begin again if the run's folder is there already."""
+    """Delete an existing run in this folder and start again."""
     extend: bool = False
-    """Train a run that is there already for more epochs than it was begun with."""
+    """Train an existing run for more epochs."""
 
 
 AnyFlags = TypeVar("AnyFlags", bound=Flags)
@@ -53,16 +53,16 @@ AnyFlags = TypeVar("AnyFlags", bound=Flags)
 def read_flags(
     kind: type[AnyFlags], default: ExperimentConfig, description: str, argv: Sequence[str], **more: Any
 ) -> AnyFlags:
-    """The flags of a command line.
+    """Parses a command line into flags of a training run.
 
-    `--config` and `--model.preset` replace the defaults of all other flags, so they are looked for first.
+    `--config` and `--model.preset` change the defaults of all other flags, so they are read first.
 
     Args:
-        kind: of the flags.
-        default: the values of those that are not given.
-        description: of the program.
+        kind: class of the flags.
+        default: the values of flags that are not given.
+        description: description of the program.
         argv: the command line.
-        more: defaults of what `kind` has beyond a training run.
+        more: defaults of the flags that `kind` adds to those of a training run.
     """
     saved, preset = value_of("--config", argv), value_of("--model.preset", argv)
     if saved is not None:
@@ -73,46 +73,53 @@ def read_flags(
         preset = next(name for name, config in PRESETS.items() if config == default.model)
     else:
         preset = "as given"
-    model = _ModelFlags(**{**shallow(default.model), "preset": preset})
-    return parse_flags(kind(**{**shallow(default), "model": model, **more}), description, argv)
+    model = _ModelFlags(**{**fields_of(default.model), "preset": preset})
+    return parse_flags(kind(**{**fields_of(default), "model": model, **more}), description, argv)
 
 
 def parse(
     default: ExperimentConfig, description: str, argv: list[str] | None = None
 ) -> tuple[ExperimentConfig, Existing]:
-    """The experiment that the command line asks for, and what is to become of a run that is in its folder."""
+    """Parses a command line into a configuration, and what to do with an existing run."""
     flags = read_flags(Flags, default, description, sys.argv[1:] if argv is None else argv)
-    return narrow(ExperimentConfig, flags, model=narrow(ModelConfig, flags.model)), on_existing(flags)
+    return config_from(ExperimentConfig, flags, model=config_from(ModelConfig, flags.model)), existing_from(flags)
 
 
 def parse_flags(
     default: Config | type[Config], description: str | None, argv: Sequence[str], *, hidden: str = ""
 ) -> Config:
-    """Flags of the type of their defaults, or of a type; those of the section `hidden` do without its name.
+    """Parses a command line into a dataclass.
+
+    Args:
+        default: the default values, or the dataclass if its fields have defaults or are required.
+        description: the text at the top of the help.
+        argv: the arguments.
+        hidden: a section, such as "freeze.", whose flags are spelt without its name.
 
     Raises:
-        InputError: when a configuration refuses a value, naming its flag; tyro would name the configuration's type.
-        SystemExit: when tyro refuses the command line, having said so, or has shown the help.
+        InputError: naming the flag, when the dataclass refuses a value. (tyro would name the dataclass.)
+        SystemExit: when tyro has printed an error or the help.
     """
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(printed):
             if isinstance(default, type):
                 return tyro.cli(default, prog=prog(), description=description, args=argv)
             return tyro.cli(type(default), prog=prog(), default=default, description=description, args=argv)
     except SystemExit as end:
+        # tyro catches the InputError that a dataclass raises, prints a message of its own and exits.
         cause: BaseException | None = end
         while cause is not None and not isinstance(cause, InputError):
             cause = cause.__context__
         if cause is None:
-            sys.stderr.write(said.getvalue())
+            sys.stderr.write(printed.getvalue())
             raise
         name, _, rest = str(cause).partition("=")
         raise InputError(f"--{name.removeprefix(hidden).replace('_', '-')}={rest}") from None
 
 
 def prog() -> str:
-    """How this program is called, for its help."""
+    """The command that started this program, for its help."""
     program = Path(sys.argv[0])
     if program.stem == "jaxcnn":  # the console script
         return f"jaxcnn {sys.argv[1]}"
@@ -122,29 +129,29 @@ def prog() -> str:
     )
 
 
-def on_existing(flags: Any) -> Existing:
-    """What flags say of a run that is there already.
+def existing_from(flags: Any) -> Existing:
+    """What `--overwrite` and `--extend` ask for.
 
     Raises:
-        InputError: when they contradict each other.
+        InputError: when both are given.
     """
     if flags.overwrite and flags.extend:
-        raise InputError("--overwrite begins again and --extend goes on; give one of them")
+        raise InputError("--overwrite starts again and --extend continues; give one of them")
     return Existing(flags.overwrite, flags.extend)
 
 
-def shallow(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass, nested ones as they are."""
+def fields_of(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name. Unlike `asdict`, nested dataclasses stay dataclasses."""
     return {f.name: getattr(config, f.name) for f in fields(config)}
 
 
-def narrow(kind: type[Config], flags: Any, **changes: Any) -> Config:
-    """A configuration from flags that have its fields and more."""
+def config_from(kind: type[Config], flags: Any, **changes: Any) -> Config:
+    """Makes a configuration from flags that have at least its fields. `changes` replaces some of them."""
     return kind(**{**{f.name: getattr(flags, f.name) for f in fields(kind)}, **changes})
 
 
 def value_of(flag: str, argv: Sequence[str]) -> str | None:
-    """What a command line gives for a flag, before it is parsed (the last, if several); None if nothing."""
+    """The value of a flag in a command line that is not parsed yet (the last one); None if it is not given."""
     value = None
     for i, word in enumerate(argv):
         name, given, rest = word.partition("=")
@@ -158,5 +165,5 @@ def value_of(flag: str, argv: Sequence[str]) -> str | None:
 
 
 def baseline(name: str) -> ExperimentConfig:
-    """The original's settings for a data set."""
+    """The original's training settings for a data set."""
     return ExperimentConfig(data=DataConfig(name=name))

@@ -1,4 +1,4 @@
-"""The programs by name: `jaxcnn NAME ...`, and in a checkout `python -m experiments.NAME ...` as well."""
+"""Starting a program by name: `jaxcnn NAME ...`, or in a checkout `python -m experiments.NAME ...`."""
 
 import signal
 import sys
@@ -18,14 +18,16 @@ PROGRAMS = {
     "transfer": "transfer saved weights to another data set",
     "study": "compare settings, masks or depths over seeds, with intervals",
     "predict": "classify images with a trained network",
+    "report": "draw the figures and the page of finished runs again; compare runs",
     "convert": "convert weights between PyTorch, safetensors and checkpoints",
+    "publish": "write a run's network as a folder to hand on, with a card",
     "quickstart": "pretrain, transfer and compare on images that need no download",
 }
-"""What there is, and what it does."""
+"""The programs and what they do."""
 
 
-def find(name: str) -> Callable[[Sequence[str]], None]:
-    """The program of this name, which takes its flags. Its module is imported now, and JAX when it runs."""
+def find_program(name: str) -> Callable[[Sequence[str]], None]:
+    """The function that runs a program with its flags. JAX is imported only when it is called."""
     if name in ("cifar10", "cifar100", "svhn"):
         train = import_module("jaxcnn.cli.train").program
         return lambda argv: train(argv, name)
@@ -34,12 +36,12 @@ def find(name: str) -> Callable[[Sequence[str]], None]:
 
 
 def run_program(name: str, argv: Sequence[str] | None = None) -> None:
-    """Runs the program of a name, with the process's own arguments if none are given."""
-    main(lambda: find(name)(sys.argv[1:] if argv is None else argv))
+    """Runs a program by name, with the arguments of this process if `argv` is None."""
+    main(lambda: find_program(name)(sys.argv[1:] if argv is None else argv))
 
 
 def main(program: Callable[[], object]) -> None:
-    """Runs a program; bad input ends in one message on stderr and status 2, a signal in 128 + its number."""
+    """Runs a program. A JaxcnnError becomes one message on stderr and status 2, a signal status 128 + its number."""
     with standard_streams():
         try:
             with raise_on_signal():
@@ -51,12 +53,12 @@ def main(program: Callable[[], object]) -> None:
             interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
             print(interrupted, file=sys.stderr)
             raise SystemExit(interrupted.status) from None
-        except BrokenPipeError:  # whoever read this program's output has seen enough
+        except BrokenPipeError:  # the reader of our output has closed the pipe, as head does
             raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def console() -> None:
-    """The console script `jaxcnn`: its first word names the program."""
+    """The console script `jaxcnn`: the first argument names the program."""
     name, *argv = sys.argv[1:] or ["--help"]
     if name == "--version":
         from jaxcnn import __version__

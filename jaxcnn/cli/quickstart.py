@@ -1,7 +1,7 @@
-"""The whole story in a minute or two, on images that ship with a dependency: pretrain, transfer, compare.
+"""Pretrain, transfer and compare in a minute or two, on images that ship with a dependency.
 
-A network learns the handwritten digits 0 to 4, then the digits 5 to 9 from a few images of each: from scratch, and
-with the first network's weights frozen, partly frozen, and free.
+A network is trained on the handwritten digits 0 to 4. It is then transferred to the digits 5 to 9, with a few images of
+each: from scratch, and with its blocks frozen, partly frozen, and free.
 """
 
 from collections.abc import Sequence
@@ -24,16 +24,16 @@ class Flags:
     epochs: int = 40
     """Epochs of each transfer; the pretraining takes a quarter of them."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each seed draws other images, weights and orders."""
+    """Seeds to repeat everything with. Each draws other images, weights and orders."""
     overwrite: bool = False
-    """Begin again where there are runs already."""
+    """Delete existing runs in these folders and start again."""
 
     def __post_init__(self) -> None:
         set_path(self, "runs_dir")
 
 
 def configs(flags: Flags) -> tuple[list[ExperimentConfig], list[TransferConfig]]:
-    """The pretrainings (one a seed) and the transfers (one for each mask and seed)."""
+    """Configurations of the pretraining (one per seed) and of the transfers (one per mask and seed)."""
     optim = OptimConfig(schedule="cosine")
     train = TrainConfig(epochs=flags.epochs, batch_size=32, early_stopping_patience=None, early_stopping_target=None)
     pretrainings, transfers = [], []
@@ -65,7 +65,7 @@ def configs(flags: Flags) -> tuple[list[ExperimentConfig], list[TransferConfig]]
 
 
 def quickstart(flags: Flags) -> None:
-    """Pretrains, transfers by every mask, and shows the comparison."""
+    """Pretrains, transfers with every mask, and prints the comparison."""
     from jaxcnn.config.experiment import Existing
     from jaxcnn.studies.execute import require_all
     from jaxcnn.studies.plan import masks_study
@@ -78,5 +78,5 @@ def quickstart(flags: Flags) -> None:
 
 
 def program(argv: Sequence[str]) -> None:
-    """Runs what the command line asks for."""
+    """Runs the program with these arguments."""
     quickstart(parse_flags(Flags(), __doc__, argv))

@@ -7,10 +7,11 @@ from jaxcnn.cli.flags import baseline, parse, value_of
 from jaxcnn.config.experiment import DataConfig, ExperimentConfig
 from jaxcnn.config.training import OptimConfig, TrainConfig
 
-# Without what is CIFAR-10's own: its augmentation policy, and an accuracy that is worth stopping at.
+# Without the settings that suit only CIFAR-10: its augmentation policy and the accuracy at which training stops.
 DEFAULT = ExperimentConfig(data=DataConfig(augment="none"), train=TrainConfig(early_stopping_target=None))
 
-# Few images: more steps an epoch, and a rate that comes down by plan, not by the loss on 144 validation images.
+# For few images: a small batch for more steps per epoch, and a cosine schedule, because 144 validation images are too
+# few for plateau.
 DIGITS = replace(
     DEFAULT,
     optim=OptimConfig(schedule="cosine"),
@@ -19,12 +20,12 @@ DIGITS = replace(
 
 
 def default_for(argv: Sequence[str]) -> ExperimentConfig:
-    """The settings that a command line starts from: its data set decides."""
+    """The default settings for the data set that a command line names."""
     return DIGITS if value_of("--data.name", list(argv)) == "digits" else DEFAULT
 
 
 def program(argv: Sequence[str], data: str | None = None) -> None:
-    """Trains as the command line says, from the original's settings for a data set if one is named."""
+    """Runs the program with these arguments; `data` selects the original's settings for a data set as defaults."""
     argv = list(argv)
     default = default_for(argv) if data is None else baseline(data)
     which = "any of the data sets" if data is None else f"{data}, with the original's settings"

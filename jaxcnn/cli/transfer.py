@@ -1,4 +1,4 @@
-"""Transfer saved weights to another data set, with a frozen backbone, a partly frozen one, or none frozen."""
+"""Transfer saved weights to another data set, with all blocks frozen, some, or none."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from jaxcnn.cli.transfer_flags import parse
 
 
 def program(argv: Sequence[str]) -> None:
-    """Runs what the command line asks for; several masks end in a comparison."""
+    """Runs the program with these arguments. Several transfers are compared at the end."""
     configs, existing = parse(argv)
     if len(configs) == 1:
         from jaxcnn.runs.run import run_experiment

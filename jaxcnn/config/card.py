@@ -1,27 +1,30 @@
-"""What a trained network needs beside its weights to classify images."""
+"""Preprocessing and class names, which a trained network needs to classify images."""
 
 from dataclasses import dataclass
 
 from jaxcnn.config.network import ModelConfig, Resize
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.errors import require, require_choice, require_number, set_plain
 
 
 @dataclass(frozen=True)
 class Card:
-    """Which images a network reads, and what its outputs are called. An empty field is not known.
+    """How a network's images are preprocessed, and what its outputs are called. An empty field is unknown.
 
     Raises:
-        InputError: when a field holds something else; the message names the field.
+        InputError: when a field has an unusable value; the message names the field.
     """
 
     class_names: tuple[str, ...] = ()
-    """By label."""
+    """Names of the classes, in the order of the labels."""
     mean: tuple[float, ...] = ()
-    """Of each channel of pixels in [0, 1], subtracted; `std` divides what is left."""
+    """Mean of each channel for pixels in [0, 1]. The network reads (pixels - mean) / std."""
     std: tuple[float, ...] = ()
-    """See `mean`."""
+    """Standard deviation of each channel; see `mean`."""
     resize: Resize = "squash"
-    """How images of other sizes become squares."""
+    """How images of other sizes are resized to the network's square input."""
+    temperature: float = 1.0
+    """Logits are divided by it before they become probabilities."""
 
     def __post_init__(self) -> None:
         set_plain(self)
@@ -36,12 +39,18 @@ class Card:
         for value in self.std:
             require_number("std", value, least=0, most=1e6, open_ends="(")
         require_choice("resize", self.resize, Resize)
+        require_number("temperature", self.temperature, least=0, most=1e6, open_ends="(")
+
+    @property
+    def standardisation(self) -> Standardisation:
+        """What the network expects of its images; its parts are empty where they are not known."""
+        return Standardisation(self.mean, self.std)
 
     def check(self, model: ModelConfig) -> None:
-        """Refuses a card that is not this network's.
+        """Checks that the card fits a network.
 
         Raises:
-            InputError: when the number of names, means or deviations does not fit; the message names the field.
+            InputError: when the number of names, means or standard deviations is wrong; the message names the field.
         """
         for name, count, what in (
             ("class_names", model.num_classes, "class of the network"),

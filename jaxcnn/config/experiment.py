@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxcnn.config.network import ModelConfig, Resize, Untold
+from jaxcnn.config.network import ModelConfig, NetworkOverrides, Resize
 from jaxcnn.config.training import Augment, FreezeConfig, OptimConfig, TrainConfig
 from jaxcnn.errors import (
     require,
@@ -29,21 +29,21 @@ class DataConfig:
     """Which images to train on, and how they are split and augmented."""
 
     name: str = "cifar10"
-    """cifar10, cifar100, svhn, digits, or any prepared tfds image classification set; folder for image files by class,
-    npz for arrays, hf:NAME_OR_PATH[:CONFIG] for a Hugging Face data set."""
+    """cifar10, cifar100, svhn, digits, or any prepared tfds image classification set; folder for image files in one
+    folder per class, npz for arrays, hf:NAME_OR_PATH[:CONFIG] for a Hugging Face data set."""
     dir: Path | None = None
-    """Folder of prepared tfds data sets, tfds's own default if not given; the folder of images, or the .npz file."""
+    """Folder of prepared tfds data sets (tfds's default if not given), folder of images, or .npz file."""
     archives: Path | None = None
-    """Folder of archives already downloaded (the official ones, or what torchvision leaves behind)."""
+    """Folder of archives that are already downloaded: the official ones, or torchvision's files."""
     augment: Augment = "autoaugment"
     """Augmentation of the training images: AutoAugment's CIFAR-10 policy, random flip and crop, or none."""
     classes: tuple[int, ...] = ()
     """Keep only these labels, renumbered from 0 in the order given; all when empty."""
     fraction: float = 1.0
-    """Share of the training images to use, stratified by class and seeded."""
+    """Fraction of the training images to use, drawn by the seed and stratified by class."""
     validation: float = 0.1
-    """Share of the training images held out to steer training, unless the set has a folder or arrays for validation;
-    0 trains on all of them and steers by nothing."""
+    """Fraction of the training images held out for validation, unless the set has validation images of its own. 0: no
+    validation, so the plateau schedule and early stopping have no effect."""
     split_seed: int | None = None
     """Decides which images `fraction` and `validation` take; the run's seed if not given."""
     image_column: str = ""
@@ -51,10 +51,10 @@ class DataConfig:
     label_column: str = ""
     """Column of a Hugging Face data set that holds the labels; if empty, the only one of class labels."""
     resize: Resize = "squash"
-    """How images become squares of the network's size: squash changes their proportions, crop takes the middle, pad
-    adds black borders; bilinear each."""
+    """How images are resized to the network's square input: squash ignores the proportions, crop keeps the middle, pad
+    adds black borders. All are bilinear."""
     skip_broken: bool = False
-    """Go on without image files that cannot be used, and list them."""
+    """Leave out image files that cannot be used, and list them."""
 
     def __post_init__(self) -> None:
         set_plain(self)
@@ -79,7 +79,7 @@ class DataConfig:
 
     @property
     def title(self) -> str:
-        """What runs and tables call the set: its name, or that of the user's own folder or file."""
+        """The set's name in runs and tables: `name`, or the name of the user's folder, file or Hugging Face set."""
         if self.name.startswith("hf:"):
             title = self.name.removeprefix("hf:").rstrip("/").rpartition("/")[2]
         elif self.name in ("folder", "npz") and self.dir is not None:
@@ -91,19 +91,20 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """One run: everything that decides its numbers, and where they go."""
+    """One run: all settings that affect its results, and where it is stored."""
 
     name: str = ""
-    """Name of the run's folder; if empty, the data set's, which jaxcnn transfer replaces by
-    transfer_SOURCE_to_TARGET_MASK."""
+    """Name of the run's folder. If empty, the data set's name; jaxcnn transfer takes transfer_SOURCE_to_TARGET_MASK
+    instead."""
     runs_dir: Path = Path("runs")
     """Folder that holds the runs."""
     seed: int = 0
-    """Decides the split, the initial weights, the order of the images, augmentation and dropout."""
+    """Seed of the split, the initial weights, the order of the images, augmentation and dropout."""
     device: Device = "auto"
-    """Where to compute; auto takes the best that JAX finds."""
+    """Device to compute on; auto takes the best one that JAX finds."""
     protocol: Protocol = "sound"
-    """sound: validation steers, frozen means frozen; original: as the PyTorch program did it, to check its figures."""
+    """sound: training decisions use validation images, and frozen batch statistics do not change; original: what the
+    PyTorch program did, to check its figures."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -132,21 +133,22 @@ class ExperimentConfig:
 
 
 @dataclass(frozen=True)
-class TransferConfig(Untold, ExperimentConfig):
-    """One transfer: a run that begins with weights from elsewhere. `data` is the target."""
+class TransferConfig(NetworkOverrides, ExperimentConfig):
+    """A transfer: a run that starts from saved weights. `data` is the target data set."""
 
     source: Path = Path("runs/cifar10")
-    """The weights: a run's folder, an Orbax checkpoint, a model.pth or a .safetensors file."""
+    """The weights: a run's folder, a published model's, an Orbax checkpoint, a model.pth or a .safetensors file, or the
+    name of weights that come with the project (cifar10-shallow)."""
     head: Head = "fc3"
-    """What is always new: the last layer, or the whole classifier (fc1, fc2 and fc3)."""
+    """Which layers start with new weights: fc3, or all of fc1, fc2 and fc3."""
     copied_stages: int | None = None
-    """Take over this many stages, counted from the input, and begin the others with new weights; if not given, all
-    but the head. 0 is the mask scratch."""
+    """Copy the weights of this many stages, counted from the input; the others start with new weights. If not given,
+    all stages except the head are copied. 0 is the mask scratch."""
     dropout_rate: float | None = None
-    """Dropout while fine-tuning; the source's if not given, which is 0.2 for bare weights."""
+    """Dropout rate of fine-tuning; if not given, the source's (0.2 if its files do not say)."""
 
     def __post_init__(self) -> None:
-        Untold.__post_init__(self)
+        NetworkOverrides.__post_init__(self)
         ExperimentConfig.__post_init__(self)
         set_path(self, "source")
         require_choice("head", self.head, Head)
@@ -169,7 +171,16 @@ class TransferConfig(Untold, ExperimentConfig):
 
 
 def from_dict(kind: type[Any], values: object, where: str = "") -> Any:
-    """Builds a configuration (`kind`) from parsed JSON; unknown names and wrong types are refused by name."""
+    """Builds a configuration of type `kind` from parsed JSON.
+
+    Args:
+        kind: the dataclass.
+        values: the parsed JSON, which should be an object.
+        where: prefix of the names in messages, such as "model.".
+
+    Raises:
+        InputError: naming the field, when a name is unknown or a value unusable.
+    """
     require(
         isinstance(values, dict), where.rstrip(".") or "the configuration", values, "give an object of named values"
     )
@@ -193,22 +204,26 @@ _SECTIONS = {
 }
 
 
-# What a run adds to its config.json; of no meaning when the file is given back.
+# The section of config.json in which a run records versions, device and data set. Reading a configuration ignores it.
 RESOLVED = "resolved"
 
 
+PLACES = ("device", "runs_dir", "name", "data.dir", "data.archives")
+"""Settings that may differ when a run continues, because they do not affect its results."""
+
+
 class Existing(NamedTuple):
-    """What is to become of a run that is there already; by default it goes on, or shows its result."""
+    """What to do if the run's folder already holds a run. The default continues it, or shows its result."""
 
     overwrite: bool = False
-    """Begin again."""
+    """Delete it and start again."""
     extend: bool = False
-    """Go on beyond its last epoch, where the configuration asks for more epochs and differs in nothing else."""
+    """Train it for more epochs. All other settings must be the same."""
 
 
 CONTINUE = Existing()
 
 
 def to_json(config: ExperimentConfig) -> dict[str, Any]:
-    """A configuration as JSON values; `read_config` reads them back."""
+    """A configuration as JSON values, which `from_dict` reads back."""
     return dict(json.loads(json.dumps(asdict(config), default=str)))

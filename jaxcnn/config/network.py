@@ -92,12 +92,12 @@ class ModelConfig:
 
     @property
     def dense_widths(self) -> tuple[int, ...]:
-        """How many values fc1, fc2 and fc3 read of an image."""
+        """Number of inputs of fc1, fc2 and fc3, for one image."""
         return (self.channels[-1] * self.final_size**2, *self.hidden_dims[-2:])
 
     @property
     def weights(self) -> int:
-        """Entries of all kernels, without biases and batch norm."""
+        """Number of weights in all kernels, without biases and batch norm."""
         wide = (self.in_channels, *self.channels)
         blocks = (9 * (i * o + (n - 1) * o * o) for i, o, n in zip(wide, wide[1:], self.layers_per_block, strict=False))
         head = (*self.dense_widths, self.num_classes)
@@ -105,26 +105,27 @@ class ModelConfig:
 
     @property
     def num_stages(self) -> int:
-        """Stages that can be frozen from the input upwards: the blocks, fc1, fc2. fc3 is always trained."""
+        """Number of stages that can be frozen: the blocks, fc1 and fc2. fc3 is always trained."""
         return self.num_blocks + 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Untold:
-    """What bare weights do not tell of their network.
+class NetworkOverrides:
+    """Settings of a network that cannot be read off the shapes of its weights.
 
-    None leaves it to the files that lie beside the weights or, where they do not tell it either, to what is assumed.
+    A value replaces what the weight file's metadata or a `config.json` beside it says. None keeps what they say, or
+    takes the default where they say nothing.
 
     Raises:
-        InputError: when no network has such a value; the message names the field.
+        InputError: when a field has an unusable value; the message names the field.
     """
 
     input_size: int | None = None
-    """Height and width of the images, instead of what the files tell or, where they do not, 32."""
+    """Height and width of the images; if not given, what the files say, or 32."""
     apply_pooling: tuple[int, ...] | None = None
-    """Which blocks (1 or 0 for each) end in a pool, instead of what the files tell or the first ones."""
+    """Whether (1 or 0) each block ends in a pool; if not given, what the files say, or the first blocks."""
     activation_function: Activation | None = None
-    """The activation, instead of what the files tell or ReLU."""
+    """The activation; if not given, what the files say, or ReLU."""
 
     def __post_init__(self) -> None:
         set_plain(self)
@@ -135,14 +136,14 @@ class Untold:
         if self.activation_function is not None:
             require_choice("activation_function", self.activation_function, Activation)
 
-    def told(self) -> dict[str, Any]:
-        """The fields that have a value."""
-        values = {each.name: getattr(self, each.name) for each in fields(Untold)}
+    def values(self) -> dict[str, Any]:
+        """The fields that are not None, by name."""
+        values = {each.name: getattr(self, each.name) for each in fields(NetworkOverrides)}
         return {name: value for name, value in values.items() if value is not None}
 
-    def change(self, config: ModelConfig) -> ModelConfig:
-        """A network's configuration with these values in place of its own."""
-        return replace(config, **self.told())
+    def apply(self, config: ModelConfig) -> ModelConfig:
+        """A copy of `config` with these values in place of its own."""
+        return replace(config, **self.values())
 
 
 SHALLOW = ModelConfig()
@@ -161,6 +162,6 @@ PRESETS = {"shallow": SHALLOW, "deep": DEEP}
 
 
 def stage_of(name: str, config: ModelConfig) -> int:
-    """The stage that a top-level module belongs to, counted from the input; fc3 is `config.num_stages`."""
+    """The index of a top-level module's stage, counted from the input: `block_k` has k, fc3 `config.num_stages`."""
     kind, _, number = name.partition("_")
     return int(number) if kind == "block" else config.num_blocks + int(name.removeprefix("fc")) - 1

@@ -22,7 +22,7 @@ class OptimConfig:
     learning_rate: float = 1e-3
     """The learning rate that the schedule scales."""
     weight_decay: float = 1e-5
-    """Strength of the weight decay, on every trained parameter."""
+    """Weight decay, applied to every trained parameter."""
     momentum: float = 0.9
     """Momentum of sgd."""
     clip_norm: float | None = None
@@ -30,9 +30,9 @@ class OptimConfig:
     schedule: Schedule = "plateau"
     """plateau: cut when the validation loss stalls (PyTorch's timing); cosine: to 0 over all steps; constant."""
     plateau_factor: float = 0.5
-    """What a plateau multiplies the learning rate by."""
+    """Factor by which a plateau multiplies the learning rate."""
     plateau_patience: int = 5
-    """Epochs without improvement that a plateau lets pass; the next one cuts."""
+    """Number of epochs without improvement that are tolerated; the next one cuts the learning rate."""
     warmup_epochs: float = 0.0
     """Epochs over which the learning rate rises linearly from 0."""
     label_smoothing: float = 0.0
@@ -51,7 +51,7 @@ class OptimConfig:
         require_int("optim.plateau_patience", self.plateau_patience, least=0)
         require_number("optim.warmup_epochs", self.warmup_epochs, least=0, most=10_000)
         require_number("optim.label_smoothing", self.label_smoothing, least=0, most=1, open_ends=")")
-        for each in fields(self):  # JAX takes a whole number for an int32
+        for each in fields(self):  # JAX would make an int32 of a Python int
             if isinstance(value := getattr(self, each.name), int) and each.name != "plateau_patience":
                 object.__setattr__(self, each.name, float(value))
 
@@ -61,20 +61,23 @@ class TrainConfig:
     """How long to train, and when to stop early."""
 
     epochs: int = 200
-    """Most epochs to train."""
+    """Maximum number of epochs."""
     batch_size: int = 256
-    """Images a step; a short last batch is trained on too."""
+    """Images per step. The last batch of an epoch may be smaller."""
     early_stopping_patience: int | None = 10
-    """Stop after this many epochs without a lower validation loss; None never stops for that."""
+    """Stop after this many epochs without a lower validation loss; never if None."""
     early_stopping_target: float | None = 98.5
-    """Stop once the validation accuracy reaches this many percent; None never stops for that."""
+    """Stop once the validation accuracy reaches this many percent; never if None."""
     class_weights: ClassWeights = "none"
-    """balanced: the training loss of an image counts N / (classes * images of its class) times, where N is the number
-    of training images, so that each class counts alike; validation and test are never weighted."""
+    """balanced: the training loss of an image is multiplied by N / (classes * images of its class), where N is the
+    number of training images. Each class then has the same total weight. Validation and test loss are not weighted."""
     precision: Precision = "float32"
-    """What the network computes in. With bfloat16 weights, statistics, loss and optimiser stay in float32. bfloat16 is
-    for accelerators; a CPU computes faster in float32. auto: bfloat16 on an accelerator, float32 on a CPU; a run that
-    continues keeps what it began with."""
+    """dtype of the forward and backward pass. Weights, batch statistics, loss and optimiser state stay in float32.
+    bfloat16 is for accelerators; a CPU is faster in float32. auto: bfloat16 on an accelerator, float32 on a CPU. A run
+    that continues keeps the dtype it started with."""
+    temperature_scaling: bool = False
+    """After training, fit a temperature on the validation images. Logits are divided by it to get probabilities: in
+    probabilities.npy, in the calibration error and in predictions. Accuracy does not change."""
 
     def __post_init__(self) -> None:
         set_plain(self)
@@ -82,6 +85,8 @@ class TrainConfig:
         require_int("train.batch_size", self.batch_size, least=1, most=2**20)
         require_choice("train.class_weights", self.class_weights, ClassWeights)
         require_choice("train.precision", self.precision, Precision)
+        scaled = self.temperature_scaling
+        require(isinstance(scaled, bool), "train.temperature_scaling", scaled, "give true or false")
         if self.early_stopping_patience is not None:
             require_int("train.early_stopping_patience", self.early_stopping_patience, least=1)
         if self.early_stopping_target is not None:
@@ -91,7 +96,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class FreezeConfig:
-    """Which stages (blocks, then fc1 and fc2) are frozen, counted from the input upwards, and for how long."""
+    """Which stages (blocks, fc1, fc2) are frozen, counted from the input, and for how many epochs."""
 
     mask: Mask = "full"
     """frozen: all blocks; partial: blocks 0 to freeze_until_block; full: nothing; scratch: nothing, and new weights."""
@@ -102,10 +107,10 @@ class FreezeConfig:
     probe_epochs: int = 0
     """Train only the head for this many epochs first (linear probing, then fine-tuning)."""
     unfreeze_every: int = 0
-    """Begin with the head alone, and unfreeze one more stage every so many epochs, down to the mask; 0 does not."""
+    """Gradual unfreezing: train only fc3 at first, then one more stage every this many epochs; 0 disables it."""
     layer_decay: float = 1.0
-    """The learning rate of each stage is this many times that of the stage after it (discriminative rates). Like
-    probing and unfreezing, it is for weights taken over: scratch does without."""
+    """Learning rate of each stage relative to the next stage towards the output (discriminative learning rates). Like
+    probing and unfreezing, it has no effect with scratch."""
     cache_features: bool = True
     """Without augmentation, compute the output of the frozen stages once instead of in every epoch."""
 

@@ -1,1 +1,1 @@
-"""Images: where they are, how they are read, split, cached and augmented."""
+"""Images: finding, reading, splitting, caching and augmenting them."""

@@ -1,4 +1,4 @@
-"""Images that are arrays already: a `.npz` file's, or a program's own."""
+"""Data sets from arrays: those of a `.npz` file, or a program's own."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.config.network import Resize
-from jaxcnn.data.cache import cache_title, cached, file_fingerprint
+from jaxcnn.data.cache import cache_title, file_fingerprint, read_through_cache
 from jaxcnn.data.images import fit_image
 from jaxcnn.data.progress import show_progress
 from jaxcnn.data.splits import SPLIT_NAMES, Split, Stored, aligned_empty, hold_out_test
@@ -17,25 +17,28 @@ _NAMES = "train_images and train_labels (test_..., val_...), or images and label
 
 
 def load_npz(file: Path, title: str, shape: tuple[int, int, int], resize: Resize) -> Stored:
-    """The images of a `.npz` file, from the cache if it is unchanged.
+    """The images of a `.npz` file. If the file has not changed since it was last read, they come from the cache.
 
-    It has MedMNIST's arrays (`train_images`, `train_labels`, and the same of `val` and `test`), or `images`, `labels`
-    and perhaps `split` ("train", "val" or "test" for each). `class_names` names the labels 0, 1, ... of either.
+    The file has either MedMNIST's arrays (`train_images`, `train_labels`, and the same for `val` and `test`), or
+    `images`, `labels` and optionally `split` ("train", "val" or "test" for each image; without it, a stratified fifth
+    is the test split). Optionally, `class_names` gives the names of the labels 0, 1, ...
 
     Args:
-        file: the `.npz` file. Nothing pickled is read.
-        title: of the set.
-        shape: height, width and channels of the images wanted.
+        file: the `.npz` file. One with pickled arrays is refused.
+        title: of the set, for messages and the cache.
+        shape: height, width and channels to convert the images to.
         resize: how images become squares.
 
     Raises:
-        InputError: when the file cannot be read, or its arrays are no labelled images.
+        InputError: when the file cannot be read, or its arrays are not labelled images.
     """
     try:
         made_of = file_fingerprint(file)
     except OSError as error:
         raise InputError(f"data.dir={str(file)!r} cannot be read: {reason(error)}; give a .npz file") from error
-    return cached(file, cache_title(title, resize), shape, made_of, lambda: _read(file, title, shape, resize))
+    return read_through_cache(
+        file, cache_title(title, resize), shape, made_of, lambda: _read(file, title, shape, resize)
+    )
 
 
 def _read(file: Path, title: str, shape: tuple[int, int, int], resize: Resize) -> Stored:
@@ -54,7 +57,7 @@ def _read(file: Path, title: str, shape: tuple[int, int, int], resize: Resize) -
 
 
 def _pairs(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Images and labels by split."""
+    """Images and labels, by split."""
     if "images" in arrays and "labels" in arrays:
         images, labels = arrays["images"], arrays["labels"]
         if "split" not in arrays:
@@ -80,17 +83,17 @@ def stored_from_arrays(
     resize: Resize,
     title: str,
 ) -> Stored:
-    """A set from images and labels by split: train, and perhaps test and validation.
+    """A data set from images and labels by split: train, and optionally test and validation.
 
     Args:
         pairs: uint8 (N, H, W) or (N, H, W, 1 or 3), and labels (N,) or (N, 1): whole numbers or text.
-        class_names: of the labels 0, 1, ...; if empty, the training labels in order are the classes.
-        shape: height, width and channels of the images wanted.
+        class_names: of the labels 0, 1, ...; if empty, the distinct training labels, sorted, are the classes.
+        shape: height, width and channels to convert the images to.
         resize: how images become squares.
-        title: of the set.
+        title: of the set, for messages.
 
     Raises:
-        InputError: when these are no labelled images.
+        InputError: when these are not labelled images.
     """
     plain = {name: (np.asarray(images), _flat(np.asarray(labels))) for name, (images, labels) in pairs.items()}
     classes = np.arange(len(class_names)) if class_names else np.unique(plain["train"][1])
@@ -116,7 +119,7 @@ def stored_from_arrays(
 
 
 def _flat(labels: np.ndarray) -> np.ndarray:
-    """Labels (N,) of whole numbers or text."""
+    """Labels as an array (N,) of whole numbers or text."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iuUS":

@@ -1,33 +1,29 @@
-"""What happens to a batch of images before the network sees it: augmentation and standardisation."""
-
-from collections.abc import Sequence
+"""Augmentation and standardisation of a batch of images."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.config.training import Augment
 from jaxcnn.data.autoaugment import apply_policy, autoaugment, draw
 from jaxcnn.errors import InputError
-from jaxcnn.kernels.backend import fixed_settings
-
-__all__ = ["augment", "autoaugment", "flipcrop", "standardise"]
+from jaxcnn.kernels.backend import cpu_or_plain, fixed_settings
 
 _PADDING = 4
 
 
 @fixed_settings()
-def augment(key: jax.Array, images: jax.Array, kind: Augment, *, vectorized: bool) -> jax.Array:
-    """Augments a batch, each image by a key of its own, derived from `key` and its place in the batch.
+def augment(key: jax.Array, images: jax.Array, kind: Augment) -> jax.Array:
+    """Augments a batch. Each image has its own key, derived from `key` and its position in the batch.
+
+    On a CPU, AutoAugment takes the images one by one; an accelerator takes the whole batch. The result is the same.
 
     Args:
         key: PRNG key.
         images: uint8 (B, H, W, C), C either 1 or 3.
-        kind: "autoaugment", "flipcrop" (see the functions of these names) or "none".
-        vectorized: how to compute the same bytes. False takes the images one by one and runs only the
-            operations drawn: best on a CPU. True runs every operation on the whole batch and selects: best on
-            an accelerator.
+        kind: "autoaugment" or "flipcrop" (see the functions of these names), or "none".
 
     Returns:
         uint8 (B, H, W, C).
@@ -44,17 +40,24 @@ def augment(key: jax.Array, images: jax.Array, kind: Augment, *, vectorized: boo
         return jax.vmap(flipcrop)(keys, images)  # faster than one by one on a CPU, too
     if kind != "autoaugment":
         raise InputError(f"augment={kind!r} is not usable: choose one of autoaugment, flipcrop, none")
-    if vectorized:
-        return jax.vmap(autoaugment)(keys, images)
-    result: jax.Array = lax.map(lambda one: apply_policy(*one), (jax.vmap(draw)(keys), images))
-    return result
+    augmented: jax.Array = cpu_or_plain(autoaugment_one_by_one, jax.vmap(autoaugment), keys, images)
+    return augmented
+
+
+def autoaugment_one_by_one(keys: jax.Array, images: jax.Array) -> jax.Array:
+    """`jax.vmap(autoaugment)` as a loop, which runs only the operations that were drawn for each image.
+
+    Under `vmap`, every operation runs on every image: fast on an accelerator, 10 to 100 times slower on a CPU.
+    """
+    augmented: jax.Array = lax.map(lambda one: apply_policy(*one), (jax.vmap(draw)(keys), images))
+    return augmented
 
 
 @fixed_settings()
 def flipcrop(key: jax.Array, image: jax.Array) -> jax.Array:
-    """Crops one image at random after padding it by 4 black pixels a side, then mirrors it half of the time.
+    """Pads one image by 4 black pixels on each side, crops it at random, and mirrors it with probability 1/2.
 
-    As torchvision's `RandomCrop(size, padding=4)` and `RandomHorizontalFlip()`.
+    This is torchvision's `RandomCrop(size, padding=4)` followed by `RandomHorizontalFlip()`.
 
     Args:
         key: PRNG key; the same key and image give the same result.
@@ -71,29 +74,26 @@ def flipcrop(key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 @fixed_settings()
-def standardise(
-    images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: DTypeLike = jnp.float32
-) -> jax.Array:
+def standardise(images: jax.Array, standardisation: Standardisation, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """Scales pixels to [0, 1], then shifts and scales each channel: (images / 255 - mean) / std.
 
     Args:
         images: uint8 (..., C).
-        mean: C means of pixels in [0, 1].
-        std: C standard deviations of pixels in [0, 1].
-        dtype: of the result; the arithmetic is in float32 at least.
+        standardisation: C means and C standard deviations.
+        dtype: of the result. The arithmetic is in float32 or wider.
 
     Returns:
         `dtype` (..., C).
 
     Raises:
-        InputError: when `images` is not uint8, or `mean` or `std` does not hold one number for each channel.
+        InputError: when `images` is not uint8, or the mean or the std does not hold one number for each channel.
     """
     if images.dtype != jnp.uint8:
         raise InputError(f"images={images.dtype}{images.shape} is not usable: give uint8")
     channels = images.shape[-1]
-    for name, values in (("mean", mean), ("std", std)):
+    for name, values in (("mean", standardisation.mean), ("std", standardisation.std)):
         if len(values) != channels:
             raise InputError(f"{name}={values!r} is not usable: give {channels} numbers, one a channel")
     wide = jnp.promote_types(dtype, jnp.float32)
     scaled = images.astype(wide) / 255
-    return ((scaled - jnp.array(mean, wide)) / jnp.array(std, wide)).astype(dtype)
+    return ((scaled - jnp.array(standardisation.mean, wide)) / jnp.array(standardisation.std, wide)).astype(dtype)

@@ -1,8 +1,8 @@
 """AutoAugment's CIFAR-10 policy (Cubuk et al. 2019), equal byte for byte to torchvision on PIL images.
 
-torchvision hands each operation to Pillow, and Pillow rounds differently in each. What depends only on the
-policy and on the size of the image (which pixel a rotation copies, how strong a blend is) is computed while
-tracing, in NumPy with Pillow's own arithmetic; what depends on the pixels is arranged to round as Pillow's C.
+torchvision lets Pillow do each operation, and each of Pillow's operations rounds in its own way. What depends only on
+the policy and the image's size (which pixel a rotation copies, how strong a blend is) is computed while tracing, in
+NumPy and with Pillow's arithmetic. What depends on the pixels is written so that it rounds like Pillow's C code.
 """
 
 import math
@@ -49,24 +49,24 @@ POLICY: tuple[tuple[tuple[Operation, float, int], tuple[Operation, float, int]],
     (("Equalize", 0.8, 0), ("Invert", 0.1, 0)),
     (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 0)),
 )
-"""The 25 sub-policies: two of (name, probability, level), level 0 where an operation has no magnitude."""
+"""The 25 sub-policies, each of two operations: (name, probability, level). Level 0 if it has no magnitude."""
 
 
 class Draw(NamedTuple):
-    """What chance decides about one image."""
+    """The random choices for one image."""
 
     policy: jax.Array
     """int32 (): the sub-policy, an index into POLICY."""
     applied: jax.Array
     """bool (2,): whether each of its two operations is applied."""
     negative: jax.Array
-    """bool (2,): whether the magnitude of each is mirrored, if the operation is signed."""
+    """bool (2,): whether the magnitude of each is negated, if the operation has a sign."""
 
 
 def draw(key: jax.Array) -> Draw:
-    """Draws a sub-policy and whether to apply and to mirror its operations, as torchvision's `get_params`.
+    """Draws a sub-policy, and whether each of its operations is applied and negated, as torchvision's `get_params`.
 
-    All of it from one draw of five words: three generators take 0.7 s longer to compile.
+    Everything comes from one draw of five words: three separate draws would take 0.7 s longer to compile.
     """
     words = jax.random.bits(key, (5,), jnp.uint32)
     policy = (words[0] % len(POLICY)).astype(jnp.int32)
@@ -78,8 +78,8 @@ def draw(key: jax.Array) -> Draw:
 def autoaugment(key: jax.Array, image: jax.Array) -> jax.Array:
     """Augments one image by AutoAugment's CIFAR-10 policy (Cubuk et al. 2019, arXiv:1805.09501).
 
-    Equal to torchvision's `AutoAugment(AutoAugmentPolicy.CIFAR10)` on a PIL image with the same draws:
-    nearest-neighbour interpolation, black where geometry uncovers.
+    Equal to torchvision's `AutoAugment(AutoAugmentPolicy.CIFAR10)` on a PIL image with the same draws. Geometric
+    operations take the nearest pixel, and black outside the image.
 
     Args:
         key: PRNG key; the same key and image give the same result.
@@ -120,7 +120,7 @@ def apply_policy(drawn: Draw, image: jax.Array) -> jax.Array:
     def step(i: jax.Array, image: jax.Array) -> Any:
         return lax.switch(index[i], functions, image, chosen[i, 1])
 
-    result: jax.Array = lax.fori_loop(0, 2, step, image)  # a loop, so that each operation is compiled once
+    result: jax.Array = lax.fori_loop(0, 2, step, image)  # as a loop, each operation is compiled only once
     return result
 
 
@@ -130,8 +130,8 @@ def apply_operation(name: Operation, image: jax.Array, level: ArrayLike = 0, neg
     Args:
         name: one of torchvision's names.
         image: uint8 (H, W, C), C either 1 or 3.
-        level: bin of the magnitude, 0 to 9; operations without a magnitude ignore it.
-        negative: whether to mirror the magnitude; operations whose magnitude has no sign ignore it.
+        level: bin of the magnitude, 0 to 9; ignored by operations without a magnitude.
+        negative: whether to negate the magnitude; ignored by operations without a sign.
 
     Returns:
         uint8 (H, W, C).
@@ -162,7 +162,7 @@ _GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 
 
 def _linspace(first: float, last: float, level: int) -> float:
-    """Entry `level` of torch.linspace(first, last, 10), which counts from the nearer end, in float32."""
+    """Entry `level` of torch.linspace(first, last, 10), which computes in float32 from the nearer end."""
     step = np.float32(last - first) / np.float32(_LEVELS - 1)
     if level < _LEVELS // 2:
         return float(np.float32(first) + step * np.float32(level))
@@ -170,7 +170,7 @@ def _linspace(first: float, last: float, level: int) -> float:
 
 
 def _amount(name: Operation, level: int, negative: bool) -> float:
-    """What the operation's function takes: a blend's factor, a bit mask, a threshold."""
+    """The amount that the operation's function takes: the factor of a blend, a bit mask or a threshold."""
     if name in ("Brightness", "Color", "Contrast", "Sharpness"):
         return 1.0 + (-1 if negative else 1) * _linspace(0.0, 0.9, level)
     if name == "Posterize":
@@ -179,9 +179,9 @@ def _amount(name: Operation, level: int, negative: bool) -> float:
 
 
 def _source(height: int, width: int, name: Operation, level: int, negative: bool) -> np.ndarray:
-    """Which pixel each pixel copies: int32 (H * W,) indices of row-major pixels, H * W for those outside.
+    """The pixel that each pixel copies: row-major indices, int32 (H * W,); H * W stands for a pixel outside.
 
-    Pillow steps through the source in 16.16 fixed point; in float32, a tenth of all images would differ.
+    Pillow steps through the source in 16.16 fixed point. In float32, a tenth of all images would differ.
     """
     sign = -1 if negative else 1
     a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0  # reads from (ax + by + c, dx + ey + f)
@@ -223,11 +223,11 @@ def _move(image: jax.Array, source: jax.Array) -> jax.Array:
 
 
 def _blend(start: jax.Array, image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Pillow's Image.blend: from `start` at 0 through `image` at 1, in float32, cut to a whole number."""
+    """Pillow's Image.blend, in float32: `start` at factor 0, `image` at factor 1, rounded down."""
     low = start.astype(jnp.float32)
     product = factor * (image.astype(jnp.float32) - low)
-    # Pillow rounds the product before it adds. Fused, one image in six would be off by one; the clip, which
-    # never binds, keeps XLA from fusing (an optimization_barrier does not).
+    # Pillow rounds the product before it adds. XLA would fuse both into one rounding, and one image in six would be
+    # off by one. The clip never changes a value, and keeps XLA from fusing (an optimization_barrier does not).
     total = low + jnp.clip(product, -1e6, 1e6)
     return jnp.clip(total, 0, 255).astype(jnp.uint8)
 
@@ -258,7 +258,7 @@ def _sharpness(image: jax.Array, factor: jax.Array) -> jax.Array:
     padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
     rows = padded[:-2] + padded[1:-1] + padded[2:]
     weighted = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * x
-    smooth = lax.div(weighted + 6, jnp.int32(13))  # the nearest whole number: thirteenths never tie
+    smooth = lax.div(weighted + 6, jnp.int32(13))  # rounds to the nearest whole number; thirteenths have no ties
     inner = np.zeros((*image.shape[:2], 1), bool)
     inner[1:-1, 1:-1] = True  # Pillow's filter keeps the border
     return _blend(jnp.where(inner, smooth, x), image, factor)
@@ -277,12 +277,17 @@ def _invert(image: jax.Array, _: jax.Array) -> jax.Array:
 
 
 def _autocontrast_shortfalls() -> np.ndarray:
-    """Where Pillow's int(v * scale - low * scale), in double precision, falls just short of a whole number.
+    """Where rounding makes Pillow's autocontrast one grey level too dark.
+
+    Pillow maps a pixel x to int(x * scale - low * scale) with scale = 255 / (high - low), in double precision. Where
+    the exact result is a whole number, the computed one may be slightly smaller, and int() then gives one less.
+
+    The exact result is whole at multiples of 255 / gcd(high - low, 255): of 15, 17, 51, 85 or 255, where v // 15
+    differs between any two, or of 1, 3 or 5, where none comes out too small.
 
     Returns:
-        uint32 (256, 256): for a channel's lowest and highest value, bit v // 15 for each output v affected.
-        The outputs that are whole before rounding are the multiples of 15, 17, 51, 85 or 255, of which no two
-        share a bit; where they lie denser, at spans that 51 or 85 divides, none falls short.
+        uint32 (256, 256), indexed by low and high, a channel's lowest and highest value: bit v // 15 is set if the
+        exact result v comes out too small. Rows with high <= low are 0.
     """
     bits = np.zeros((256, 256), np.uint32)
     for span in range(1, 256):
@@ -300,7 +305,7 @@ def _autocontrast(image: jax.Array, _: jax.Array) -> jax.Array:
     low, high = x.min(axis=(0, 1)), x.max(axis=(0, 1))
     span = high - low
     scaled = 255 * (x - low)
-    # Half a step above the exact quotient: float32 then cuts to the exact floor.
+    # Half a step above the exact quotient, so that rounding down in float32 gives the exact floor.
     level = ((scaled.astype(jnp.float32) + 0.5) / jnp.maximum(span, 1).astype(jnp.float32)).astype(jnp.int32)
     short = (jnp.asarray(_autocontrast_shortfalls())[low, high] >> lax.div(level, jnp.int32(15)).astype(jnp.uint32)) & 1
     level -= jnp.where(level * span == scaled, short.astype(jnp.int32), 0)
@@ -309,7 +314,7 @@ def _autocontrast(image: jax.Array, _: jax.Array) -> jax.Array:
 
 def _equalize(image: jax.Array, _: jax.Array) -> jax.Array:
     pixels, channels = image.shape[0] * image.shape[1], image.shape[2]
-    first = 256 * jnp.arange(channels, dtype=jnp.uint32)  # of each channel's 256 entries; unsigned, so never wrapped
+    first = 256 * jnp.arange(channels, dtype=jnp.uint32)  # of each channel's entries; unsigned: never wrapped
     place = (image.astype(jnp.uint32) + first).reshape(-1)
     counts = jnp.zeros(256 * channels, jnp.int32).at[place].add(1, mode="promise_in_bounds")
     brightest = counts.at[image.max(axis=(0, 1)) + first].get(mode="promise_in_bounds")
@@ -319,7 +324,7 @@ def _equalize(image: jax.Array, _: jax.Array) -> jax.Array:
     # Half a step above the exact quotient, as in _autocontrast (exact up to 2**22 pixels); Pillow clips its table.
     level = ((below + step // 2).astype(jnp.float32) + 0.5) / jnp.maximum(step, 1).astype(jnp.float32)
     level = jnp.where(step > 0, jnp.minimum(level, 255), jnp.arange(256)).astype(jnp.uint8)
-    # Scattered, so that there is a table: XLA would fuse its making into the look-up, once for each pixel.
+    # The scatter makes XLA write the table. It would otherwise compute an entry again for every pixel that looks it up.
     entries = jnp.arange(256 * channels, dtype=jnp.uint32)
     table = (
         jnp.zeros(256 * channels, jnp.uint8)

@@ -1,4 +1,4 @@
-"""Decoded data sets on disk: `.npy` files that are mapped, and that every user of the folder may share."""
+"""Decoded data sets on disk: memory-mapped `.npy` files, which all users of the cache folder can share."""
 
 import errno
 import hashlib
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.data.splits import Split, Stored
 from jaxcnn.data.statistics import channel_statistics
 from jaxcnn.errors import reason
@@ -24,27 +25,29 @@ if TYPE_CHECKING:
     from jaxcnn.config.network import Resize
 
 _FORMAT = 2
-"""Of the arrays and of how images are decoded; another number makes every cached set be read again."""
+"""Version of the arrays and of how images are decoded. A new number makes every cached set outdated."""
 
 _SPLITS = ("train", "test", "validation")
 
 
 def cache_title(name: str, resize: "Resize") -> str:
-    """What a cached set's folder is called: sets of squashed images go without the word."""
+    """Name of a cached set's folder. It contains the kind of resizing, unless that is the default."""
     name = re.sub(r"[^\w.+-]+", "_", name)[:100]
     return name if resize == "squash" else f"{name}-{resize}"
 
 
-def cached(place: Path, title: str, shape: tuple[int, int, int], made_of: str, read: Callable[[], Stored]) -> Stored:
-    """The arrays of a data set, from the cache if they were made of the same files, or else read and cached.
+def read_through_cache(
+    place: Path, title: str, shape: tuple[int, int, int], made_of: str, read: Callable[[], Stored]
+) -> Stored:
+    """The arrays of a data set: from the cache if they come from the same files, else read now and cached.
 
-    A cache that cannot be read or written is a warning on stderr.
+    A cache that cannot be read or written is reported on stderr and not used.
 
     Args:
-        place: file or folder that holds the set.
-        title: what the cached set's folder is called.
+        place: file or folder of the set.
+        title: name of the cached set's folder (`cache_title`).
         shape: height, width and channels of the images.
-        made_of: fingerprint of the files and of the settings that decide the pixels.
+        made_of: fingerprint of the files, and of the settings that affect the pixels.
         read: decodes the set.
     """
     home = cache_folder()
@@ -70,11 +73,11 @@ def cached(place: Path, title: str, shape: tuple[int, int, int], made_of: str, r
 
 
 def fingerprint(folder: Path) -> str:
-    """Changes with the format, the description of a prepared set, and the names, sizes and times of its files.
+    """A fingerprint of a prepared set: of its description, and of the names, sizes and times of its files.
 
     Raises:
         OSError: when the set cannot be read.
-        UnicodeDecodeError: when its description is no text.
+        UnicodeDecodeError: when its description is not text.
     """
     files = sorted((path.name, path.stat()) for path in folder.iterdir())
     described = [(folder / name).read_text(encoding="utf-8") for name in ("dataset_info.json", "features.json")]
@@ -83,25 +86,25 @@ def fingerprint(folder: Path) -> str:
 
 
 def file_fingerprint(file: Path) -> str:
-    """Changes with the size and time of a file.
+    """A fingerprint of a file: of its size and time.
 
     Raises:
-        OSError: when it is not there.
+        OSError: when there is no such file.
     """
     stat = file.stat()
     return hashlib.sha256(repr((_FORMAT, stat.st_size, stat.st_mtime_ns)).encode()).hexdigest()
 
 
 def open_cache(entry: Path, wanted: str, shape: tuple[int, int, int]) -> Stored | None:
-    """The cached arrays, mapped and not read; None if there are none, or outdated or damaged ones.
+    """The cached arrays, memory-mapped; None if they are missing, outdated or damaged.
 
     Args:
         entry: folder of the cached set.
-        wanted: fingerprint of the prepared set.
+        wanted: fingerprint that the entry must have.
         shape: height, width and channels of the images.
 
     Raises:
-        PermissionError: when another user's files may not be read.
+        PermissionError: when the files belong to another user who does not let others read them.
     """
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
@@ -112,7 +115,7 @@ def open_cache(entry: Path, wanted: str, shape: tuple[int, int, int]) -> Stored 
         there = [name for name in _SPLITS if name != "validation" or f"{name}_images.npy" in mapped]
         splits = {name: Split(mapped[f"{name}_images.npy"], mapped[f"{name}_labels.npy"]) for name in there}
         names = tuple(meta["class_names"])
-        for images, labels, _ in splits.values():
+        for images, labels in splits.values():
             if images.shape != (len(labels), *shape) or [images.dtype, labels.dtype] != [
                 np.dtype(np.uint8),
                 np.dtype(np.int32),
@@ -121,26 +124,26 @@ def open_cache(entry: Path, wanted: str, shape: tuple[int, int, int]) -> Stored 
             if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
                 return None
         left_out = tuple(map(str, meta.get("left_out", ())))
-        mean, std = map(tuple, meta["statistics"]) if "statistics" in meta else (None, None)
+        statistics = Standardisation(*map(tuple, meta["statistics"])) if "statistics" in meta else None
         return Stored(
             **splits,
             class_names=names,
             test_origin=str(meta["test_origin"]),
             left_out=left_out,
-            statistics=None if mean is None or std is None else (mean, std),
+            statistics=statistics,
         )
     except PermissionError:
         raise
-    except Exception:  # JSON and NumPy's own header each raise their own kinds, a tokenizer's among them
+    except Exception:  # JSON and NumPy's header parser raise many kinds
         return None
 
 
 def write_cache(entry: Path, made_of: str, stored: Stored) -> None:
-    """Writes aside and renames, so that what is there is whole. An entry that no longer fits is replaced.
+    """Writes an entry under a temporary name and renames it, so that it is always complete. Replaces an outdated entry.
 
     Args:
         entry: folder of the cached set.
-        made_of: fingerprint of the prepared set.
+        made_of: fingerprint of the set.
         stored: the arrays.
 
     Raises:
@@ -150,7 +153,7 @@ def write_cache(entry: Path, made_of: str, stored: Stored) -> None:
     if entry.exists() and not os.access(entry, os.W_OK):
         raise PermissionError(errno.EACCES, "outdated, and another user's", str(entry))
     temporary, outdated = (entry.parent / f".{entry.name}-{uuid.uuid4().hex}" for _ in range(2))
-    temporary.mkdir()  # with the permissions that the umask gives, which tempfile would not
+    temporary.mkdir()  # with the umask's permissions; tempfile's would be private
     try:
         for name in _SPLITS:
             if (split := getattr(stored, name)) is None:

@@ -1,4 +1,4 @@
-"""Folders of image files as data sets: `train/<class>/*` beside `test/` or `val/`, or `<class>/*` alone."""
+"""Data sets from folders of image files: `train/<class>/*` with `test/` or `val/` beside it, or only `<class>/*`."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxcnn.data.cache import cache_title, cached
+from jaxcnn.data.cache import cache_title, read_through_cache
 from jaxcnn.data.images import File, scan, shown, walk
 from jaxcnn.data.splits import SPLIT_NAMES, Stored, hold_out_test
 from jaxcnn.errors import InputError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jaxcnn.data.image_reader import ImageReader
 
 _FORMAT = 1
-"""Of how images become pixels; another number makes every cached folder be read again."""
+"""Version of how images become pixels. A new number makes every cached folder outdated."""
 
 Classes = Mapping[str, list[File]]
 """The files of each class, by its name."""
@@ -27,17 +27,17 @@ Classes = Mapping[str, list[File]]
 def load_folder(
     folder: Path, title: str, shape: tuple[int, int, int], resize: "Resize", reader: "ImageReader"
 ) -> Stored:
-    """The images of a folder, from the cache if no file has changed its name, size or time.
+    """The images of a folder; from the cache if no file has a new name, size or time.
 
     Args:
-        folder: holds `train/<class>/*` and `test/<class>/*`, `val/<class>/*` or both; or `<class>/*`.
-        title: of the set.
-        shape: height, width and channels of the images wanted.
+        folder: with `train/<class>/*` and `test/<class>/*`, `val/<class>/*` or both; or with `<class>/*`.
+        title: of the set, for messages and the cache.
+        shape: height, width and channels to convert the images to.
         resize: how images become squares.
-        reader: decodes them to this shape, or leaves out what cannot be used.
+        reader: decodes images to this shape, and refuses or skips those that cannot be used.
 
     Raises:
-        InputError: when the folder is none, holds no classes, or something in it cannot be used.
+        InputError: when there is no such folder, it has no classes, or something in it cannot be used.
     """
     if not folder.is_dir():
         what = "no folder" if folder.exists() else "a folder that does not exist"
@@ -45,11 +45,13 @@ def load_folder(
     layout = _find_layout(folder)
     made_of = _fingerprint(layout, reader.skip_broken)
 
-    return cached(folder, cache_title(title, resize), shape, made_of, lambda: _read(folder, title, layout, reader))
+    return read_through_cache(
+        folder, cache_title(title, resize), shape, made_of, lambda: _read(folder, title, layout, reader)
+    )
 
 
 def _find_layout(folder: Path) -> dict[str, Classes]:
-    """The files by folder of a split, "" if the classes lie in the folder itself, and by class."""
+    """The files by folder of a split and by class. The split is "" if the classes are in `folder` itself."""
     _, inside = scan(folder)
     below = {name: scan(folder / name) for name in inside}
     splits = [name for name in inside if name in SPLIT_NAMES and below[name][1]]
@@ -69,12 +71,12 @@ def _find_layout(folder: Path) -> dict[str, Classes]:
             f"{folder} has {'one class' if inside else 'no folders of images'}; give a folder that has a folder for "
             "each class, or train/ with these"
         )
-    # What was listed to tell the layout is not listed again.
+    # Folders that were listed to find the layout are not listed again.
     return {"": {name: walk(folder / name) if below[name][1] else below[name][0] for name in inside}}
 
 
 def _fingerprint(layout: Mapping[str, Classes], skip_broken: bool) -> str:
-    """Changes with the names, sizes and times of the files, and with what is done about broken ones."""
+    """A fingerprint of the names, sizes and times of the files, and of what is done about broken ones."""
     found = hashlib.sha256(repr((_FORMAT, skip_broken)).encode())
     for split, classes in layout.items():
         for name, files in classes.items():

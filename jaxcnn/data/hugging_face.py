@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face's `datasets`, from its hub or a local folder."""
+"""Data sets through Hugging Face's `datasets`, from its hub or a local folder."""
 
 import hashlib
 import sys
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxcnn.config.experiment import DataConfig
-from jaxcnn.data.cache import cache_title, cached
+from jaxcnn.data.cache import cache_title, read_through_cache
 from jaxcnn.data.splits import SPLIT_NAMES, Split, Stored, hold_out_test
 from jaxcnn.errors import InputError, local_path, reason
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 PREFIX = "hf:"
 
 _FORMAT = 1
-"""Of how images become pixels; another number makes every cached set be read again."""
+"""Version of how images become pixels. A new number makes every cached set outdated."""
 
 _UNLABELLED = -1
 
 
 def load_hugging_face(config: DataConfig, shape: tuple[int, int, int], reader: "ImageReader") -> Stored:
-    """The images of `hf:NAME_OR_PATH[:CONFIG]`, from this project's cache if `datasets` has the same files of it.
+    """The images of `hf:NAME_OR_PATH[:CONFIG]`; from this project's cache if the files of `datasets` are the same.
 
     Args:
-        config: names the set and perhaps its columns.
-        shape: height, width and channels of the images wanted.
-        reader: decodes them to this shape, or leaves out what cannot be used.
+        config: the name of the set, and optionally the columns to use.
+        shape: height, width and channels to convert the images to.
+        reader: decodes images to this shape, and refuses or skips those that cannot be used.
 
     Raises:
-        InputError: when the package is missing, or the set cannot be had or has no labelled images.
+        InputError: when the package is missing, or the set cannot be loaded or has no labelled images.
     """
     try:
         import datasets
     except ImportError as error:
         raise InputError(f"data.name={config.name!r} needs a package: pip install 'jaxcnn[hf]'") from error
-    with _few_words(datasets), _named(config.name):
+    with _without_bars(datasets), _name_set_in_errors(config.name):
         found = _load(datasets, config.name.removeprefix(PREFIX))
     splits = dict(found) if isinstance(found, Mapping) else {"train": found}
     if "train" not in splits and len(splits) == 1:
@@ -51,14 +51,14 @@ def load_hugging_face(config: DataConfig, shape: tuple[int, int, int], reader: "
     files = [Path(each["filename"]) for split in splits.values() for each in split.cache_files]
 
     def read() -> Stored:
-        with _few_words(datasets), _named(config.name):
+        with _without_bars(datasets), _name_set_in_errors(config.name):
             return _read(datasets, config, splits, image, label, reader)
 
     if not files:
         return read()
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     made_of = hashlib.sha256(repr((_FORMAT, stats, image, label, config.skip_broken)).encode()).hexdigest()
-    return cached(files[0], cache_title(config.title, config.resize), shape, made_of, read)
+    return read_through_cache(files[0], cache_title(config.title, config.resize), shape, made_of, read)
 
 
 def _load(datasets: Any, name: str) -> Any:
@@ -79,7 +79,7 @@ def _load(datasets: Any, name: str) -> Any:
 
 
 def _columns(datasets: Any, config: DataConfig, features: Mapping[str, Any]) -> tuple[str, str]:
-    """Names of the columns of images and labels: those asked for, or else the only ones of their kind."""
+    """Names of the image column and the label column: those asked for, or the only ones of their kind."""
     found = []
     for wanted, kind, flag in (
         (config.image_column, datasets.Image, "image"),
@@ -126,7 +126,7 @@ def _read(
 
 
 class _Column:
-    """Encoded images of a column, as files or their contents."""
+    """The encoded images of a column: for each one its content, or its path."""
 
     def __init__(self, rows: Any, name: str) -> None:
         self._rows, self._name = rows, name
@@ -139,8 +139,8 @@ class _Column:
 
 
 @contextmanager
-def _few_words(datasets: Any) -> Iterator[None]:
-    """Keeps bars that no terminal shows off stderr."""
+def _without_bars(datasets: Any) -> Iterator[None]:
+    """Disables progress bars if stderr is not a terminal."""
     disabled = datasets.are_progress_bars_disabled()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
@@ -152,7 +152,7 @@ def _few_words(datasets: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def _name_set_in_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (InputError, MemoryError):

@@ -1,8 +1,8 @@
-"""Encoded images of a data set as splits, decoded on all cores.
+"""Decodes the images of a data set on all cores.
 
-Threads would wait for each other: opening a small file is mostly Python. The workers are interpreters of their own,
-which import this module and nothing of the program that wants the images: forking a process in which JAX runs can
-hang, and `multiprocessing` would run a user's script again in each.
+Threads would wait for each other, since opening a small file is mostly Python code. Instead, each worker is a separate
+interpreter that imports only this module. Forking a process in which JAX runs can hang, and `multiprocessing` with
+"spawn" would run a user's script again in each worker.
 """
 
 import os
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from jaxcnn.config.network import Resize
 
 _CHUNK = 64
-"""Images that a worker takes at a time."""
+"""Images in one request to a worker."""
 
 _FEW_BYTES, _FEW_IMAGES = 2**22, 2000
-"""Up to so many are decoded before a worker has started."""
+"""Up to these limits, decoding in this process is done before a worker would have started."""
 
 
 class Wanted(NamedTuple):
-    """What images are to become."""
+    """The size, channels and kind of resizing of the result."""
 
     size: int
     channels: int
@@ -49,13 +49,13 @@ class Chunk(NamedTuple):
     images: np.ndarray
     """uint8 (N, size, size, channels); zeros where an image cannot be used."""
     converted: Counter[str]
-    """How many were changed in which way."""
+    """Number of images that were converted, by the kind of conversion."""
     problems: dict[int, str]
-    """By index, why an image cannot be used."""
+    """Why an image cannot be used, by its index."""
 
 
 class Sources(Protocol):
-    """Paths of files or their contents, some at a time."""
+    """A sequence of paths or file contents that is read by slices."""
 
     def __len__(self) -> int: ...
 
@@ -63,21 +63,21 @@ class Sources(Protocol):
 
 
 class ImageReader:
-    """Reads the splits of a set. Within a `with` statement: its end is that of the processes that decode."""
+    """Reads the splits of a set. Use it in a `with` statement, whose end stops the worker processes."""
 
     def __init__(self, wanted: Wanted, skip_broken: bool) -> None:
         self.left_out: list[str] = []
-        """Why images were skipped, a line for each."""
+        """Why images were skipped, one line for each."""
         self._wanted = wanted
         self.skip_broken = skip_broken
         self._workers: SimpleQueue[_Worker] = SimpleQueue()
         self._stack = ExitStack()
 
     def refuse(self, problem: str) -> None:
-        """Takes what cannot be used, in words that end in "; " and a remedy.
+        """Notes a problem if broken images are skipped. The text must end in "; " and a remedy.
 
         Raises:
-            InputError: unless broken images are skipped.
+            InputError: if broken images are not skipped.
         """
         if not self.skip_broken:
             raise InputError(f"{problem}, or give --data.skip-broken to go on without it")
@@ -86,18 +86,18 @@ class ImageReader:
     def read(
         self, sources: Sources, names: Sequence[str], labels: np.ndarray, *, title: str, total_bytes: int
     ) -> Split:
-        """The images of a split that can be used, in order; says which kinds were converted.
+        """The usable images of a split, in order. Reports conversions on stderr.
 
         Args:
             sources: the images.
-            names: what messages call each.
-            labels: int32 (N,), of each.
+            names: of each image, for messages.
+            labels: int32 (N,).
             title: of the split.
-            total_bytes: size of all sources; little is decoded in this process.
+            total_bytes: size of all sources, which decides whether workers are worth starting.
 
         Raises:
-            InputError: as `refuse`, for the first image that cannot be used; when an image is in colour and grey ones
-                are wanted.
+            InputError: for the first image that cannot be used, unless broken images are skipped; or when an image has
+                colour and the network reads grey images.
         """
         size, channels, _ = self._wanted
         images = aligned_empty((len(labels), size, size, channels), np.uint8)
@@ -116,10 +116,10 @@ class ImageReader:
         return split if usable.all() else take(split, np.flatnonzero(usable))
 
     def decode(self, sources: Sources, names: Sequence[str], *, title: str, total_bytes: int) -> Iterator[Chunk]:
-        """All images in order, some at a time, beside a bar of this title. The arguments are those of `read`.
+        """All images in order, in chunks, with a progress bar. The arguments are those of `read`.
 
         Raises:
-            InputError: when an image is in colour and grey ones are wanted.
+            InputError: when an image has colour and the network reads grey images.
         """
         chunks = [slice(start, start + _CHUNK) for start in range(0, len(sources), _CHUNK)]
         alone = total_bytes <= _FEW_BYTES and len(sources) <= _FEW_IMAGES
@@ -141,10 +141,10 @@ class ImageReader:
             finally:
                 self._workers.put(worker)
 
-        threads = ThreadPoolExecutor(count)  # each waits for a worker's answer
+        threads = ThreadPoolExecutor(count)  # each thread waits for the answer of one worker
         try:
             begun = (threads.submit(decode, chunk) for chunk in chunks)
-            waiting = deque(islice(begun, 4 * count))  # of all, whoever takes longer than decoding would fill memory
+            waiting = deque(islice(begun, 4 * count))  # bounded: a slow consumer must not fill the memory
             while waiting:
                 part = waiting.popleft().result()
                 waiting.extend(islice(begun, 1))
@@ -160,10 +160,10 @@ class ImageReader:
 
 
 def _decode_chunk(sources: Sequence[str | bytes], names: Sequence[str], wanted: Wanted) -> Chunk:
-    """Decodes images of files or their contents; messages call them by `names`.
+    """Decodes images from files or their contents; `names` are for messages.
 
     Raises:
-        InputError: when an image is in colour and grey ones are wanted.
+        InputError: when an image has colour and the network reads grey images.
     """
     size, channels, resize = wanted
     images = np.zeros((len(sources), size, size, channels), np.uint8)
@@ -185,7 +185,7 @@ def _decode_chunk(sources: Sequence[str | bytes], names: Sequence[str], wanted: 
 
 
 class _Worker:
-    """An interpreter that decodes what it is sent until its stdin ends."""
+    """An interpreter that decodes the requests on its stdin until that ends."""
 
     def __init__(self) -> None:
         program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
@@ -194,14 +194,15 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # libtiff writes warnings there
-            process_group=0,  # Ctrl-C is for the program alone
+            pipesize=2**20,  # an answer has some 200 kB, a pipe's default is 64
+            process_group=0,  # so that Ctrl-C reaches only the program
         )
 
     def decode(self, sources: Sequence[str | bytes], names: Sequence[str], wanted: Wanted) -> Chunk:
-        """`_decode_chunk` there.
+        """Runs `_decode_chunk` in the worker.
 
         Raises:
-            InputError: as `_decode_chunk`; when the interpreter ends before it has answered.
+            InputError: as `_decode_chunk`; or when the worker ends without an answer.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
@@ -225,12 +226,12 @@ class _Worker:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        with suppress(BrokenPipeError):  # a request that it did not read
+        with suppress(BrokenPipeError):  # it may not have read its last request
             self._process.__exit__(None, None, None)
 
 
 def serve() -> None:
-    """The worker's side: answers requests until there are no more."""
+    """The worker's main loop: answers requests until stdin ends."""
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     while True:
         try:

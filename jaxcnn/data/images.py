@@ -1,4 +1,4 @@
-"""Image files: which there are in a folder, and each as an array of the size that a network reads."""
+"""Image files: listing those of a folder, and reading one as an array of the size that a network needs."""
 
 import os
 from pathlib import Path
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from jaxcnn.config.network import Resize
 
 _LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
-"""What systems leave among images, beside names that begin with a dot."""
-
+"""Names that operating systems add to folders. They are ignored, as are names that begin with a dot."""
 
 File = tuple[str, int, int]
-"""A file's name relative to the folder listed, its size in bytes and the time of its last change in ns."""
+"""A file's name relative to the listed folder, its size in bytes, and its modification time in ns."""
 
 
 def scan(folder: Path | str) -> tuple[list[File], list[str]]:
-    """The files directly in a folder and the names of the folders in it, both sorted, without what is hidden.
+    """The files directly in a folder, and the names of the folders in it; both sorted, without hidden ones.
 
-    Symbolic links count as what they lead to; one that leads nowhere is a file, to be refused by its name.
+    A symbolic link counts as its target. A broken link counts as a file, so that reading it gives an error with its
+    name.
 
     Raises:
         InputError: when the folder cannot be read.
@@ -50,7 +50,7 @@ def scan(folder: Path | str) -> tuple[list[File], list[str]]:
 
 
 def walk(folder: Path) -> list[File]:
-    """All files below a folder, sorted. A link to a folder that it is in is not followed.
+    """All files in and below a folder, sorted. A link to a folder that contains the link is not followed.
 
     Raises:
         InputError: when a folder cannot be read.
@@ -77,17 +77,17 @@ def read_image(
     resize: "Resize" = "squash",
     name: str = "the image",
 ) -> np.ndarray:
-    """An image as a network of this input reads it, uint8 (size, size, channels), turned as its metadata says.
+    """Reads an image as uint8 (size, size, channels), turned upright as its metadata says.
 
     Args:
         file: path, content of a file, or an image that Pillow has opened.
         size: height and width.
         channels: 3, or 1 for grey.
-        resize: how other sizes and shapes become squares.
-        name: what messages call what is no path.
+        resize: how images of other sizes become squares.
+        name: of the image, for messages, if it is not a path.
 
     Raises:
-        InputError: when it cannot be decoded, or colour would have to be thrown away; the message names the file.
+        InputError: when it cannot be decoded, or has colour and `channels` is 1; the message names the file.
     """
     source = bytes(file) if isinstance(file, (bytearray, memoryview)) else file
     called = shown(file) if isinstance(file, Path) else name
@@ -95,13 +95,13 @@ def read_image(
 
 
 def shown(path: Path | str) -> str:
-    """A path in one line of a message."""
+    """A path as one printable line, for messages."""
     text = str(path)
     return text if text.isprintable() else repr(text)
 
 
 def fit_decoded(pixels: np.ndarray, size: int, channels: int, resize: "Resize", name: str) -> np.ndarray:
-    """`fit_image`, whose message names the image."""
+    """`fit_image`, with the image's name in its error message."""
     try:
         return fit_image(pixels, size, channels, resize)
     except InputError as error:
@@ -113,12 +113,12 @@ def fit_image(image: np.ndarray, size: int, channels: int, resize: "Resize" = "s
 
     Args:
         image: uint8 (height, width, 1 or 3), or (height, width) for grey.
-        size: height and width wanted.
+        size: height and width of the result.
         channels: 3, or 1 for grey.
         resize: squash ignores the proportions; crop and pad are Pillow's `ImageOps.fit` and `ImageOps.pad`.
 
     Raises:
-        InputError: when colour would have to be thrown away, or the image is neither grey nor RGB bytes.
+        InputError: when the image has colour and `channels` is 1, or it is neither grey nor RGB in bytes.
     """
     if image.ndim == 2:
         image = image[..., None]
@@ -144,7 +144,7 @@ def _crop(picture: Image.Image, size: int) -> Image.Image:
 
 def _pad(picture: Image.Image, size: int) -> Image.Image:
     longer = max(picture.size)
-    if min(picture.size) * size < longer:  # of which Pillow would leave nothing
+    if min(picture.size) * size < longer:  # Pillow would shrink the shorter side to 0
         width, height = (max(1, round(side * size / longer)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return ImageOps.pad(picture, (size, size), Image.Resampling.BILINEAR)

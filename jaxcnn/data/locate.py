@@ -1,4 +1,4 @@
-"""Where a prepared tfds data set lies, and what a folder is that holds none."""
+"""Finds a prepared tfds data set, and recognises folders that a user gave by mistake."""
 
 import json
 import re
@@ -22,33 +22,33 @@ _ARCHIVES = (
     "test_32x32.mat",
 )
 _LOOKED_AT = 1000
-"""Of how many names in a folder its kind is told."""
+"""How many names in a folder are read to recognise its kind."""
 
 
 class Mistaken(NamedTuple):
-    """What a path is that was given as something else."""
+    """What a path really is that was given in place of a data folder."""
 
     what: str
     remedy: str | None = None
-    """Which path to give instead, if there is one."""
+    """What path to give instead, if that is known."""
     flags: str | None = None
-    """What reads it as it is, if anything does."""
+    """Flags with which the path can be read as it is, if there are any."""
 
     @property
     def data_remedy(self) -> str:
-        """What to do where it was given as a folder of prepared sets."""
+        """What to do if it was given as a folder of prepared sets."""
         return self.remedy or (_BY_TFDS if self.flags is None else f"give {self.flags}")
 
 
 def find_prepared(name: str, data_dir: Path) -> Path | None:
-    """The folder of a prepared set: of the version asked for, or else of the highest.
+    """The folder of a prepared set: of the version in `name`, or else of the highest version; None if there is none.
 
     Args:
         name: `set`, `set/config`, `set:version` or `set/config:version`.
         data_dir: folder of prepared tfds data sets.
 
     Raises:
-        InputError: when the name is none, or one of several configurations must be chosen.
+        InputError: when the name is not valid, or does not choose one of several configurations.
     """
     match = re.fullmatch(rf"(\w+(?:/\w[\w.+-]*)?)(?::({_VERSION}))?", name)
     if match is None:
@@ -76,8 +76,8 @@ def find_prepared(name: str, data_dir: Path) -> Path | None:
 
 
 def recognise(path: Path) -> Mistaken | None:
-    """What a path is in which neither the prepared set nor the archives wanted were found; None if nothing known."""
-    with suppress(OSError):  # what cannot be read is not recognised
+    """What a path is that holds neither the prepared set nor the archives; None if it is not recognised."""
+    with suppress(OSError):  # an unreadable path is not recognised
         if path.is_file():
             if path.name in _ARCHIVES:
                 return Mistaken("an archive", f"give the folder that it is in: --data.archives {path.parent}")
@@ -90,15 +90,15 @@ def recognise(path: Path) -> Mistaken | None:
 
 
 def refuse_other_folders(name: str, data_dir: Path, archives_given: bool) -> None:
-    """Says what a folder is that does not have the prepared set wanted.
+    """Refuses a folder of another kind, in which a missing set must not be prepared.
 
     Args:
-        name: of the set, as `find_prepared` takes it.
-        data_dir: where it was not found.
-        archives_given: whether the set is to be prepared there from archives, which may lie beside it.
+        name: of the set, as for `find_prepared`.
+        data_dir: the folder, in which the set was not found.
+        archives_given: whether the set will be prepared there from archives, which may be in the same folder.
 
     Raises:
-        InputError: when the folder is of another kind, so that nothing should be prepared there.
+        InputError: when the folder is of another kind; the message says which.
     """
     home, found = data_dir / name.partition(":")[0], None
     with suppress(OSError):
@@ -114,7 +114,7 @@ def refuse_other_folders(name: str, data_dir: Path, archives_given: bool) -> Non
 
 
 def holds_sets(path: Path) -> bool:
-    """Whether a folder has prepared sets."""
+    """Whether a folder contains prepared sets."""
     try:
         return path.is_dir() and any(_versions(each) for each in _folders(path))
     except OSError:
@@ -122,7 +122,7 @@ def holds_sets(path: Path) -> bool:
 
 
 def _holds_archives(path: Path) -> bool:
-    """Whether a folder has archives of CIFAR-10, CIFAR-100 or SVHN, or what torchvision unpacks of them."""
+    """Whether a folder contains archives of CIFAR-10, CIFAR-100 or SVHN, or the folders torchvision unpacks them to."""
     try:
         return any((path / name).exists() for name in _ARCHIVES)
     except OSError:
@@ -130,7 +130,7 @@ def _holds_archives(path: Path) -> bool:
 
 
 def _own_folder(path: Path) -> Mistaken | None:
-    """A folder in a prepared set: of a version or of all of them."""
+    """Recognises a folder inside a prepared set: of one version, or of all versions."""
     if (path / "dataset_info.json").exists() and re.fullmatch(_VERSION, path.name):
         what, home, version = "one version of a prepared set", path.parent, f":{path.name}"
     elif _versions(path):
@@ -147,7 +147,7 @@ def _own_folder(path: Path) -> Mistaken | None:
 
 
 def _config_name(version: Path) -> str | None:
-    """The configuration that a prepared set names as its own."""
+    """The name of the configuration in a prepared set's description."""
     try:
         info = json.loads((version / "dataset_info.json").read_text(encoding="utf-8"))
         return str(info["configName"])
@@ -156,7 +156,7 @@ def _config_name(version: Path) -> str | None:
 
 
 def _unpacked(path: Path) -> Mistaken | None:
-    """An archive's own folder."""
+    """Recognises the folder that an archive unpacks to."""
     for kind in (CIFAR10, CIFAR100):
         if (path / kind.meta).is_file() and (path / kind.python_files[1]).is_file():
             return Mistaken("an unpacked archive", f"give the folder that it is in: --data.archives {path.parent}")
@@ -166,7 +166,7 @@ def _unpacked(path: Path) -> Mistaken | None:
 
 
 def _foreign(path: Path) -> Mistaken | None:
-    """Layouts of other programs."""
+    """Recognises the layouts of other programs."""
     if any(next(path.glob(pattern), None) for pattern in _HUGGING_FACE):
         hub = any(path.glob(_HUB))
         return Mistaken("a data set in Hugging Face's layout", flags=None if hub else f"--data.name hf:{path}")
@@ -184,7 +184,7 @@ def _foreign(path: Path) -> Mistaken | None:
 
 
 def _classes(path: Path) -> list[str]:
-    """Names of the folders of image files, if there are several."""
+    """Names of the folders that contain image files, if there are at least two."""
     names = [
         each.name
         for each in _folders(path)
@@ -194,7 +194,7 @@ def _classes(path: Path) -> list[str]:
 
 
 def _versions(path: Path) -> list[Path]:
-    """The folders of a set's versions, as tfds prepares them."""
+    """The folders of a set's versions."""
     return [each for each in _folders(path) if re.fullmatch(_VERSION, each.name)]
 
 

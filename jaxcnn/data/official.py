@@ -1,4 +1,4 @@
-"""The official archives of CIFAR-10, CIFAR-100 and SVHN: where they are, what they must be, and how they are read."""
+"""The official archives of CIFAR-10, CIFAR-100 and SVHN: their addresses, their checksums, and how they are read."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,27 +6,13 @@ from typing import NamedTuple
 
 from jaxcnn.data.archives import CIFAR10, CIFAR100, Cifar, Contents, read_cifar_binary, read_cifar_python, read_svhn
 
-
-class Checksum(NamedTuple):
-    """What a file must be: its hex digest (sha256, or md5 by its length).
-
-    tfds also wants to know the size, in bytes, of the official archives.
-    """
-
-    digest: str
-    size: int | None = None
-
-
-_SHA256 = {
-    "cifar-10-binary.tar.gz": (170052171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
-    "cifar-100-binary.tar.gz": (
-        168513733,
-        "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-    ),
-    "train_32x32.mat": (182040794, "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8"),
-    "test_32x32.mat": (64275384, "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b"),
-}
-_MD5 = {
+CHECKSUMS: Mapping[str, str] = {
+    # sha256, as tfds knows them
+    "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    "cifar-100-binary.tar.gz": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+    "train_32x32.mat": "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
+    "test_32x32.mat": "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
+    # md5, as torchvision knows them
     "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
     "cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
     "cifar-10-batches-py/data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -40,15 +26,11 @@ _MD5 = {
     "cifar-100-python/train": "16019d7e3df5f24257cddd939b257f8d",
     "cifar-100-python/test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
 }
-OFFICIAL: Mapping[str, Checksum] = {
-    **{name: Checksum(digest, size) for name, (size, digest) in _SHA256.items()},
-    **{name: Checksum(digest) for name, digest in _MD5.items()},
-}
-"""The checksums that tfds (sha256) and torchvision (md5) know, by the file's path in the archives folder."""
+"""Hex digests of the official files, by their path in a folder of archives."""
 
 
 class Layout(NamedTuple):
-    """Another form in which a folder of archives may hold a data set."""
+    """One form in which a folder of archives may hold a data set."""
 
     files: tuple[str, ...]
     """Paths in the folder."""
@@ -57,21 +39,23 @@ class Layout(NamedTuple):
 
 
 class OfficialSet(NamedTuple):
-    """A data set of tfds's, and the official archives that it is made from."""
+    """A data set of tfds's, and the archives that it is made from."""
 
     name: str
     version: str
     home: str
-    """Where the archives are downloaded."""
-    files: tuple[str, ...]
-    """Names of the official archives."""
-    read: Callable[[Mapping[str, Path]], Contents]
-    """Reads the official archives, given their paths by name."""
+    """URL of the folder with the official archives."""
     classes: Mapping[str, int]
     """Number of classes by label feature."""
     id_digits: int
-    layouts: tuple[Layout, ...] = ()
-    """What serves where the official archives are missing, best first."""
+    """Digits of the number in an example's id."""
+    layouts: tuple[Layout, ...]
+    """The official archives, then other layouts that are read if these are missing."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the official archives."""
+        return self.layouts[0].files
 
     @property
     def instructions(self) -> str:
@@ -79,11 +63,12 @@ class OfficialSet(NamedTuple):
         urls = " and ".join(self.home + name for name in self.files)
         return f"download {urls} into a folder, keep the file name, and pass --data.archives FOLDER"
 
-    def layout(self, archives: Path) -> Layout | None:
-        """The layout to read a folder of archives by; None for the official one."""
-        if all((archives / name).is_file() for name in self.files):
-            return None
-        return next((each for each in self.layouts if (archives / each.files[0]).is_file()), None)
+    def find_layout(self, archives: Path) -> Layout | None:
+        """The layout of a folder of archives; None if it has none of them."""
+        official, *others = self.layouts
+        if all((archives / name).is_file() for name in official.files):
+            return official
+        return next((each for each in others if (archives / each.files[0]).is_file()), None)
 
 
 def _cifar(name: str, kind: Cifar) -> OfficialSet:
@@ -92,19 +77,18 @@ def _cifar(name: str, kind: Cifar) -> OfficialSet:
         name=name,
         version="3.0.2",
         home="https://www.cs.toronto.edu/~kriz/",
-        files=(kind.binary,),
-        read=lambda paths: read_cifar_binary(paths[kind.binary], kind),
         classes={label.feature: label.classes for label in kind.labels},
         id_digits=5,
         layouts=(
+            Layout((kind.binary,), lambda archives: read_cifar_binary(archives / kind.binary, kind)),
             Layout((kind.python,), lambda archives: read_cifar_python(archives / kind.python, kind)),
             Layout(batches, lambda archives: read_cifar_python(archives / kind.python_folder, kind)),
         ),
     )
 
 
-def _read_svhn(paths: Mapping[str, Path]) -> Contents:
-    return Contents({name.split("_")[0]: read_svhn(path) for name, path in paths.items()}, names={})
+def _read_svhn(archives: Path) -> Contents:
+    return Contents({split: read_svhn(archives / f"{split}_32x32.mat") for split in ("train", "test")}, names={})
 
 
 SETS: Mapping[str, OfficialSet] = {
@@ -114,10 +98,9 @@ SETS: Mapping[str, OfficialSet] = {
         name="svhn_cropped",
         version="3.1.0",
         home="http://ufldl.stanford.edu/housenumbers/",
-        files=("train_32x32.mat", "test_32x32.mat"),
-        read=_read_svhn,
         classes={"label": 10},
         id_digits=6,
+        layouts=(Layout(("train_32x32.mat", "test_32x32.mat"), _read_svhn),),
     ),
 }
 """The data sets that can be prepared here, by tfds name."""

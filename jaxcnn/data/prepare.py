@@ -1,17 +1,17 @@
-"""tfds data sets prepared without TensorFlow.
+"""Prepares tfds data sets without TensorFlow.
 
-The builders here have the names, versions, features, ids and order of tfds's own, and leave behind what
-`tfds.builder(name, data_dir=...)` reads. They differ in two things: records are stored as array_record, which
-needs no TensorFlow, and SVHN comes without its "extra" split (a download of 1.3 GB that nothing here uses).
+The sets have the names, versions, features, ids and order of tfds's own, and `tfds.builder(name, data_dir=...)` reads
+them. They differ in two things. Records are stored as array_record, which needs no TensorFlow. SVHN has no "extra"
+split (a download of 1.3 GB that nothing here uses).
 """
 
 import contextlib
 import hashlib
 import queue
-import re
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +21,23 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from jaxcnn.data.archives import Examples
+from jaxcnn.data.archives import Contents, Examples
 from jaxcnn.data.locate import holds_sets, recognise
-from jaxcnn.data.official import OFFICIAL, SETS, Checksum, OfficialSet
+from jaxcnn.data.official import CHECKSUMS, SETS, Layout, OfficialSet
 from jaxcnn.data.quiet import quiet
 from jaxcnn.errors import InputError, reason
 from jaxcnn.files import is_there
 
-with tfds.core.registered.skip_registration():  # it is no data set that tfds should offer by name
+with tfds.core.registered.skip_registration():  # tfds should not offer it by name
 
     class Builder(tfds.core.GeneratorBasedBuilder):
-        """Prepares a `OfficialSet` from a folder of archives, whose checksums tfds compares with those given."""
+        """Prepares an `OfficialSet` from its contents, which `read` returns."""
 
-        def __init__(
-            self, source: OfficialSet, data_dir: Path, archives: Path, checksums: Mapping[str, Checksum]
-        ) -> None:
+        def __init__(self, source: OfficialSet, data_dir: Path, read: Callable[[], Contents]) -> None:
             self.name = source.name
             self.VERSION = tfds.core.Version(source.version)
-            self.source, self.archives, self.checksums = source, archives, checksums
+            self.source, self.read = source, read
             super().__init__(data_dir=data_dir, file_format="array_record")
-
-        @property
-        def url_infos(self) -> dict[str, Any]:
-            """What tfds compares the official archives with."""
-            make = tfds.core.download.checksums.UrlInfo
-            known = {name: self.checksums[name] for name in self.source.files}
-            return {self.source.home + name: make(size, digest, name) for name, (digest, size) in known.items()}
 
         def _info(self) -> Any:
             labels = {feature: tfds.features.ClassLabel(num_classes=n) for feature, n in self.source.classes.items()}
@@ -57,19 +48,12 @@ with tfds.core.registered.skip_registration():  # it is no data set that tfds sh
                 supervised_keys=("image", "label"),
                 homepage=self.source.home,
             )
-            # It would ask Google's bucket for what is about to be computed, and leave a folder in /tmp.
+            # tfds would ask Google's bucket for what is computed here anyway, and leave a folder in /tmp.
             info.initialize_from_bucket = lambda: None
             return info
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-            source = self.source
-            if (layout := source.layout(self.archives)) is not None:
-                for name in layout.files:
-                    _verify(self.archives / name, self.checksums[name].digest)
-                contents = layout.read(self.archives)
-            else:
-                paths = dl_manager.download({name: source.home + name for name in source.files})
-                contents = source.read({name: Path(path) for name, path in paths.items()})
+            contents = self.read()
             for feature, names in contents.names.items():
                 self.info.features[feature].names = names
             return {split: self._generate_examples(split, found) for split, found in contents.splits.items()}
@@ -81,57 +65,52 @@ with tfds.core.registered.skip_registration():  # it is no data set that tfds sh
                 yield i, {"id": f"{split}_{i:0{digits}d}", "image": Image.fromarray(image), **labels}
 
 
-def prepare(
-    name: str,
-    data_dir: Path,
-    archives: Path | None = None,
-    checksums: Mapping[str, Checksum] = OFFICIAL,
-) -> Path:
+def prepare(name: str, data_dir: Path, archives: Path | None = None, checksums: Mapping[str, str] = CHECKSUMS) -> Path:
     """Prepares a data set under `data_dir` for tfds, unless its folder is there already.
 
     Args:
         name: tfds name, one of `SETS`.
         data_dir: folder of prepared tfds data sets.
-        archives: folder with the official archives or what torchvision leaves behind; downloads if not given.
-        checksums: what the files of the archives folder must be, by their path in it.
+        archives: folder with the official archives, or with what torchvision keeps; downloads if not given.
+        checksums: hex digests that the files must have, by their path in the folder of archives.
 
     Returns:
         The folder of the prepared set, `data_dir/name/version`.
 
     Raises:
-        InputError: when the archives cannot be had, are damaged or not the expected ones, or the disk is
-            full. Nothing half-prepared stays behind.
+        InputError: when the archives are missing, cannot be downloaded or have another checksum, or when the disk is
+            full. Nothing half-prepared is left behind.
     """
     source = SETS[name]
     folder = data_dir / name / source.version
     if folder.exists():
         return folder
-    if archives is not None:
-        _require_archives(source, archives)
-    with _undone(source, data_dir, downloaded=archives is None), contextlib.ExitStack() as stack:
+    layout = source.layouts[0] if archives is None else _find_layout(source, archives)
+    with _clean_up(source, data_dir), contextlib.ExitStack() as stack:
         if archives is None:
             data_dir.mkdir(parents=True, exist_ok=True)
-            temporary = tempfile.TemporaryDirectory(prefix=".archives-", dir=data_dir)
-            archives = Path(stack.enter_context(temporary))
-            for file in source.files:
+            archives = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".archives-", dir=data_dir)))
+            for file in layout.files:
                 _download(source, file, archives)
+                remedy = f"try again later, or {source.instructions}"
+                _require_checksum(archives / file, checksums[file], source.home + file, remedy)
+        else:
+            for file in layout.files:
+                again = f"{source.home}{file} again" if file in source.files else "it again"
+                _require_checksum(archives / file, checksums[file], archives / file, f"delete it and download {again}")
         stack.enter_context(quiet())
-        Builder(source, data_dir, archives, checksums).download_and_prepare(
-            download_config=tfds.download.DownloadConfig(manual_dir=archives)
-        )
+        Builder(source, data_dir, partial(layout.read, archives)).download_and_prepare()
     return folder
 
 
 @contextlib.contextmanager
-def _undone(source: OfficialSet, data_dir: Path, *, downloaded: bool) -> Iterator[None]:
-    """Says in one line what went wrong, and removes the empty folders that tfds leaves in any case."""
+def _clean_up(source: OfficialSet, data_dir: Path) -> Iterator[None]:
+    """Turns errors into one line, and removes the empty folders that tfds leaves in any case."""
     made = not data_dir.exists()
     try:
         yield
-    except tfds.core.download.download_manager.NonMatchingChecksumError as error:
-        raise _explain_checksum(error, source, downloaded) from error
     except (OSError, RuntimeError) as error:
-        # Of two processes that prepare the same set at once, the second finds it done.
+        # If two processes prepare the same set at once, the second one finds it prepared.
         if not (data_dir / source.name / source.version / "dataset_info.json").is_file():
             why = f"{reason(error)}; free space or pass another --data.dir"
             raise InputError(f"{source.name} cannot be prepared in {data_dir}: {why}") from error
@@ -139,26 +118,27 @@ def _undone(source: OfficialSet, data_dir: Path, *, downloaded: bool) -> Iterato
         downloads = data_dir / "downloads"
         for folder in (downloads / "extracted", downloads, data_dir / source.name, *([data_dir] * made)):
             with contextlib.suppress(OSError):
-                folder.rmdir()  # refuses unless empty
+                folder.rmdir()  # fails unless it is empty
 
 
-def _require_archives(source: OfficialSet, archives: Path) -> None:
+def _find_layout(source: OfficialSet, archives: Path) -> Layout:
     if not is_there(archives):
         raise InputError(f"data.archives={archives} is no folder; {source.instructions}")
+    if (layout := source.find_layout(archives)) is not None:
+        return layout
     missing = [name for name in source.files if not (archives / name).is_file()]
-    if missing and source.layout(archives) is None:
-        others = "".join(f" and no {layout.files[0]}" for layout in source.layouts)
-        found = f"holds no {' and no '.join(missing)}{others}"
-        remedy = source.instructions
-        if (mistaken := recognise(archives)) is not None:
-            found, remedy = f"is {mistaken.what} and {found}", mistaken.remedy or remedy
-        elif holds_sets(archives):
-            found, remedy = f"is a folder of prepared sets and {found}", f"give --data.dir {archives}, or {remedy}"
-        raise InputError(f"data.archives={archives} {found}; {remedy}")
+    missing += [each.files[0] for each in source.layouts[1:]]
+    found = f"holds no {' and no '.join(missing)}"
+    remedy = source.instructions
+    if (mistaken := recognise(archives)) is not None:
+        found, remedy = f"is {mistaken.what} and {found}", mistaken.remedy or remedy
+    elif holds_sets(archives):
+        found, remedy = f"is a folder of prepared sets and {found}", f"give --data.dir {archives}, or {remedy}"
+    raise InputError(f"data.archives={archives} {found}; {remedy}")
 
 
 def _download(source: OfficialSet, name: str, folder: Path) -> None:
-    """Not left to tfds, which asks an unreachable host for minutes, and a silent one for ever."""
+    """Downloads a file. tfds's own download retries an unreachable host for minutes, and waits forever for others."""
     url = source.home + name
     try:
         with _open(url) as response, (folder / name).open("wb") as file:
@@ -178,7 +158,7 @@ def _download(source: OfficialSet, name: str, folder: Path) -> None:
 
 
 def _open(url: str) -> requests.Response:
-    # In a thread, for a name server that keeps silent heeds no timeout.
+    # In a thread, because a lookup at a name server that does not answer ignores the timeout of `requests`.
     answers: queue.SimpleQueue[requests.Response | requests.RequestException] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -197,28 +177,12 @@ def _open(url: str) -> requests.Response:
     return answer
 
 
-def _verify(path: Path, expected: str) -> None:
-    """Checks a file of which tfds knows no checksum."""
+def _require_checksum(path: Path, expected: str, what: object, remedy: str) -> None:
+    """Refuses a file that is not the official one; `what` names it in the message."""
     try:
         with path.open("rb") as stream:
             found = hashlib.file_digest(stream, {32: "md5", 64: "sha256"}[len(expected)]).hexdigest()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {reason(error)}; download it again") from error
     if found != expected:
-        raise _wrong_checksum(str(path), expected, found, "delete it and download it again")
-
-
-def _wrong_checksum(what: str, expected: str, found: str, remedy: str) -> InputError:
-    return InputError(f"{what} is not the official file: checksum {expected} expected, {found} found; {remedy}")
-
-
-def _explain_checksum(error: Exception, source: OfficialSet, downloaded: bool) -> InputError:
-    """tfds's message of several lines in one of our own."""
-    line = r".*checksum='(\w+)'.*\n?"
-    match = re.match(rf"Artifact (.+), downloaded to (.+), has wrong checksum:\n{line}{line}", str(error))
-    if match is None:
-        return InputError(" ".join(str(error).split()))
-    url, path, expected, found = match.groups()
-    if downloaded:
-        return _wrong_checksum(url, expected, found, f"try again later, or {source.instructions}")
-    return _wrong_checksum(path, expected, found, f"delete it and download {url} again")
+        raise InputError(f"{what} is not the official file: checksum {expected} expected, {found} found; {remedy}")

@@ -1,4 +1,4 @@
-"""A bar on stderr, where that is a terminal."""
+"""A progress bar on stderr."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -7,7 +7,7 @@ Item = TypeVar("Item")
 
 
 def show_progress(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
-    """Yields the items, of which there are `total`, beside a bar that goes away in the end."""
+    """Yields the `total` items, and shows a progress bar meanwhile if stderr is a terminal."""
     from rich.console import Console
     from rich.progress import track
 

@@ -1,4 +1,4 @@
-"""Silence of tensorflow_datasets."""
+"""Silences tensorflow_datasets."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ from absl import logging
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences tfds: its notes on stdout, its advice in the log, and bars that no terminal shows."""
+    """Silences tfds: its output on stdout, its log below errors, and its progress bars if stderr is not a terminal."""
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     verbosity = logging.get_verbosity()

@@ -1,6 +1,6 @@
-"""Prepared tfds data sets as arrays, read once and from then on mapped from a cache of .npy files.
+"""Reads prepared tfds data sets. Later reads come from a cache of memory-mapped .npy files.
 
-Nothing here loads tensorflow_datasets unless records must be read: a cached set opens without it.
+tensorflow_datasets is imported only if records must be read. A cached set is opened without it.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.config.network import Resize
-from jaxcnn.data.cache import cache_title, cached, fingerprint
+from jaxcnn.data.cache import cache_title, fingerprint, read_through_cache
 from jaxcnn.data.decode import decode_image, tell_converted
 from jaxcnn.data.locate import recognise
 from jaxcnn.data.progress import show_progress
@@ -22,23 +22,23 @@ from jaxcnn.data.splits import Split, Stored, hold_out_test
 from jaxcnn.errors import InputError, JaxcnnError, reason, unreadable
 
 _TEST_SPLITS = ("test", "validation", "val", "valid")
-"""What serves as the test split, best first: training holds out a validation split of its own."""
+"""Splits that can be used as the test split, best first. (The validation split is held out from training images.)"""
 
 _UNLABELLED = -1
-"""What tfds stores for an image without a label."""
+"""The label that tfds stores for an image without one."""
 
-Fit = Callable[[np.ndarray], np.ndarray]
-"""Brings an image, uint8 (height, width, 1 or 3), to the shape wanted."""
+Convert = Callable[[np.ndarray], np.ndarray]
+"""Converts an image, uint8 (height, width, 1 or 3), to the size and channels that the network reads."""
 
 
-def load_prepared(folder: Path, fit: Fit, shape: tuple[int, int, int], resize: Resize = "squash") -> Stored:
-    """The arrays of a prepared set, from the cache if its files are unchanged.
+def load_prepared(folder: Path, convert: Convert, shape: tuple[int, int, int], resize: Resize = "squash") -> Stored:
+    """The arrays of a prepared set; from the cache if its files are unchanged.
 
     Args:
-        folder: what `find_prepared` found.
-        fit: brings an image to `shape`.
-        shape: height, width and channels of the images wanted.
-        resize: what `fit` does.
+        folder: from `find_prepared`.
+        convert: converts an image to `shape`.
+        shape: height, width and channels of the result.
+        resize: the kind of resizing that `convert` does.
 
     Raises:
         InputError: when the set is damaged, has an image that cannot be used, or needs TensorFlow.
@@ -48,28 +48,28 @@ def load_prepared(folder: Path, fit: Fit, shape: tuple[int, int, int], resize: R
             raise InputError(f"{folder} is {mistaken.what}, no prepared data set; choose another --data.dir")
         made_of = fingerprint(folder)
     title = cache_title(folder.parent.name, resize)
-    return cached(folder, title, shape, made_of, lambda: _read(folder, fit, shape))
+    return read_through_cache(folder, title, shape, made_of, lambda: _read(folder, convert, shape))
 
 
-def _read(folder: Path, fit: Fit, shape: tuple[int, int, int]) -> Stored:
+def _read(folder: Path, convert: Convert, shape: tuple[int, int, int]) -> Stored:
     from jaxcnn.data.quiet import quiet
 
     with quiet(), _reading(folder):
         prepared = _open_prepared(folder)
-        return _divide(prepared, lambda split: _read_split(prepared, split, fit, shape))
+        return _divide(prepared, lambda split: _read_split(prepared, split, convert, shape))
 
 
 class _Prepared(NamedTuple):
-    """A prepared set, and which of its features are read."""
+    """A prepared set, and the features to read."""
 
     folder: Path
     builder: Any
     features: Any
-    """tfds's, of those that are read."""
+    """tfds's `FeaturesDict` of the features to read."""
     image: str
     label: str
     names: list[str]
-    """What tells which image an example holds, such as a file name."""
+    """Features that identify an image in messages, such as a file name."""
     class_names: tuple[str, ...]
 
 
@@ -88,8 +88,8 @@ def _open_prepared(folder: Path) -> _Prepared:
     return _Prepared(folder, builder, features, image, label, names, _class_names(folder, label, there[label]))
 
 
-def _read_split(prepared: _Prepared, split: str, fit: Fit, shape: tuple[int, int, int]) -> Split:
-    """Decodes all images of a split, and says which kinds were converted."""
+def _read_split(prepared: _Prepared, split: str, convert: Convert, shape: tuple[int, int, int]) -> Split:
+    """Decodes all images of a split. Reports conversions on stderr."""
     import tensorflow_datasets as tfds
 
     folder, title = prepared.folder, f"{prepared.builder.info.name} {split}"
@@ -106,7 +106,7 @@ def _read_split(prepared: _Prepared, split: str, fit: Fit, shape: tuple[int, int
         if was is not None:
             converted[f"{was} to {'RGB' if pixels.shape[2] == 3 else '8-bit grey'}"] += 1
         try:
-            images[i] = fit(pixels)
+            images[i] = convert(pixels)
         except InputError as error:
             raise InputError(f"{error} ({name})") from error
         label, classes = example[prepared.label], len(prepared.class_names)
@@ -120,7 +120,7 @@ def _read_split(prepared: _Prepared, split: str, fit: Fit, shape: tuple[int, int
 
 
 def _divide(prepared: _Prepared, read: Callable[[str], Split]) -> Stored:
-    """Reads the training images and those to test on: of a labelled split, or else a share of the training images."""
+    """Reads the training images and the test images; the latter from a labelled split, or held out from training."""
     folder, info, classes = prepared.folder, prepared.builder.info, prepared.class_names
     there = [name for name, split in info.splits.items() if split.num_examples]
     training = "train" if "train" in info.splits or len(there) != 1 else there[0]
@@ -145,7 +145,7 @@ def _divide(prepared: _Prepared, read: Callable[[str], Split]) -> Stored:
 
 
 def _open_split(builder: Any, split: str) -> Any:
-    """The records of a split, as they are stored."""
+    """The undecoded records of a split."""
     import tensorflow_datasets as tfds
 
     if not builder.info.available_file_formats() & tfds.core.FileFormat.with_random_access():
@@ -158,14 +158,14 @@ def _open_split(builder: Any, split: str) -> Any:
 
 
 def _require_files(folder: Path, paths: Any) -> None:
-    """Refuses a set that lacks records, before the library that reads them says so at length."""
+    """Refuses a set with missing record files, with a shorter message than the library's."""
     for path in map(Path, paths):
         if not path.exists() or not path.stat().st_size:
             raise _damage_error(folder, f"{path.name} is {'empty' if path.exists() else 'missing'}")
 
 
 def _class_names(folder: Path, key: str, label: Any) -> tuple[str, ...]:
-    """Names of the classes: tfds reads them in the locale's encoding, and goes without them where that fails."""
+    """Names of the classes, read as UTF-8: tfds uses the locale's encoding, and has no names if that fails."""
     path = folder / f"{key.replace('/', '.')}.labels.txt"
     if not path.exists():
         return tuple(label.names)
@@ -176,7 +176,7 @@ def _class_names(folder: Path, key: str, label: Any) -> tuple[str, ...]:
 
 
 def _names_image(key: str, feature: Any) -> bool:
-    """Whether a feature tells which image an example holds."""
+    """Whether a feature identifies an image."""
     import tensorflow_datasets as tfds
 
     return isinstance(feature, tfds.features.Text) and re.search(r"(^|_|/)(id|(file_?)?(name|path))$", key) is not None
@@ -187,12 +187,12 @@ def _text(value: object) -> str:
 
 
 def _refuse_foreign_code(folder: Path) -> None:
-    """Refuses features that are not tfds's own: it imports whatever module a data set's features.json names."""
+    """Refuses features that are not tfds's own, because tfds imports any module that features.json names."""
     found: list[Any] = [json.loads((folder / "features.json").read_text(encoding="utf-8"))]
     while found:
         node = found.pop()
         if isinstance(node, str) and node.lstrip().startswith(("{", "[")):
-            with suppress(ValueError):  # an older form has JSON within JSON
+            with suppress(ValueError):  # an older format has JSON in JSON strings
                 found.append(json.loads(node))
         if isinstance(node, dict):
             for key in ("pythonClassName", "python_class_name", "type"):
@@ -206,14 +206,14 @@ def _refuse_foreign_code(folder: Path) -> None:
 
 
 def _records(source: Any, title: str) -> Iterator[Any]:
-    """All records, by the thousand: twice as fast as one by one."""
+    """All records, read 1,000 at a time: twice as fast as one at a time."""
     starts = range(0, len(source), 1000)
     for start in show_progress(starts, title, len(starts)):
         yield from source.__getitems__(list(range(start, min(start + 1000, len(source)))))
 
 
 def _image_and_label(folder: Path, info: Any) -> tuple[str, str]:
-    """Names of the features to train on: the supervised keys, or else the only ones of their kind."""
+    """Names of the image and label features: the set's supervised keys, or the only features of their kind."""
     import tensorflow_datasets as tfds
 
     kinds = (tfds.features.Image, tfds.features.ClassLabel)

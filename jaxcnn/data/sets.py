@@ -1,4 +1,4 @@
-"""Data sets as uint8 arrays in memory, split and counted in ways that depend on nothing but the seed."""
+"""Loads a data set, from any source, as uint8 arrays with training, validation and test splits."""
 
 import os
 import re
@@ -13,13 +13,14 @@ import numpy as np
 
 from jaxcnn.config.experiment import DataConfig
 from jaxcnn.config.network import Resize
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.data.arrays import load_npz, stored_from_arrays
 from jaxcnn.data.folders import load_folder
 from jaxcnn.data.hugging_face import load_hugging_face
 from jaxcnn.data.image_reader import ImageReader, Wanted
 from jaxcnn.data.images import fit_image
 from jaxcnn.data.locate import find_prepared, refuse_other_folders
-from jaxcnn.data.reader import Fit, load_prepared
+from jaxcnn.data.reader import Convert, load_prepared
 from jaxcnn.data.splits import Dataset, Split, Stored, stratified_split, take
 from jaxcnn.data.statistics import channel_statistics
 from jaxcnn.errors import InputError, local_path
@@ -28,34 +29,34 @@ from jaxcnn.files import is_there
 _PREPARABLE = ("cifar10", "cifar100", "svhn_cropped")
 
 _FRACTION, _VALIDATION = 2**31, 2**31 + 1
-"""Numbers of random streams beyond those of any epoch, so that no two choices shuffle alike."""
+"""Tags of the random seeds of two choices. Epochs use their number as the tag, so no two choices share a stream."""
 
 
 def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed: int) -> Dataset:
-    """Loads, and if need be prepares, the data set that a configuration names.
+    """Loads the data set that a configuration names, and prepares it first if necessary.
 
     Args:
-        config: names the set; its folder and archives; the classes and the shares to use.
-        input_size: height and width to which images are resized as `config.resize` says, where they differ.
+        config: the name, folder and archives of the set; the classes and shares to use; how to resize.
+        input_size: height and width of the result.
         in_channels: 3, or 1 for grey images.
-        seed: decides which images `fraction` and `validation` take, where `config.split_seed` does not.
+        seed: of the choice of images for `config.fraction` and `config.validation`, if `config.split_seed` is None.
 
     Returns:
-        Arrays that may be read-only: those of a cached set are mapped from disk.
+        The data set. Its arrays may be read-only, as those of a cached set are memory-mapped files.
 
     Raises:
-        InputError: when the set cannot be had as asked for; the message names the remedy.
+        InputError: when the set cannot be loaded; the message names the remedy.
     """
     if in_channels not in (1, 3):
         raise InputError(f"model.in_channels={in_channels} fits no data set; give 3, or 1 for grey images")
 
-    def fit(image: np.ndarray) -> np.ndarray:
+    def convert(image: np.ndarray) -> np.ndarray:
         try:
             return fit_image(image, input_size, in_channels, config.resize)
         except InputError as error:
             raise InputError(f"data.name={config.name!r} does not fit the network: {error}") from error
 
-    stored, origin = _load(config, fit, (input_size, input_size, in_channels))
+    stored, origin = _load(config, convert, (input_size, input_size, in_channels))
     for problem in stored.left_out:
         print(f"left out: {problem}", file=sys.stderr)
     if stored.test_origin != "test":
@@ -75,21 +76,22 @@ def from_arrays(
     seed: int = 0,
     name: str = "arrays",
 ) -> Dataset:
-    """A data set of a program's own arrays, for `training.loop.fit`.
+    """A data set from arrays in memory, for `training.loop.fit`.
 
     Args:
         images: uint8 (N, H, W) or (N, H, W, 1 or 3).
         labels: (N,) or (N, 1), whole numbers or text.
-        test: images and labels to test on; a stratified fifth of the others if None.
-        validation: images and labels that steer training, or the share of the training images that does; 0 for none.
-        class_names: of the labels 0, 1, ...; if empty, the training labels in order are the classes.
+        test: images and labels of the test split; if None, a stratified fifth of the images is held out.
+        validation: images and labels of the validation split, or the share of the training images to hold out; 0 for
+            no validation.
+        class_names: of the labels 0, 1, ...; if empty, the distinct training labels, sorted, are the classes.
         input_size: height and width to resize to; the images' own height if None.
         resize: how images become squares.
-        seed: decides which images validate.
+        seed: of the choice of validation images.
         name: of the set.
 
     Raises:
-        InputError: when these are no labelled images, or too few.
+        InputError: when these are not labelled images, or there are too few.
     """
     pairs = {"train": (images, labels)}
     share = 0.1
@@ -107,25 +109,25 @@ def from_arrays(
 
 
 def _dataset(stored: Stored, config: DataConfig, seed: int, origin: str) -> Dataset:
-    """The classes and shares of a set that a configuration asks for, and its statistics."""
+    """Selects the classes and shares that a configuration asks for, and adds the statistics."""
     stored = select_classes(stored, config.classes)
     for name, split in (("training", stored.train), ("test", stored.test), ("validation", stored.validation)):
         if split is not None and not len(split.labels):
             raise InputError(f"{config.name} has no {name} images of data.classes={config.classes}; choose others")
-    mean, std = stored.statistics or channel_statistics(stored.train.images)
-    if not all(std):
+    standardisation = stored.statistics or channel_statistics(stored.train.images)
+    if not all(standardisation.std):
         raise InputError(f"a channel of {config.name} has one value throughout; choose another data set")
     train, validation = _divide(stored, config, seed)
     return Dataset(
-        config.title, train, validation, stored.test, stored.class_names, mean, std, stored.test_origin, origin
+        config.title, train, validation, stored.test, stored.class_names, standardisation, stored.test_origin, origin
     )
 
 
-def _load(config: DataConfig, fit: Fit, shape: tuple[int, int, int]) -> tuple[Stored, str]:
+def _load(config: DataConfig, convert: Convert, shape: tuple[int, int, int]) -> tuple[Stored, str]:
     """The arrays of the set that a configuration names, and where they come from."""
     reader = ImageReader(Wanted(shape[0], shape[2], config.resize), config.skip_broken)
     if config.name == "digits":
-        return _load_digits(fit), "scikit-learn"
+        return _load_digits(convert), "scikit-learn"
     if config.name in ("folder", "npz"):
         if config.dir is None:
             wanted = "--data.dir FOLDER" if config.name == "folder" else "--data.dir FILE.npz"
@@ -139,20 +141,19 @@ def _load(config: DataConfig, fit: Fit, shape: tuple[int, int, int]) -> tuple[St
         with reader:
             return load_hugging_face(config, shape, reader), config.name
     folder = _prepared_folder(config)
-    return load_prepared(folder, fit, shape, config.resize), str(folder.resolve())
+    return load_prepared(folder, convert, shape, config.resize), str(folder.resolve())
 
 
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR10_STD = (0.247, 0.2435, 0.2616)
+CIFAR10_STANDARDISATION = Standardisation(mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
 
 
 def as_original(dataset: Dataset) -> Dataset:
-    """The set as the original PyTorch program sees it: steered by its test split, with CIFAR-10's statistics."""
-    return replace(dataset, validation=dataset.test, mean=CIFAR10_MEAN, std=CIFAR10_STD)
+    """The set as the original PyTorch program uses it: the test split validates, with CIFAR-10's statistics."""
+    return replace(dataset, validation=dataset.test, standardisation=CIFAR10_STANDARDISATION)
 
 
 def select_classes(stored: Stored, classes: Sequence[int]) -> Stored:
-    """Keeps the images of some labels, renumbered from 0 in the order given; everything if none are given.
+    """Keeps the images of these labels and renumbers them from 0 in the order given. No labels keep everything.
 
     Raises:
         InputError: when a label is unknown.
@@ -177,7 +178,7 @@ def select_classes(stored: Stored, classes: Sequence[int]) -> Stored:
 
 
 def _divide(stored: Stored, config: DataConfig, seed: int) -> tuple[Split, Split | None]:
-    """What `fraction` leaves of the training images, and those that validate: the set's own, or a share held out."""
+    """The training images that `fraction` leaves, and the validation images: the set's own, or a share held out."""
     split = stored.train
     kept = np.arange(len(split.labels))
     if config.fraction < 1:
@@ -194,30 +195,30 @@ def _divide(stored: Stored, config: DataConfig, seed: int) -> tuple[Split, Split
     return take(split, kept[rest]), take(split, kept[held])
 
 
-def _load_digits(fit: Fit) -> Stored:
-    """scikit-learn's 1,797 digits of 8x8 pixels; a fifth is the test split, the same in every run."""
+def _load_digits(convert: Convert) -> Stored:
+    """scikit-learn's 1,797 digits of 8x8 pixels. A fifth is the test split, the same in every run."""
     rows = _digits_table()
     grey = np.rint(rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    images, labels = np.stack([fit(image) for image in grey]), rows[:, 64].astype(np.int32)
+    images, labels = np.stack([convert(image) for image in grey]), rows[:, 64].astype(np.int32)
     train, test = (take(Split(images, labels), each) for each in stratified_split(labels, 0.2, seed=0))
     return Stored(train, test, tuple(str(digit) for digit in range(10)))
 
 
 def _digits_table() -> np.ndarray:
     """The digits, float64 (1797, 65): 64 pixels from 0 to 16, then the label."""
-    package = find_spec("sklearn")  # which is not loaded for it: with SciPy's statistics that takes two seconds
+    package = find_spec("sklearn")  # found but not imported, as importing takes two seconds
     for folder in (package and package.submodule_search_locations) or ():
         table = Path(folder) / "datasets/data/digits.csv.gz"
         if table.exists():
             return np.loadtxt(table, delimiter=",")
-    from sklearn.datasets import load_digits  # of a release that keeps them elsewhere
+    from sklearn.datasets import load_digits  # a release that keeps the file elsewhere
 
     digits = load_digits()
     return np.column_stack([digits.data, digits.target])
 
 
 def _prepared_folder(config: DataConfig) -> Path:
-    """The folder of the prepared set, prepared now where that is possible and has not been done."""
+    """The folder of the prepared set. It is prepared now if it is missing and this program can prepare it."""
     name = re.sub(r"^svhn\b", "svhn_cropped", config.name)
     data_dir = config.dir or local_path("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     folder = find_prepared(name, data_dir)

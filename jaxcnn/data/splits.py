@@ -1,29 +1,27 @@
-"""Images with their labels, divided and copied in ways that depend on nothing but the seed."""
+"""Images with their labels, and how they are divided: in ways that depend on the seed alone."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from jaxcnn.data.statistics import Statistics
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.errors import InputError
 
 SPLIT_NAMES = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
-"""What splits are called in folders, files and data sets of others, and which one each is."""
+"""Names of splits in folders, files and other data sets, and the split that each one means."""
 
 
 class Split(NamedTuple):
-    """Images and their labels, or what a network makes of the images and their labels."""
+    """Images and their labels."""
 
-    images: np.ndarray
-    """uint8 (N, H, W, C); what a stage reads is floating, (N, H, W, C) or (N, C)."""
+    images: Any
+    """uint8 (N, H, W, C). Training on cached features has `model.Features` in their place."""
     labels: np.ndarray
     """int32 (N,)."""
-    columns: np.ndarray | None = None
-    """int32 (C,), ascending: which of the values that a dense stage reads are there, the others being 0; None: all."""
 
 
 class Stored(NamedTuple):
@@ -33,20 +31,20 @@ class Stored(NamedTuple):
     test: Split
     class_names: tuple[str, ...]
     test_origin: str = "test"
-    """Where the test images come from: the split of that name, or what serves in its place."""
+    """Where the test images come from: the name of a split, or a description of what replaces it."""
     validation: Split | None = None
-    """The set's own validation split, if it steers training."""
+    """The set's own validation split, if it has one to use in training."""
     left_out: tuple[str, ...] = ()
-    """What was skipped as it could not be used, a line for each."""
-    statistics: Statistics | None = None
-    """Of the training images, where they are known."""
+    """Why images were skipped, one line for each."""
+    statistics: Standardisation | None = None
+    """Mean and deviation of the training images, where they are known."""
 
 
 def stratified_split(labels: np.ndarray, share: float, seed: int | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Holds out a share of the examples, the same share of every class as nearly as whole numbers allow.
+    """Holds out a share of the examples, with the same share of every class as far as whole numbers allow.
 
-    The total is right to the rounding: what rounding down leaves over goes to the classes with the largest
-    remainders. Every class keeps at least one example.
+    Each class's number is rounded down first. Then the classes with the largest remainders get one more each, until the
+    total is the rounded share of all examples. Every class keeps at least one example.
 
     Args:
         labels: int (N,).
@@ -54,7 +52,7 @@ def stratified_split(labels: np.ndarray, share: float, seed: int | Sequence[int]
         seed: of the random choice.
 
     Returns:
-        Sorted indices of the examples kept, and of those held out.
+        Sorted indices of the examples that are kept, and of those that are held out.
     """
     random = np.random.default_rng(seed)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
@@ -76,14 +74,17 @@ _TEST_SHARE = 0.2
 
 
 def hold_out_test(train: Split, name: str, place: object) -> tuple[Split, Split, str]:
-    """Training images, test images and their origin in words, of a set that has no split to test on.
+    """Divides a set that has no test split into training and test images.
 
-    The test images are a stratified fifth, seeded by a constant: every run, whatever its seed, has the same ones.
+    The test images are a stratified fifth. Their choice does not depend on a run's seed.
 
     Args:
         train: all images.
-        name: of their split.
-        place: of the set, or its name, for messages.
+        name: of the split that they come from.
+        place: folder or name of the set, for messages.
+
+    Returns:
+        Training images, test images, and a description of where the test images come from.
 
     Raises:
         InputError: when there are too few images.
@@ -96,17 +97,14 @@ def hold_out_test(train: Split, name: str, place: object) -> tuple[Split, Split,
 
 
 def take(split: Split, indices: np.ndarray) -> Split:
-    """The images and labels at these indices, int (n,), as arrays of their own.
-
-    JAX uses the images on a CPU where they lie.
-    """
+    """A copy of the images and labels at these indices, int (n,). On a CPU, JAX uses the copy in place."""
     images = aligned_empty((len(indices), *split.images.shape[1:]), np.uint8)
-    np.take(split.images, indices, axis=0, out=images, mode="clip")  # the other modes fill a buffer first
+    np.take(split.images, indices, axis=0, out=images, mode="clip")  # other modes use a buffer
     return Split(images, split.labels[indices])
 
 
 def aligned_empty(shape: Sequence[int], dtype: npt.DTypeLike) -> np.ndarray:
-    """An array that begins at a multiple of 64 bytes, as those of a cache do: others JAX copies, on a CPU too."""
+    """An uninitialised array whose memory is aligned to 64 bytes: on a CPU, JAX uses it without a copy."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + 64, np.uint8)
     return memory[-memory.ctypes.data % 64 :][:size].view(dtype).reshape(shape)
@@ -116,8 +114,8 @@ def aligned_empty(shape: Sequence[int], dtype: npt.DTypeLike) -> np.ndarray:
 class Dataset:
     """A data set ready to train on.
 
-    `validation` is None where no images are held out. `mean` and `std` are those of the channels, divided by
-    255, over all training images of the chosen classes: before `fraction` and `validation` take any away.
+    `validation` is None if no images are held out. `standardisation` has the mean and standard deviation of all
+    training images of the chosen classes, including those that `data.fraction` and `data.validation` take away.
     """
 
     name: str
@@ -125,19 +123,18 @@ class Dataset:
     validation: Split | None
     test: Split
     class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    standardisation: Standardisation
     test_origin: str = "test"
-    """Where the test images come from: the split of that name, or what serves in its place."""
+    """Where the test images come from: the name of a split, or a description of what replaces it."""
     origin: str = ""
     """The folder, file or library that the images come from."""
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, which labels count from 0."""
+        """Number of classes. Labels are 0 to `num_classes` - 1."""
         return len(self.class_names)
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The order, int32 (n,), in which an epoch visits `n` images: the same permutation on every machine."""
+    """The order of `n` images in an epoch, int32 (n,): a permutation that is the same on every machine."""
     return np.random.default_rng((seed, epoch)).permutation(n).astype(np.int32)

@@ -1,37 +1,29 @@
-"""What suits the backend that JAX computes on, and the settings of JAX that results rest on."""
+"""Which backend JAX computes on, and the settings of JAX that results depend on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any
 
 import jax
 
 
-class Form(NamedTuple):
-    """How to compute."""
-
-    steps_per_call: int | None
-    """Training steps in one compiled call; None is an epoch."""
-    vectorized: bool
-    """Whether augmentation takes a batch at once instead of image by image."""
+def is_cpu() -> bool:
+    """Whether JAX's default backend is a CPU. Everything that depends on the backend asks here."""
+    return jax.default_backend() == "cpu"
 
 
-def backend_form() -> Form:
-    """The form that suits JAX's default backend.
-
-    On a CPU four steps a call are a tenth faster than one, since the later ones find their buffers in place; more
-    gain little, and a signal would wait longer. An accelerator gets an epoch in one call.
-    """
-    return Form(steps_per_call=4 if is_cpu() else None, vectorized=not is_cpu())
+def cpu_or_plain(fast: Callable[..., Any], plain: Callable[..., Any], *args: Any) -> Any:
+    """`fast(*args)` on a CPU, else `plain(*args)`: two forms of one computation."""
+    return fast(*args) if is_cpu() else plain(*args)
 
 
 def laid_out_by_rows(x: jax.Array) -> jax.Array:
-    """A matrix as it is, with its rows one after the other in memory, where JAX lets a program ask for that."""
+    """The same matrix, stored row after row, where this release of JAX can be asked for a layout."""
     try:
         from jax.experimental.layout import Layout, with_layout_constraint
 
         laid_out: jax.Array = with_layout_constraint(x, Layout(major_to_minor=(0, 1)))
-    except (ImportError, AttributeError, TypeError):  # experimental: it may change, and only makes programs faster
+    except (ImportError, AttributeError, TypeError):  # an experimental API, used only for speed
         return x
     return laid_out
 
@@ -47,18 +39,14 @@ _SETTINGS = {
 
 @contextmanager
 def fixed_settings() -> Iterator[None]:
-    """JAX as this code expects it, whatever the process or its environment has set.
+    """Runs a block or, as a decorator, a function under the JAX settings that this code expects.
 
-    One seed gives one result (`JAX_THREEFRY_PARTITIONABLE=0` would give another), and the strict modes, which are for
-    finding faults in one's own code, do not stop this one. As a decorator, it covers one function.
+    It overrides what the process or its environment has set. One seed then gives one result
+    (`JAX_THREEFRY_PARTITIONABLE=0` would give another). JAX's strict modes, with which users find faults in their own
+    code, do not stop this code.
     """
     with ExitStack() as stack:
         for name, value in _SETTINGS.items():
-            if (setting := getattr(jax, name, None)) is not None:  # a release without it has one behaviour
+            if (setting := getattr(jax, name, None)) is not None:  # a release without the setting behaves like this
                 stack.enter_context(setting(value))
         yield
-
-
-def is_cpu() -> bool:
-    """Whether JAX's default backend is a CPU."""
-    return jax.default_backend() == "cpu"

@@ -1,4 +1,4 @@
-"""Dense layer whose products are as fast on a CPU as it allows."""
+"""Dense layer that is fast on a CPU, also where only some of its inputs are not zero."""
 
 from functools import partial
 from typing import Any
@@ -7,32 +7,43 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxcnn.kernels.backend import fixed_settings, laid_out_by_rows
-from jaxcnn.kernels.primitives import cpu_or_plain, dot_columns, dot_rows
+from jaxcnn.kernels.backend import cpu_or_plain, fixed_settings, laid_out_by_rows
+from jaxcnn.kernels.primitives import dot_columns, dot_rows
 
-_LARGE = 2**20  # weights of a dense layer from which on its gradient is worth a transposed copy of its input
-
-
-_PART = 1024  # inputs of a dense layer, few enough for XLA's product to sum them one after the other
-
-
+_LARGE = 2**20  # weights from which on a transposed copy of the input makes the gradient faster
+_PART = 1024  # inputs of one part: so few that XLA's product sums them one after the other
 _IN_ORDER: dict[str, Any] = {"mode": "promise_in_bounds", "unique_indices": True, "indices_are_sorted": True}
 
 
 @jax.custom_vjp
 def dense(x: Array, kernel: Array, columns: Array | None = None) -> Array:
-    """x @ kernel: (B, C) and (C, O) -> (B, O). Both have the same floating dtype. Reverse mode only.
+    """x @ kernel, also where x holds only those columns that are not zero.
 
-    With `columns`, int32 (c,), ascending, x is (B, c): these columns of an array (B, C) whose others are zero, as many
-    from each of its `dense_parts(C)` equal parts. The product and the kernel's gradient are the whole array's up to
-    rounding. On a CPU parts are summed one by one, in float32, and each is short enough for XLA to sum its values in
-    order, so that zeros leave no trace: with AVX2, where there are such parts, large products are the same to the bit.
+    With C = 4 inputs in two parts, and columns = [0, 2]:
+
+        x in full     [[1, 0, 5, 0],    x given  [[1, 5],    kernel rows used  [k0,
+                       [2, 0, 6, 0]]              [2, 6]]                       k2]
+        parts          part 0 | part 1            one column from each part
+
+    The result and the kernel's gradient (zero for the rows that are not used) equal those of the full x up to rounding.
+    In float32 on a CPU, each part is multiplied by itself and the products are added in order. A part is short enough
+    for XLA to add its terms in order too, where a zero changes nothing. So with AVX2 large products have the same bits
+    with and without the zeros.
+
+    Args:
+        x: (B, C), or (B, c) with `columns`.
+        kernel: (C, O), of the same floating-point type.
+        columns: int32 (c,), ascending: which columns of the full (B, C) array x holds. Each of the `dense_parts(C)`
+            parts must have the same number of them.
+
+    Returns:
+        (B, O), of that type. Only reverse-mode differentiation is supported.
     """
     return _dense_forward(x, kernel, columns)[0]
 
 
 def dense_parts(width: int) -> int:
-    """How many equal parts inputs this wide have for `dense`."""
+    """How many equal parts `dense` divides this many inputs into."""
     return width // _PART if width % _PART == 0 and width <= 16 * _PART else 1
 
 
@@ -55,17 +66,19 @@ def _rows(kernel: Array, columns: Array | None) -> Array:
 
 
 def _dot_in_parts(parts: int, x: Array, kernel: Array) -> Array:
-    if x.dtype.itemsize < 4:  # such sums would lose digits
+    if x.dtype.itemsize < 4:  # sums of rounded products would lose digits
         return x @ kernel
     products = [a @ b for a, b in zip(jnp.split(x, parts, 1), jnp.split(kernel, parts), strict=True)]
     return sum(products[1:], products[0])
 
 
 def _transposed_dot(a: Array, b: Array) -> Array:
-    """a.T @ b with a.T written down, which XLA would undo without the barrier: half the time for fc1.
+    """a.T @ b, by way of a transposed copy of a in memory.
 
-    Turned by its layout, as its own transposition takes ten times as long in the form that `jit` of
-    `kernels.backend` compiles.
+    For the gradient of SHALLOW's fc1 this takes half the time of `dot_rows`, which reads a column by column. The
+    optimization barrier keeps XLA from turning the copy back into such reads. `laid_out_by_rows` makes XLA copy a
+    before it is transposed; a transposition by XLA would take ten times as long as this copy with the options that
+    `executables.jit` sets.
     """
     copied: Array = lax.optimization_barrier(laid_out_by_rows(a).T)
     return copied @ b

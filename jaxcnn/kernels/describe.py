@@ -1,4 +1,4 @@
-"""What a function computes, as text: where it is defined, and all that it closes over."""
+"""A text that identifies what a function computes: where it is defined, and every value that it closes over."""
 
 import dataclasses
 import functools
@@ -11,20 +11,21 @@ import jax
 import numpy as np
 
 _KNOWN_CODE = frozenset({"jaxcnn", "jax", "flax", "optax", "numpy", "contextlib", "functools"})
-"""Top-level packages whose code their version decides, or the digest of this package's source."""
+"""Top-level packages whose code is identified by their version, or (this package) by a digest of its source."""
 
 
 class Undescribed(Exception):
-    """A value may hold what its description would not tell."""
+    """A value cannot be described completely."""
 
 
 def describe(value: Any) -> Iterator[str]:
-    """Text that differs wherever values do: of functions with their closures and defaults, data, dataclasses, arrays.
+    """Parts of a text that differs whenever two values differ.
 
-    Values at module level that a function reads are not part of it: they follow from the code.
+    Described are plain data, arrays, dataclasses, and functions with their closures and defaults. Module-level values
+    that a function reads are not part of the text: they follow from the code.
 
     Raises:
-        Undescribed: when there is an object of another kind, or a function of another package than the known ones.
+        Undescribed: for an object of another kind, or a function of a package that is not in `_KNOWN_CODE`.
     """
     yield f"<{type(value).__module__}.{type(value).__qualname__}"
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
@@ -49,7 +50,7 @@ def describe(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping):
         for item in value.items():
             yield from describe(item)
-    elif dataclasses.is_dataclass(value):  # Flax's modules too, whose parent, which is not shown, is no setting
+    elif dataclasses.is_dataclass(value):  # also Flax modules; their parent has no repr and is no setting
         yield from describe([(each.name, getattr(value, each.name)) for each in dataclasses.fields(value) if each.repr])
     elif (
         isinstance(value, ContextDecorator) and {"func", "args", "kwds"} <= vars(value).keys()

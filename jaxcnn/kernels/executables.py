@@ -1,10 +1,10 @@
-"""Compiled programs on disk. A later start loads them, and traces, lowers and compiles nothing.
+"""Compiled programs on disk, so that a later start does not trace, lower or compile them again.
 
-JAX's own cache is looked up by the lowered program, so that a start with a full one still traces and lowers: most of
-the time until the first step. These files are looked up by what the program follows from: this package's source, the
-values that the function closes over, the arguments' shapes, releases, settings and the processor.
+JAX's own cache finds a program by its lowered form. A start with a full cache still traces and lowers, which is most of
+the time until the first step. The files here are found by what determines the program: this package's source, the
+values that the function closes over, the shapes of the arguments, releases, settings and the processor.
 
-A file is a pickle, and machine code. It is loaded only where nobody but this user can have written it.
+A file is a pickle that contains machine code. It is loaded only if no other user can have written it.
 """
 
 import hashlib
@@ -30,8 +30,7 @@ from jaxcnn.kernels.backend import is_cpu
 from jaxcnn.kernels.describe import Undescribed, describe
 
 _MOST = 2**29
-"""Bytes on disk; beyond them the files go that were not used for the longest time."""
-
+"""Bytes on disk. Beyond that, the least recently used files are removed."""
 
 Jit = Callable[..., Any]
 """`kept_jit` below, or a function with other defaults."""
@@ -40,16 +39,19 @@ Jit = Callable[..., Any]
 def kept_jit(
     f: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = (), options: Mapping[str, int] | None = None
 ) -> Callable[..., Any]:
-    """`jax.jit` for positional arguments, whose programs are kept on disk wherever JAX keeps its own.
+    """`jax.jit` for positional arguments, which also keeps compiled programs on disk for later processes.
 
-    Programs are the same whether they are loaded or compiled. What cannot be kept is compiled as by `jax.jit`: where
-    `jax_compilation_cache_dir` is not set, or others may write there, or `describe` does not know all that the function
-    holds.
+    The files are in the folder of JAX's own cache. A program from a file computes the same bits as a newly compiled
+    one. In three cases no file is written, and the compiled function is that of `jax.jit`:
+
+    - `jax_compilation_cache_dir` is not set;
+    - other users can write to that folder;
+    - `f` closes over a value that `kernels.describe` cannot describe completely.
 
     Args:
-        f: the function; not for use while another function is traced.
-        donate_argnums: as of `jax.jit`.
-        options: the compiler's. Those that the installed one does not know are left out.
+        f: the function. What this returns must not be called while JAX traces another function.
+        donate_argnums: as for `jax.jit`.
+        options: compiler options. Those that the installed compiler does not know are left out.
     """
     programs: dict[Any, Callable[..., Any]] = {}
     wanted = dict(options or {})
@@ -87,15 +89,15 @@ def kept_jit(
     return call
 
 
-_compiling: list[float] = []  # JAX's setting as it was, once for each thread that compiles
+_compiling: list[float] = []  # JAX's original setting, once for each thread that is compiling
 _lock = Lock()
 
 
 @contextmanager
 def _not_in_jaxs_cache() -> Iterator[None]:
-    """What is compiled within is not written to JAX's cache.
+    """Keeps JAX from storing what is compiled in this block in its own cache.
 
-    XLA cannot write a program again that came from there (jax 0.10.2, CPU): the file would lack the machine code.
+    XLA cannot serialise a program that came from that cache (jax 0.10.2, CPU): the file would lack the machine code.
     """
     name = "jax_persistent_cache_min_compile_time_secs"
     with _lock:
@@ -111,24 +113,29 @@ def _not_in_jaxs_cache() -> Iterator[None]:
 
 
 def jit(f: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = (), **options: int) -> Callable[..., Any]:
-    """`kept_jit` with the compiler's `options` for the default backend.
+    """`kept_jit` with compiler options that suit the default backend.
 
-    On a CPU, XLA up to jax 0.11.0 builds the passes of its newer emitters again for every loop. Without them a training
-    step compiles in two thirds of the time and memory, and is a little faster; but Adam alone takes three times as
-    long.
+    On a CPU it selects XLA's older code emitters. The XLA of jax 0.11.0 and earlier sets up the compiler passes of its
+    newer emitters again for each loop of a program. With the older ones a training step compiles in two thirds of the
+    time and memory. It also runs slightly faster, although its Adam part runs three times as long.
 
-    Options change how fast a program is, not what it computes. They are XLA's own and come and go with its releases:
+    These options change how fast a program runs and not which bits it computes. They come and go with releases of XLA:
     those that the installed one does not know are left out.
+
+    Args:
+        f: as for `kept_jit`.
+        donate_argnums: as for `jax.jit`.
+        options: further compiler options, which replace the selected ones of the same name.
     """
     wanted = {**({"xla_cpu_use_fusion_emitters": False} if is_cpu() else {}), **options}
     return kept_jit(f, donate_argnums=donate_argnums, options=wanted)
 
 
-_SETTINGS_WITHIN = ("jax_enable_x64", "jax_default_matmul_precision")  # which a process may change between calls
+_SETTINGS_WITHIN = ("jax_enable_x64", "jax_default_matmul_precision")  # settings that may change between calls
 
 
 def _needs_jit(leaves: Sequence[Any]) -> bool:
-    """Whether `jax.jit` does more for these arguments than to run one program on the one device."""
+    """Whether these arguments need `jax.jit` itself: several devices, a debugging mode, or a trace in progress."""
     strict = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs", "jax_default_device")
     return (
         jax.device_count() > 1
@@ -138,7 +145,7 @@ def _needs_jit(leaves: Sequence[Any]) -> bool:
 
 
 def _kind(leaf: Any) -> Any:
-    """All of an argument that a program depends on; its dtype as it is without x64 too."""
+    """Everything about an argument that a program depends on: shape, dtype and weak type; else its Python type."""
     if hasattr(leaf, "dtype"):
         return leaf.shape, str(leaf.dtype), getattr(leaf, "weak_type", False)
     return type(leaf)
@@ -146,7 +153,7 @@ def _kind(leaf: Any) -> Any:
 
 @cache
 def _is_known(name: str, value: int) -> bool:
-    """Whether the compiler takes an option, which only an attempt tells."""
+    """Whether the compiler knows an option; trying is the only way to find out."""
     try:
         jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
     except (jax.errors.JaxRuntimeError, ValueError, TypeError):
@@ -155,7 +162,7 @@ def _is_known(name: str, value: int) -> bool:
 
 
 def _path(function: Any, args: tuple[Any, ...]) -> Path | None:
-    """Where the program of a function for such arguments lies; None if it cannot be kept, or not in privacy."""
+    """The file of a function's program for such arguments; None if it cannot be kept, or others could write it."""
     root = getattr(jax.config, "jax_compilation_cache_dir", None)
     if not root or "://" in root or not getattr(jax.config, "jax_enable_compilation_cache", True):
         return None
@@ -163,7 +170,7 @@ def _path(function: Any, args: tuple[Any, ...]) -> Path | None:
     try:
         if not all(_is_own(each.lstat(), stat.S_ISDIR) for each in (folder.parent, folder)):
             return None
-    except FileNotFoundError:  # to be made
+    except FileNotFoundError:  # `_save` makes it
         pass
     except OSError:
         return None
@@ -176,7 +183,7 @@ def _path(function: Any, args: tuple[Any, ...]) -> Path | None:
 
 
 def _settings() -> list[str]:
-    """JAX's settings as they are in this thread, but for those of its cache."""
+    """JAX's settings in this thread, without those of its cache and log."""
     unrelated = ("jax_compilation_cache", "jax_persistent_cache", "jax_log")
     names = [name for name in jax.config.values if not name.startswith(unrelated)]
     return [f"{name}={getattr(jax.config, name, jax.config.values[name])}" for name in names]
@@ -184,7 +191,7 @@ def _settings() -> list[str]:
 
 @cache
 def environment() -> tuple[str, ...]:
-    """All beside a function and its arguments that decides its compiled program."""
+    """Everything that determines a compiled program, apart from the function, its arguments and JAX's settings."""
     source = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].glob("**/*.py")):
         source.update(path.read_bytes())
@@ -196,7 +203,7 @@ def environment() -> tuple[str, ...]:
 
 
 def _processor() -> list[str]:
-    """The processor's kind and features, and how many this process may use: XLA divides work among so many."""
+    """The processor's kind and features, and which cores this process may use: XLA divides its work among them."""
     with suppress(OSError):
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
         told = [line for line in first.splitlines() if re.match(r"(vendor_id|cpu family|model|flags|Features)\b", line)]
@@ -205,9 +212,9 @@ def _processor() -> list[str]:
 
 
 def _load(path: Path, args: tuple[Any, ...]) -> Callable[..., Any] | None:
-    """The program in a file of `_path`'s; None if there is none, or others may have written it, or it is damaged."""
+    """The program in this file; None if there is none, if others could have written it, or if it is damaged."""
     try:
-        from jax.experimental.serialize_executable import deserialize_and_load  # experimental: it may go
+        from jax.experimental.serialize_executable import deserialize_and_load  # experimental: it may disappear
 
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
             if not _is_own(os.fstat(file.fileno()), stat.S_ISREG):
@@ -218,27 +225,26 @@ def _load(path: Path, args: tuple[Any, ...]) -> Callable[..., Any] | None:
         executable, result = pickle.loads(content)
         structures = jax.tree.structure((args, {})), jax.tree.structure(result)
         program: Callable[..., Any] = deserialize_and_load(executable, *structures)
-        os.utime(path)  # it was used
-    except Exception:  # what JAX raises is not told; the program is compiled
+        os.utime(path)  # for `_remove_oldest`
+    except Exception:  # JAX does not document what it raises; the program is then compiled
         return None
     return program
 
 
 def _is_own(status: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
-    """Whether a file or folder is this user's, and nobody else may write it."""
+    """Whether a file or folder belongs to this user and only this user may write it."""
     return is_kind(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _save(path: Path, program: Any) -> None:
-    """Writes a program; where that fails, none is kept."""
-
-    with suppress(Exception):  # experimental, as above; or a program that JAX cannot serialise, or a full disk
+    """Writes a program. A failure is ignored: the program is then compiled again next time."""
+    with suppress(Exception):  # the API is experimental; some programs cannot be serialised; the disk may be full
         from jax.experimental.serialize_executable import serialize
 
         executable, _, structure = serialize(program)
         content = pickle.dumps((executable, jax.tree.unflatten(structure, range(structure.num_leaves))))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:  # that only this user may read
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:  # which only this user can read
             file.write(hashlib.sha256(content).digest() + content)
         os.replace(file.name, path)
         _remove_oldest(path.parent)

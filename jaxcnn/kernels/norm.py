@@ -1,4 +1,4 @@
-"""Batch normalisation with the gradient written out."""
+"""Batch normalisation with a hand-written gradient."""
 
 from functools import partial
 from typing import Any
@@ -13,10 +13,18 @@ from jaxcnn.kernels.backend import fixed_settings
 def batch_norm(
     x: Array, scale: Array, shift: Array, mask: Array | None = None, *, epsilon: float = 1e-5
 ) -> tuple[Array, Array, Array, Array]:
-    """Normalises each channel by its own mean and variance over the images in the mask.
+    """Normalises each channel by its mean and variance over the batch, then scales and shifts it.
 
-    x (B, H, W, C), scale and shift (C,), mask bool (B,) -> y (B, H, W, C), mean (C,), biased variance (C,), and how
-    many values they come from. Statistics are float32 at least, carry no gradient and sum squares about the mean.
+    Args:
+        x: floating-point (B, H, W, C).
+        scale: (C,), applied after the normalisation.
+        shift: (C,), added last.
+        mask: bool (B,); images that are False do not count in the statistics. None counts all.
+        epsilon: added to the variance.
+
+    Returns:
+        y (B, H, W, C); mean (C,); biased variance (C,); and the number of values that each statistic comes from. The
+        statistics are computed in float32 or wider, with squares about the mean. They carry no gradient.
     """
     weight = jnp.ones(len(x), bool) if mask is None else mask
     y, mean, var, n = _norm(x, scale, shift, weight, epsilon)
@@ -43,8 +51,9 @@ def _norm_forward(x: Array, scale: Array, shift: Array, mask: Array, epsilon: fl
 
 @fixed_settings()
 def _norm_backward(epsilon: float, saved: Any, gradients: Any) -> tuple[Array, Array, Array, None]:
-    # Written out, since what differentiation makes of the two passes writes copies of x. So would a sum of
-    # g * (x - mean), for 3 % of a step: XLA's sums on a CPU take products in, but no differences.
+    # Automatic differentiation of the two passes would write copies of x. So would a sum of g * (x - mean), which costs
+    # 3 % of a step: on a CPU, XLA fuses a product into a sum, and does not fuse a difference. Hence sum(g * x) - mean *
+    # sum(g).
     x, scale, weight, n, mean, inverse = saved
     wide = [a.astype(mean.dtype) for a in (gradients[0], x)]
     to_shift, product = wide[0].sum((0, 1, 2)), (wide[0] * wide[1]).sum((0, 1, 2))

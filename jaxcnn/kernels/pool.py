@@ -1,4 +1,4 @@
-"""2x2 max pool whose gradient is comparisons: XLA's own is a scatter, which is slow on a CPU."""
+"""2x2 max pool with a gradient made of comparisons; XLA's own gradient is a scatter, which is slow on a CPU."""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,14 @@ from jaxcnn.kernels.primitives import phases
 
 
 def max_pool2x2(x: Array) -> Array:
-    """2x2 max pool with stride 2; an odd last row or column is left out, as in PyTorch.
+    """2x2 max pool with stride 2: (B, H, W, C) -> (B, H // 2, W // 2, C).
 
-    (B, H, W, C) -> (B, H // 2, W // 2, C). The first of equal maxima, row by row, takes the whole gradient.
+    An odd last row or column is left out, as in PyTorch. Of equal maxima, the first one (row by row) gets the whole
+    gradient. The forward pass stores which of the four pixels won, as one byte; the backward pass compares it with each
+    pixel's number:
+
+        x        [[3, 7],    numbers  [[0, 1],    winner  1    gradient  [[0, g],
+                  [7, 2]]              [2, 3]]                            [0, 0]]
     """
     _, h, w, _ = x.shape
     pooled: Array = _pool(x[:, : h - h % 2, : w - w % 2])

@@ -1,1 +1,1 @@
-"""What a run does and leaves in its folder: what the programs do, for notebooks too."""
+"""Running an experiment: training, the files in the run's folder, and what is printed. For programs and notebooks."""

@@ -1,4 +1,4 @@
-"""Where JAX computes, and where it keeps what it compiled."""
+"""Selecting JAX's device and its cache of compiled programs."""
 
 import sys
 import tempfile
@@ -12,37 +12,40 @@ from jaxcnn.files import cache_folder
 
 
 def select_device(device: Device) -> None:
-    """Has JAX compute on a kind of device, and keep compiled programs for the next start.
+    """Makes JAX compute on a kind of device, and turns on its persistent compilation cache.
 
     Raises:
-        InputError: when the machine has no such device, or JAX no support for it installed.
+        InputError: when the machine has no such device, JAX is installed without support for it, or JAX already uses
+            another one in this process.
     """
     if device != "auto":
         _configure("jax_platforms", {"gpu": "cuda"}.get(device, device))
-    if not getattr(jax.config, "jax_compilation_cache_dir", None):  # else the user's own, and with it how it is kept
+    if not getattr(jax.config, "jax_compilation_cache_dir", None):  # the user's own cache settings are kept
         _keep_compiled(cache_folder() / "compiled")
     try:
         found = jax.devices()[0].platform
-    except (RuntimeError, AssertionError) as error:  # the latter where JAX has no support for the device installed
-        why = reason(error) if isinstance(error, RuntimeError) else "JAX has no support for it installed"
+    except (RuntimeError, AssertionError) as error:  # AssertionError: JAX is installed without support for the device
+        why = reason(error) if isinstance(error, RuntimeError) else "JAX is installed without support for it"
         remedy = {
             "tpu": "run it on a machine with a TPU and jax[tpu]",
-            "gpu": "for one of NVIDIA's install jaxcnn[cuda12]",
+            "gpu": "for an NVIDIA GPU install jaxcnn[cuda12]",
         }
         raise InputError(
-            f"device={device!r} cannot be had: {why}; {remedy.get(device, 'install jax again')}, or give --device cpu"
+            f"device={device!r} is not available: {why}; {remedy.get(device, 'install jax again')}, "
+            "or give --device cpu"
         ) from error
-    # On an accelerator JAX's own choice for float32 is less: TF32 on an NVIDIA GPU, bfloat16 on a TPU.
+    # On accelerators JAX multiplies float32 matrices with less precision by default: TF32 on an NVIDIA GPU, bfloat16
+    # on a TPU.
     _configure("jax_default_matmul_precision", None if found == "cpu" else "highest")
     if device not in ("auto", found):
-        raise InputError(f"device={device!r} cannot be had: JAX already computes on {found} in this process")
+        raise InputError(f"device={device!r} is not available: JAX already computes on {found} in this process")
 
 
 def _keep_compiled(cache: Path) -> None:
     try:
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # programs are loaded from a private folder only
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # private: machine code is loaded from there
         tempfile.TemporaryFile(dir=cache).close()
-    except OSError as error:  # which JAX would say of every function that it compiles
+    except OSError as error:  # checked here, because JAX would warn at every function that it compiles
         print(f"Compiled programs are not kept in {cache}: {reason(error)}", file=sys.stderr)
     else:
         _configure("jax_compilation_cache_dir", str(cache))

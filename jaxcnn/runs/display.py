@@ -1,4 +1,4 @@
-"""What a person sees of a run."""
+"""Progress and results of a run on the terminal."""
 
 import math
 import time
@@ -22,35 +22,43 @@ from jaxcnn.runs.summary import Summary
 from jaxcnn.training.features import caches_features, feature_bytes
 from jaxcnn.training.records import EpochRecord, Metrics
 
-_MOST_COUNTS = 20  # classes that are counted in one line
-_WIDTH = 80  # columns that an epoch's line has to do with
+_MOST_COUNTS = 20  # maximum number of classes in the line of image counts
+_WIDTH = 80  # maximum width of an epoch's line
 
 
 class Bar:
-    """A bar within the epoch where there is a terminal or a notebook, and a line for every epoch anywhere."""
+    """Prints a line per epoch. On a terminal or in a notebook, also shows a progress bar for the current epoch."""
 
     def __init__(self, console: Console, epochs: int, images: int, done: int, behind: int) -> None:
-        """`images` is what an epoch trains on, `done` the epochs that are over, `behind` the images of the next one."""
+        """Prepares the bar.
+
+        Args:
+            console: where to print.
+            epochs: number of epochs of the run.
+            images: number of training images per epoch.
+            done: number of finished epochs.
+            behind: number of images already seen in the current epoch, when a run continues within one.
+        """
         self._console, self._epochs, self._images, self._done, self._behind = console, epochs, images, done, behind
         self._since: tuple[float, int] | None = None
-        """When the first step was over that did not wait for its compilation, and the images that the run had seen."""
+        """(time, images seen by the run) after the first compiled step, from which the remaining time is estimated."""
         self._epoch_since = (0.0, 0)
-        """The same of the epoch's first."""
+        """The same at the start of the epoch, for images per second."""
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[numbers]}"),
             console=console,
             transient=True,
-            # FORCE_COLOR makes a terminal of any file for Rich, but in a file a bar is noise.
+            # With FORCE_COLOR, rich takes any file for a terminal. A file should not get a bar.
             disable=not (console.is_interactive and console.file.isatty()),
         )
         self._cell = open_cell_bar()
         self._task = self._bar.add_task("", total=images, completed=behind, **self._fields())
-        self.compiling()
+        self.show_compiling()
 
     def _fields(self) -> dict[str, Any]:
-        """What the bar shows beside itself as an epoch begins; nothing once all are over."""
+        """The fields of the bar at the start of an epoch. After the last epoch the bar is hidden."""
         return {"visible": self._done < self._epochs, "epoch": self._done + 1, "epochs": self._epochs, "numbers": ""}
 
     def __enter__(self) -> "Bar":
@@ -64,13 +72,18 @@ class Bar:
         if self._cell is not None:
             self._cell.close()
 
-    def compiling(self) -> None:
-        """Says that the next step is compiled first. Its time tells nothing of how long the others take."""
+    def show_compiling(self) -> None:
+        """Shows that the next step will be compiled. Its time does not count for the estimates."""
         self._since = None
         self._bar.update(self._task, numbers="compiling")
 
     def step(self, seen: int, total: Metrics) -> None:
-        """Shows how far the epoch is; called with the images seen and the metrics summed over them."""
+        """Updates the bar.
+
+        Args:
+            seen: images seen in this epoch since the run started or continued.
+            total: metrics summed over these images.
+        """
         now = time.perf_counter()
         reached = self._done * self._images + self._behind + seen
         numbers = f"loss {total.loss / total.count:.4f}  {100 * total.correct / total.count:.2f}%"
@@ -87,7 +100,7 @@ class Bar:
             self._cell.show((self._behind + seen) / self._images, text)
 
     def epoch(self, record: EpochRecord, *, is_best: bool) -> None:
-        """Prints the epoch's line."""
+        """Prints the line of a finished epoch."""
         self._done, self._behind = record.epoch, 0
         self._epoch_since = time.perf_counter(), record.epoch * self._images
         self._console.print(_line(record, self._epochs, is_best), markup=False, highlight=False)
@@ -102,7 +115,7 @@ def _line(record: EpochRecord, epochs: int, is_best: bool) -> str:
     if record.val_loss is not None:
         parts.append(f"val {record.val_loss:.4f} {record.val_accuracy:6.2f}%")
     parts += [f"lr {record.learning_rate:.2g}", f"{record.seconds:.{1 if record.seconds < 100 else 0}f}s"]
-    gap = "  " if len("  ".join([*parts, "best"])) <= _WIDTH else " "  # alike for all epochs, best or not
+    gap = "  " if len("  ".join([*parts, "best"])) <= _WIDTH else " "  # the same for all epochs of a run
     return gap.join([*parts, "best"] if is_best else parts)
 
 
@@ -113,7 +126,7 @@ def _clock(seconds: float) -> str:
 
 
 def print_turn(console: Console, number: int, total: int, name: str) -> None:
-    """Prints which of several runs comes now."""
+    """Prints the number and name of the next of several runs."""
     console.print(f"run {number} of {total}: {name}", markup=False, highlight=False)
 
 
@@ -124,10 +137,10 @@ def print_start(
     dataset: Dataset,
     counts: Sequence[tuple[str, int, bool]],
 ) -> None:
-    """Prints what is about to be trained on what; `counts` are those of `masks.count_parameters`."""
+    """Prints the data set, the device and the parameters of a run; `counts` comes from `masks.count_parameters`."""
     validation = 0 if dataset.validation is None else len(dataset.validation.labels)
     console.print(
-        Text.assemble(  # rather than markup, whose escapes do not get every name through
+        Text.assemble(  # not markup, which cannot escape every possible name
             (str(folder), "bold"),
             f": {dataset.name}, {dataset.num_classes} classes, "
             f"{len(dataset.train.labels):,} training, {validation:,} validation, {len(dataset.test.labels):,} test "
@@ -135,8 +148,8 @@ def print_start(
         ),
         highlight=False,
     )
-    if told := _class_counts(dataset):
-        console.print(told, markup=False, highlight=False)
+    if line := _class_counts(dataset):
+        console.print(line, markup=False, highlight=False)
     trained, total = sum(count for _, count, trains in counts if trains), sum(count for _, count, _ in counts)
     parts = ", ".join(f"{name} {count:,}{'' if trains else ' (frozen)'}" for name, count, trains in counts)
     console.print(f"trains {trained:,} of {total:,} parameters: {parts}", highlight=False)
@@ -151,7 +164,7 @@ def print_start(
 
 
 def _class_counts(dataset: Dataset) -> str:
-    """How many training images each class has, where one has 1.5 times as many as another."""
+    """A line with the number of training images per class; empty unless one has 1.5 times as many as another."""
     counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
     if counts.max() < 1.5 * counts.min():
         return ""
@@ -159,22 +172,27 @@ def _class_counts(dataset: Dataset) -> str:
     if dataset.num_classes > _MOST_COUNTS:
         ordered = np.argsort(counts, kind="stable")
         order = [*ordered[: _MOST_COUNTS // 2].tolist(), *ordered[-_MOST_COUNTS // 2 :].tolist()]
-    told = ", ".join(f"{dataset.class_names[label]} {counts[label]:,}" for label in order)
+    text = ", ".join(f"{dataset.class_names[label]} {counts[label]:,}" for label in order)
     some = "" if len(order) == dataset.num_classes else f" (the {len(order)} smallest and largest)"
-    return f"training images by class{some}: {told}"
+    return f"training images by class{some}: {text}"
 
 
 def results_table(summary: Summary) -> Table:
-    """A run's results to look at."""
+    """A run's results as a table for the terminal."""
     title = f"{summary['name']}: {summary['dataset']}, seed {summary['seed']}"
     table = Table(title=Text(title, "table.title"), show_header=False)
     best = Text(f"epoch {summary['best_epoch']} of {summary['epochs']} ({summary['stopped']})")
     table.add_row("test accuracy", f"[bold]{summary['test_accuracy']:.2f} %[/]")
-    if summary["balanced_accuracy"] is not None:  # of a run that an older version finished
+    if summary["balanced_accuracy"] is not None:  # None in runs that an older version finished
         table.add_row("balanced accuracy", f"{summary['balanced_accuracy']:.2f} %")
+    if summary["top5_accuracy"] is not None:
+        table.add_row("among the five most probable", f"{summary['top5_accuracy']:.2f} %")
     table.add_row("test loss", "not finite" if summary["test_loss"] is None else f"{summary['test_loss']:.4f}")
     if summary["val_accuracy"] is not None:
         table.add_row("validation accuracy", f"{summary['val_accuracy']:.2f} %")
+    if summary["calibration_error"] is not None:
+        scaled = "" if summary["temperature"] is None else f" at temperature {summary['temperature']:.3f}"
+        table.add_row("calibration error", f"{100 * summary['calibration_error']:.2f} %{scaled}")
     table.add_row("weights of", best)
     table.add_row("training time", f"{summary['seconds']:.1f} s")
     table.add_row("training speed", f"{summary['images_per_second']:,.0f} images/s")

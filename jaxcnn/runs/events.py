@@ -1,6 +1,9 @@
-"""TensorBoard's events as bytes, without tensorboardX: importing it imports PyTorch, seconds of a short run.
+"""Encoding TensorBoard events without tensorboardX, whose import takes seconds because it imports PyTorch.
 
-An event is a protocol buffer (`tensorboard/compat/proto/event.proto`), and lies in a file as a TFRecord.
+An event is a protocol buffer (`tensorboard/compat/proto/event.proto`). A file is a sequence of events, each framed as a
+TFRecord:
+
+    length (8 bytes) | checksum of the length (4) | event | checksum of the event (4)
 """
 
 import struct
@@ -16,9 +19,14 @@ def encode_event(
     file_version: str | None = None,
     restart: bool = False,
 ) -> bytes:
-    """An Event: scalars by tag, the version that a file begins with, or a restart, which drops all from `step` on.
+    """Encodes an Event.
 
-    `wall_time` is in seconds since 1970; `step` is 0 or more.
+    Args:
+        wall_time: seconds since 1970.
+        step: 0 or more.
+        values: scalars by tag.
+        file_version: version of the file format, for the first event of a file.
+        restart: mark a restart; TensorBoard then drops all earlier events with this step or a later one.
     """
     event = b"\x09" + struct.pack("<d", wall_time) + b"\x10" + _varint(step)
     if file_version is not None:
@@ -32,7 +40,7 @@ def encode_event(
 
 
 def frame_record(record: bytes) -> bytes:
-    """A record as it is in a file: its length and itself, each followed by its checksum."""
+    """Frames a record as a TFRecord."""
     length = struct.pack("<Q", len(record))
     return length + _masked_crc32c(length) + record + _masked_crc32c(record)
 
@@ -56,7 +64,7 @@ def _masked_crc32c(data: bytes) -> bytes:
 
 @cache
 def _crc_table() -> list[int]:
-    """CRC-32C (Castagnoli) of every byte."""
+    """Lookup table for CRC-32C (Castagnoli), one entry per byte value."""
     table = list(range(256))
     for _ in range(8):
         table = [value >> 1 ^ (0x82F63B78 if value & 1 else 0) for value in table]

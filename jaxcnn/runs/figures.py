@@ -1,103 +1,76 @@
-"""Pictures and tables of a run."""
+"""Figures of runs, for print."""
 
-import contextlib
-import os
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxcnn.files import write_whole
+from jaxcnn.runs.palette import FAINTEST, RIGHT, WRONG
+from jaxcnn.runs.style import NAME_LENGTH, line, new_figure, one_line
 
 if TYPE_CHECKING:
     from jaxcnn.training.records import EpochRecord
 
 
-@contextlib.contextmanager
-def new_figure(path: Path, width: float, height: float) -> Iterator[Any]:
-    """A figure to draw on, written as PNG in the end. What the user has set for other figures has no effect on it."""
-    matplotlib = _import_matplotlib()
-    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
-    with matplotlib.rc_context(defaults), warnings.catch_warnings(action="ignore"):  # as of glyphs that a font lacks
-        figure = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
-        yield figure
-        write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
-
-
-def _import_matplotlib() -> Any:
-    """Imports matplotlib: late, as training need not wait for it, and whatever backend MPLBACKEND names.
-
-    A notebook's processes inherit one that is only there in the notebook. None is needed to write a file.
-    """
-    named = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
-    try:
-        import matplotlib.figure
-    finally:
-        if named is not None:
-            os.environ["MPLBACKEND"] = named
-    if named is not None:
-        with contextlib.suppress(ValueError):
-            matplotlib.rcParams["backend"] = named  # for others in this process
-    return matplotlib
-
-
-_NAME_LENGTH = 24
-"""Characters of a class's name that a picture has room for."""
-
-
-def _label(name: str) -> str:
-    """A class's name in one line that is not too long for a picture."""
-    line = " ".join(name.encode(errors="replace").decode().split())
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-    return shown if len(shown) <= _NAME_LENGTH else f"{shown[: _NAME_LENGTH - 1]}\N{HORIZONTAL ELLIPSIS}"
-
-
-def confusion_matrix(
-    labels: np.ndarray[Any, Any], predictions: np.ndarray[Any, Any], num_classes: int
-) -> np.ndarray[Any, Any]:
-    """int64 (num_classes, num_classes): images of each class (row) given each label (column)."""
-    cells = labels.astype(np.int64) * num_classes + predictions
-    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
 def plot_curves(path: Path, records: "Sequence[EpochRecord]", best: int) -> None:
-    """Writes loss and accuracy by epoch as PNG; `best` is the index of the epoch whose weights are kept."""
+    """Plots loss and accuracy by epoch; `best` is the index of the record whose weights are kept."""
     epochs = [r.epoch for r in records]
     with new_figure(path, 10, 4) as figure:
         for axes, title, train, val in (
             (figure.add_subplot(1, 2, 1), "cross-entropy (nats)", "train_loss", "val_loss"),
             (figure.add_subplot(1, 2, 2), "accuracy (%)", "train_accuracy", "val_accuracy"),
         ):
-            axes.plot(epochs, [getattr(r, train) for r in records], ".-", label="train")
             if records[0].val_loss is not None:
-                axes.plot(epochs, [getattr(r, val) for r in records], ".-", label="validation")
+                axes.plot(epochs, [getattr(r, val) for r in records], label="validation", **line(0, len(epochs)))
+            axes.plot(epochs, [getattr(r, train) for r in records], label="training", **line(1, len(epochs)))
+            if records[0].val_loss is not None:
                 axes.axvline(epochs[best], color="grey", linestyle=":", label=f"best epoch ({epochs[best]})")
             axes.set(xlabel="epoch", ylabel=title)
             axes.locator_params(axis="x", integer=True)
-            axes.grid(alpha=0.3)
             axes.legend()
 
 
 def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequence[str]) -> None:
-    """Writes a confusion matrix as PNG, in percent of each class; names and numbers as far as they can be read."""
+    """Plots a confusion matrix, int (K, K) with true classes in rows, in percent of each true class.
+
+    Two scales: one for the diagonal, and one for confusions, which ends at the largest of them. On a common scale
+    confusions would be too faint to see. Cells have numbers where there are at most 20 classes.
+    """
     count = len(class_names)
-    names = [_label(name) for name in class_names]
-    side = min(4 + 0.35 * count, 16)
+    names = [one_line(name, NAME_LENGTH) for name in class_names]
+    cell = max(0.1, min(0.35, 7 / count))  # inches, so that 100 names can be read
+    side = min(3 + cell * count, 24)
     percent = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    diagonal = np.eye(count, dtype=bool)
+    confusions = np.ma.masked_where(diagonal | (matrix == 0), percent)
+    most = float(confusions.max()) if confusions.count() else 1.0
+    size = min(9.0, 72 * 0.75 * (side - 3) / count)
     with new_figure(path, side + 1, side) as figure:
         axes = figure.add_subplot()
-        image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-        figure.colorbar(image, label="% of the class", shrink=0.8)
+        axes.grid(False)
+        right = axes.imshow(np.ma.masked_where(~diagonal, percent), cmap=_ramp(RIGHT), vmin=0, vmax=100)
+        wrong = axes.imshow(confusions, cmap=_ramp(WRONG), vmin=0, vmax=most)
+        bars = {"shrink": 0.6, "aspect": 40}
+        figure.colorbar(wrong, label="confusions, % of the true class", location="right", **bars)
+        figure.colorbar(right, label="right, % of the class", location="top", **bars)
         axes.set(xlabel="predicted", ylabel="true")
-        size = min(10.0, 500 / count / 2.2)
-        axes.set_xticks(range(count), names, rotation=90, fontsize=size, parse_math=False)
-        axes.set_yticks(range(count), names, fontsize=size, parse_math=False)
+        if size >= 3:
+            axes.set_xticks(range(count), names, rotation=90, fontsize=size, parse_math=False)
+            axes.set_yticks(range(count), names, fontsize=size, parse_math=False)
         if count <= 20:
-            for row in range(count):
-                for column in range(count):
-                    color = "white" if percent[row, column] > 60 else "black"
-                    text = f"{percent[row, column]:.0f}"
-                    axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
+            for row, column in np.argwhere(matrix):
+                full = 100 if row == column else most
+                color = "white" if percent[row, column] > 0.6 * full else "black"
+                axes.text(
+                    column, row, f"{percent[row, column]:.0f}", ha="center", va="center", color=color, fontsize=size
+                )
+
+
+def _ramp(color: str) -> Any:
+    """Colours from a faint form of one, which is still seen on white, to itself."""
+    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+
+    red, green, blue = to_rgb(color)
+    faint = (1 + FAINTEST * (red - 1), 1 + FAINTEST * (green - 1), 1 + FAINTEST * (blue - 1))
+    return LinearSegmentedColormap.from_list("", [faint, (red, green, blue)])

@@ -1,9 +1,8 @@
-"""A run's folder: whose it is, and what a finished run leaves there."""
+"""A run's folder: checking what it holds, locking it, and reading its JSON files."""
 
 import contextlib
 import fcntl
 import json
-import math
 import os
 import platform
 import shutil
@@ -11,20 +10,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.config.experiment import RESOLVED, Existing, ExperimentConfig, to_json
+from jaxcnn.config.experiment import PLACES, RESOLVED, Existing, ExperimentConfig, to_json
 from jaxcnn.data.splits import Dataset
-from jaxcnn.errors import InputError, InUseError, JaxcnnError, MachineError, reason, unreadable
+from jaxcnn.errors import InputError, InUseError, JaxcnnError, MachineError, reason
 from jaxcnn.files import TEMPORARY, write_json
 from jaxcnn.kernels.precision import resolve_precision
-from jaxcnn.runs.summary import SUMMARY, Summary
-
-PLACES = ("device", "runs_dir", "name", "data.dir", "data.archives")
-"""Settings that say where a run is, and not what."""
+from jaxcnn.runs.processor import describe_processor
+from jaxcnn.runs.reading import read_json, read_summary
+from jaxcnn.runs.summary import Summary
 
 _LOCK = ".lock"
 _PENDING = "summary.pending.json"
@@ -35,11 +33,11 @@ _SETTINGS = (
     "JAX_DISABLE_JIT",
     "JAX_DISABLE_MOST_OPTIMIZATIONS",
 )
-"""What else the environment may change results by, which programs do not set themselves."""
+"""Environment variables that can change results."""
 
 
 def with_precision(config: ExperimentConfig, folder: Path, existing: Existing) -> ExperimentConfig:
-    """The configuration with float32 or bfloat16 in place of `auto`: what the folder's run began with, if there is one.
+    """Replaces the precision `auto` by float32 or bfloat16. A run that continues keeps the one it started with.
 
     Raises:
         InputError: when the folder's `config.json` cannot be read.
@@ -48,68 +46,76 @@ def with_precision(config: ExperimentConfig, folder: Path, existing: Existing) -
         return config
     precision, path = resolve_precision("auto"), folder / "config.json"
     if path.is_file() and not existing.overwrite and isinstance(train := read_json(path).get("train"), dict):
-        precision = train.get("precision", "float32")  # which runs of older versions do not name
+        precision = train.get("precision", "float32")  # older versions did not record it
     return replace(config, train=replace(config.train, precision=precision))
 
 
 def find_finished(
     folder: Path, config: ExperimentConfig, resolved: dict[str, Any], existing: Existing
 ) -> Summary | None:
-    """The summary, if the folder holds this very run, finished; None if it can be begun or continued there.
+    """Checks whether a run can use a folder.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        resolved: what `config.json` keeps beside it; of this, `source_digest` must not change between two starts.
-        existing: what to do with a run that is there.
+        folder: the run's folder; it need not exist.
+        config: the run's configuration.
+        resolved: what `resolve` returns, with `source_digest` for a transfer.
+        existing: what to do with an existing run.
+
+    Returns:
+        The summary if this run is already finished there; None if it can start or continue.
 
     Raises:
-        InputError: when the folder belongs to another configuration, naming the fields that differ.
+        InputError: when the folder holds another run, naming the settings that differ, or is not a run's folder.
     """
-    return None if existing.overwrite else _look(folder, {**to_json(config), RESOLVED: resolved}, existing)
+    return None if existing.overwrite else _check_folder(folder, {**to_json(config), RESOLVED: resolved}, existing)
 
 
 @contextlib.contextmanager
 def claim_folder(
     folder: Path, config: ExperimentConfig, resolved: dict[str, Any], existing: Existing
 ) -> Iterator[Summary | None]:
-    """The run's folder, made or found, for this process alone; yields the summary if the run is finished after all.
+    """Creates the run's folder if necessary, and locks it for this process.
 
-    The arguments are those of `find_finished`.
+    Arguments are those of `find_finished`, which is repeated under the lock.
+
+    Yields:
+        The summary if another process has finished the run meanwhile; else None.
 
     Raises:
         InputError: as `find_finished`, and when another process uses the folder.
+        MachineError: when the folder cannot be written.
     """
     wanted = {**to_json(config), RESOLVED: resolved}
     _refuse_foreign(folder, existing.overwrite)
     with _lock_folder(folder):
         if existing.overwrite:
-            _empty(folder)
-        if (folder / _PENDING).exists():  # an earlier version, killed when all but the log was written
+            _delete_contents(folder)
+        if (folder / _PENDING).exists():  # left by an earlier version that was killed before it wrote the log
             os.replace(folder / _PENDING, folder / "summary.json")
-        if (summary := _look(folder, wanted, existing)) is None:  # again, now that nobody changes it
-            for leftover in folder.rglob(f"{TEMPORARY}*"):  # of a process that was killed
+        if (summary := _check_folder(folder, wanted, existing)) is None:  # again, now under the lock
+            for leftover in folder.rglob(f"{TEMPORARY}*"):  # from a killed process
                 with contextlib.suppress(OSError):
                     leftover.unlink()
-            _tell_changes(folder, wanted)
+            _print_changes(folder, wanted)
             if existing.extend or not (folder / "config.json").exists():
-                (folder / "summary.json").unlink(missing_ok=True)  # of fewer epochs
+                (folder / "summary.json").unlink(missing_ok=True)  # it is of the shorter run
                 write_json(folder / "config.json", wanted)
         yield summary
 
 
-def _tell_changes(folder: Path, wanted: dict[str, Any]) -> None:
-    """Says where a run that goes on was begun with other versions or on another device: its bits may differ."""
+def _print_changes(folder: Path, wanted: dict[str, Any]) -> None:
+    """Prints which versions, device or settings have changed since the run started: rounding may differ."""
     there = read_json(folder / "config.json").get(RESOLVED) if (folder / "config.json").exists() else None
     if there:
         known = there.keys() & {"versions", "device", "threads", "settings"}
         old, new = ({name: of[name] for name in known} for of in (there, wanted[RESOLVED]))
         if changed := _differences(old, new):
-            told = "; ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
-            print(f"{folder} goes on under other conditions than it began with, and may round otherwise: {told}")
+            text = "; ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
+            print(f"{folder} continues under other conditions than it started with, so rounding may differ: {text}")
 
 
-def _look(folder: Path, wanted: dict[str, Any], existing: Existing) -> Summary | None:
+def _check_folder(folder: Path, wanted: dict[str, Any], existing: Existing) -> Summary | None:
+    """See `find_finished`; `wanted` is what the run's `config.json` should hold."""
     _refuse_foreign(folder)
     if not (folder / "config.json").exists():
         return None
@@ -121,11 +127,11 @@ def _look(folder: Path, wanted: dict[str, Any], existing: Existing) -> Summary |
         if name not in PLACES
     }
     now = json.loads(json.dumps(wanted[RESOLVED]))
-    began_with = resolved.get("source_digest")
-    if "source" not in differences and began_with not in (None, now.get("source_digest")):
+    original = resolved.get("source_digest")
+    if "source" not in differences and original not in (None, now.get("source_digest")):
         raise InputError(
-            f"{folder} began with other weights than {wanted.get('source')} holds now. Give --name for a run beside "
-            "it, --overwrite to replace it, or those weights back"
+            f"{folder} started from other weights than those in {wanted.get('source')}. Give --name for another "
+            "folder, give --overwrite to replace the run, or restore the earlier weights"
         )
     other = [
         name
@@ -134,65 +140,65 @@ def _look(folder: Path, wanted: dict[str, Any], existing: Existing) -> Summary |
     ]
     if other and not any(name.startswith("data.") for name in differences):
         raise InputError(
-            f"{folder} began with other images than {wanted['data']['name']} has now: {', '.join(other)} differ. "
-            "Give --name for a run beside it, --overwrite to replace it, or those images back"
+            f"{folder} started with other images than {wanted['data']['name']} has now: {', '.join(other)} differ. "
+            "Give --name for another folder, give --overwrite to replace the run, or restore the earlier images"
         )
     done = (folder / "summary.json").exists()
     epochs, _ = differences.get("train.epochs", (None, None))
     longer = len(differences) == 1 and isinstance(epochs, int) and epochs < wanted["train"]["epochs"]
     if longer and existing.extend:
-        _refuse_useless(folder, wanted, epochs, done)
+        _require_extendable(folder, wanted, epochs, done)
         return None
     if differences:
-        told = "; ".join(f"{name}={old!r} there, {new!r} here" for name, (old, new) in differences.items())
+        text = "; ".join(f"{name}={old!r} there, {new!r} here" for name, (old, new) in differences.items())
         raise InputError(
-            f"{folder} holds another run: {told}. Give --name for a run beside it, "
+            f"{folder} holds another run: {text}. Give --name for another folder, "
             f"{'--extend to train it for longer, ' if longer else ''}or --overwrite to replace it"
         )
     return read_summary(folder / "summary.json") if done else None
 
 
 def _with_defaults(there: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with the settings that an older version did not know, and so did not change."""
+    """A stored configuration, completed by the defaults of settings that its older version did not have."""
     defaults = to_json(ExperimentConfig())
     sections = {name for name in there if isinstance(there[name], dict) and isinstance(defaults.get(name), dict)}
     return {name: {**defaults[name], **value} if name in sections else value for name, value in there.items()}
 
 
-def _refuse_useless(folder: Path, wanted: dict[str, Any], epochs: int, done: bool) -> None:
-    """Refuses to extend a run that would not become what one begun with more epochs is."""
+def _require_extendable(folder: Path, wanted: dict[str, Any], epochs: int, done: bool) -> None:
+    """Raises an InputError if extending the run would not give the result of a run with more epochs."""
     if wanted["optim"]["schedule"] == "cosine":
         raise InputError(
-            f"{folder} cannot be extended: optim.schedule='cosine' has brought its learning rate down over "
-            f"{epochs} epochs. Give --name for a run beside it, or --overwrite to replace it"
+            f"{folder} cannot be extended: optim.schedule='cosine' has reduced its learning rate over "
+            f"{epochs} epochs. Give --name for another folder, or --overwrite to replace the run"
         )
     if done and (summary := read_summary(folder / "summary.json"))["epochs"] < epochs:
         raise InputError(
-            f"{folder} cannot be extended: it was over before its last epoch ({summary['stopped']}). "
-            "Give --name and another train.early_stopping for a run beside it"
+            f"{folder} cannot be extended: it stopped before its last epoch ({summary['stopped']}). "
+            "Give --name for another folder, with other values of train.early_stopping_*"
         )
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether a run was begun in a folder, and has not come to its end."""
+    """Whether a folder holds a run that is not finished."""
     return (folder / _LOCK).exists() and not (folder / "summary.json").exists()
 
 
 def source_digest(folder: Path) -> str | None:
-    """Of the weights that a transfer's run began with."""
+    """The digest of the weights that the transfer in a folder started from; None if there is none."""
     digest = read_json(folder / "config.json").get(RESOLVED, {}).get("source_digest")
     return digest if isinstance(digest, str) else None
 
 
 def _refuse_foreign(folder: Path, overwrite: bool = False) -> None:
-    """Refuses a folder that holds something else; what is to be deleted must look like a run."""
+    """Raises an InputError if a folder holds something other than a run. With `overwrite` the check is stricter."""
     try:
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is no folder; give another --name or --runs-dir")
+            raise InputError(f"{folder} is not a folder; give another --name or --runs-dir")
         config = folder / "config.json"
         ours = (folder / _LOCK).exists() or (config.exists() and (not overwrite or _describes_run(config)))
         if folder.exists() and not ours and any(folder.iterdir()):
-            raise InputError(f"{folder} exists and is no run of this program; give another --name or --runs-dir")
+            raise InputError(f"{folder} exists and is not a run of this program; give another --name or --runs-dir")
     except OSError as error:
         raise InputError(f"{folder} cannot be used: {reason(error)}; give another --name or --runs-dir") from error
 
@@ -206,7 +212,7 @@ def _describes_run(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _lock_folder(folder: Path) -> Iterator[None]:
-    """Keeps other processes out. The lock is the kernel's and goes with the process, however that ends."""
+    """Locks the folder against other processes. The kernel releases the lock when the process ends, even by a kill."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / _LOCK).open("a")
@@ -226,8 +232,8 @@ def _lock_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def _empty(folder: Path) -> None:
-    """Removes an earlier run; what tells that it is one goes last, so that a removal can be killed and repeated."""
+def _delete_contents(folder: Path) -> None:
+    """Deletes an earlier run, its `config.json` last: after a kill the folder is still recognised as a run."""
     inside = sorted(folder.iterdir(), key=lambda path: (path.name == "config.json", path.name != "summary.json"))
     try:
         for path in inside:
@@ -239,43 +245,19 @@ def _empty(folder: Path) -> None:
         raise InputError(f"cannot remove {folder}: {reason(error)}") from error
 
 
-def read_summary(path: Path) -> Summary:
-    """A run's result.
-
-    Raises:
-        InputError: when the file is damaged.
-    """
-    remedy = "delete it, and the same command computes it again"
-    later = dict.fromkeys(
-        ("balanced_accuracy", "copied_stages", "frozen_stages")
-    )  # earlier versions did not write them
-    summary = {**later, **read_json(path, remedy)}
-    wrong = [name for name, kind in SUMMARY.items() if not _is(summary.get(name, ...), kind)]
-    if wrong:
-        raise InputError(f"{path} lacks {', '.join(wrong)}, or has something else there; {remedy}")
-    return cast(Summary, summary)
-
-
-def _is(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type, and a number one that can be shown."""
-    if isinstance(value, float):
-        return isinstance(value, kind) and math.isfinite(value)
-    return isinstance(value, kind) and (not isinstance(value, int) or abs(value) <= 2**53)
-
-
 def resolve(dataset: Dataset) -> dict[str, Any]:
-    """What `config.json` keeps beside the configuration: versions, device and the data set's own numbers."""
+    """Versions, device, environment and properties of the data set, which `config.json` records under "resolved"."""
     return {
         "versions": {name: version(name) for name in ("jaxcnn", "jax", "jaxlib", "flax", "optax", "numpy")},
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
+        "processor": describe_processor(),
         "threads": _count_processors(),
         "settings": {
             "float": str(jnp.result_type(float)),  # float64 under JAX_ENABLE_X64
             **{name: os.environ[name] for name in _SETTINGS if name in os.environ},
         },
-        "mean": dataset.mean,
-        "std": dataset.std,
+        **dataset.standardisation._asdict(),
         "class_names": dataset.class_names,
         "images": {
             "train": len(dataset.train.labels),
@@ -288,23 +270,8 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
 
 
 def _count_processors() -> int:
-    """How many processors this process may use: XLA divides its work among so many, and sums round accordingly."""
+    """Number of processors that this process may use. XLA splits its work among them, which affects rounding."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def read_json(path: Path, remedy: str = "--overwrite begins the run again") -> dict[str, Any]:
-    """The object in a JSON file of a run.
-
-    Raises:
-        InputError: when it holds no object, with the remedy; `UnreadableError` when it cannot be read now.
-    """
-    try:
-        values = json.loads(path.read_bytes())
-        if not isinstance(values, dict) or not isinstance(values.get(RESOLVED, {}), dict):
-            raise ValueError("it holds no object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise unreadable(path, error) or InputError(f"{path} cannot be read ({reason(error)}); {remedy}") from error
-    return values
 
 
 def _differences(old: Any, new: Any, where: str = "") -> dict[str, tuple[Any, Any]]:

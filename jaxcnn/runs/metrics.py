@@ -1,4 +1,4 @@
-"""The numbers of a run, epoch by epoch: `metrics.csv` and TensorBoard's events."""
+"""Metrics of a run by epoch: `metrics.csv` and TensorBoard events."""
 
 import contextlib
 import platform
@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
-from jaxcnn.errors import reason
+from jaxcnn.errors import InputError, reason
 from jaxcnn.files import write_text
 from jaxcnn.runs.events import encode_event, frame_record
 from jaxcnn.runs.streams import warn
-from jaxcnn.runs.tables import csv_text
+from jaxcnn.runs.tables import csv_text, read_table
 from jaxcnn.training.records import EpochRecord
 
 _PREFIX = "events.out.tfevents."
@@ -19,25 +20,26 @@ _TRAIN_LOSS = "Loss/train"
 
 
 class Board:
-    """TensorBoard's events of a run: what an epoch gave, once and at its time.
+    """TensorBoard events of a run: each epoch once, with the time at which it ended.
 
-    Each start has a file of its own, which comes after those that are there: TensorBoard reads them in the order of
-    their names, and follows the last one. tensorboardX's own writer has a thread, in which a full disk is a silent end.
+    Each start of the run writes a new file, whose name sorts after the existing ones: TensorBoard reads files in the
+    order of their names and follows the last. (tensorboardX's writer is not used: its thread dies silently when the
+    disk is full.)
 
-    Events that cannot be written cost a warning and nothing else: the next start of the run adds them.
+    If events cannot be written, a warning is printed, and the next start of the run adds them.
     """
 
     def __init__(self, folder: Path, records: Sequence[EpochRecord]) -> None:
-        """`records` are those of the epochs that are over; afterwards TensorBoard shows these and no others.
+        """Opens the board so that TensorBoard shows exactly `records`, the finished epochs.
 
-        What a killed process wrote of later epochs is dropped, and so is an earlier result on the test set; what it
-        did not come to write is added.
+        Events of later epochs, which a killed process may have written, are dropped. So is an earlier test result.
+        Missing events are added.
         """
         self._folder, self._fails = folder, False
         self._file: FileIO | None = None
-        with self._writing():
+        with self._warn_on_error():
             folder.mkdir(parents=True, exist_ok=True)
-            if records or self._files():  # a first start need not wait for what reads them
+            if records or self._files():  # on a first start, skip the slow import for reading
                 self._correct(_read(self._files()), records)
 
     def _files(self) -> list[Path]:
@@ -48,33 +50,34 @@ class Board:
         if not (different := shown.keys() ^ wanted):
             return
         first, _ = min(different)
-        for _ in range(2):  # TensorBoard drops nothing at the first such event of a run
+        for _ in range(2):  # TensorBoard ignores the first restart event of a run
             self._write(encode_event(time.time(), first, restart=True))
         for record in records:
-            if record.epoch >= first:  # these went with what is wrong
+            if record.epoch >= first:  # the restart dropped these too
                 self._add(record.epoch, _values(record), shown.get((record.epoch, _TRAIN_LOSS), time.time()))
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """Writes some numbers, by their tag."""
-        with self._writing():
+        """Writes scalars, given by tag."""
+        with self._warn_on_error():
             if not self._fails:
                 self._add(step, values, time.time())
 
     def add_record(self, record: EpochRecord) -> None:
-        """Writes an epoch's numbers."""
+        """Writes the metrics of an epoch."""
         self.add(record.epoch, _values(record))
 
     def close(self) -> None:
-        """Closes the file; what `add` wrote is in it already."""
+        """Closes the file. There is nothing to flush."""
         if self._file is not None:
             self._file.close()
 
     def _add(self, step: int, values: dict[str, float], wall_time: float) -> None:
-        self._write(encode_event(wall_time, step, values=values))  # one event, which a kill leaves whole or not at all
+        # A single event, so that a kill leaves all values or none.
+        self._write(encode_event(wall_time, step, values=values))
 
     def _write(self, event: bytes) -> None:
         if self._file is None:
-            # Later than any other even if two starts share a second, or the other's machine has a clock that is fast.
+            # Larger than all existing stamps, even after a start in the same second or on a machine with a fast clock.
             stamps = [path.name.removeprefix(_PREFIX).partition(".")[0] for path in self._files()]
             stamp = max([int(time.time()), *(int(other) + 1 for other in stamps if other.isdecimal())])
             self._file = (self._folder / f"{_PREFIX}{stamp:010}.{platform.node()}").open("xb", buffering=0)
@@ -84,10 +87,10 @@ class Board:
             record = record[self._file.write(record) :]
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _warn_on_error(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # of the system, or of protobuf where another program wrote the files there
+        except Exception as error:  # from the system, or from protobuf if another program wrote the files
             self._fails = True
             self.close()
             warn(
@@ -97,7 +100,7 @@ class Board:
 
 
 def _values(record: EpochRecord) -> dict[str, float]:
-    """An epoch's numbers, under the original's tags where it has them."""
+    """The metrics of an epoch by tag. The original's tags are used where it has them."""
     values = {
         _TRAIN_LOSS: record.train_loss,
         "Loss/val": record.val_loss,
@@ -110,7 +113,7 @@ def _values(record: EpochRecord) -> dict[str, float]:
 
 
 def _read(files: Sequence[Path]) -> dict[tuple[int, str], float]:
-    """What TensorBoard shows of some files, in order: when each value was written, by its step and tag."""
+    """What TensorBoard would show after reading the files in order: (step, tag) -> wall time."""
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     shown: dict[tuple[int, str], float] = {}
@@ -124,7 +127,7 @@ def _read(files: Sequence[Path]) -> dict[tuple[int, str], float]:
 
 
 def _records(data: bytes) -> Iterator[bytes]:
-    """What is in a file of records, as far as that is whole; beyond that TensorBoard reads none either."""
+    """Yields the records of a file up to the first damaged or incomplete one, as TensorBoard does."""
     while data:
         record = data[12 : 12 + int.from_bytes(data[:8], "little")]
         whole = frame_record(record)
@@ -135,7 +138,7 @@ def _records(data: bytes) -> Iterator[bytes]:
 
 
 def count_metrics(folder: Path) -> int:
-    """Epochs in `metrics.csv`; 0 if there is none that can be read."""
+    """Number of epochs in `metrics.csv`; 0 if it cannot be read."""
     try:
         return max(0, (folder / "metrics.csv").read_bytes().count(b"\n") - 1)
     except OSError:
@@ -143,5 +146,26 @@ def count_metrics(folder: Path) -> int:
 
 
 def write_metrics(folder: Path, records: Sequence[EpochRecord]) -> None:
-    """Writes `metrics.csv`: a line for every epoch so far."""
+    """Writes `metrics.csv`, one line per record."""
     write_text(folder / "metrics.csv", csv_text([EpochRecord._fields, *records]))
+
+
+def read_metrics(folder: Path) -> list[EpochRecord]:
+    """The epochs in a run's `metrics.csv`.
+
+    Raises:
+        InputError: when it is missing or holds something else.
+    """
+    header, *rows = read_table(folder / "metrics.csv")
+    try:
+        if not rows:
+            raise ValueError("it holds no epoch")
+        return [_record(dict(zip(header, row, strict=True))) for row in rows]
+    except (ValueError, KeyError) as error:
+        told = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read: {reason(error)}"
+        raise InputError(f"{folder / 'metrics.csv'} {told}; --overwrite trains the run again") from error
+
+
+def _record(cells: dict[str, str]) -> EpochRecord:
+    values: dict[str, Any] = {name: float(cells[name]) if cells[name] else None for name in EpochRecord._fields}
+    return EpochRecord(**{**values, "epoch": int(cells["epoch"])})

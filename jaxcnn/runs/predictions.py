@@ -1,4 +1,4 @@
-"""What a network says of images: a table to look at, and files."""
+"""Predictions as a table, CSV and JSON."""
 
 import json
 import os
@@ -16,29 +16,29 @@ from jaxcnn.files import write_text
 from jaxcnn.runs.tables import csv_text
 
 _ROWS = 100
-"""What the table shows of more images."""
+"""Maximum number of images in the table."""
 
 
 class Prediction(NamedTuple):
-    """What a network says of one image."""
+    """The prediction for one image."""
 
     file: Path
     label: str | None
-    """The class that the file's folder names, if it does."""
+    """The true class, if the name of the file's folder is a class."""
     best: str
     """The most probable class."""
     probabilities: np.ndarray[Any, Any]
-    """float32 (K,)."""
+    """Probability of each class, float32 (K,)."""
 
 
 def accuracy(predictions: Sequence[Prediction]) -> tuple[float, int] | None:
-    """Percent right of the images whose folders name their class, and how many these are; None where none are."""
+    """Accuracy in percent over the images with a label, and how many they are; None if there are none."""
     right = [each.best == each.label for each in predictions if each.label is not None]
     return (100 * sum(right) / len(right), len(right)) if right else None
 
 
 def predictions_table(predictions: Sequence[Prediction], classes: Sequence[str], top_k: int) -> Table:
-    """The most probable classes of the first images, each with its probability in percent."""
+    """Table of the `top_k` most probable classes of the first 100 images, with probabilities in percent."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("image", overflow="fold")
     for place in range(1, top_k + 1):
@@ -50,16 +50,16 @@ def predictions_table(predictions: Sequence[Prediction], classes: Sequence[str],
     return table
 
 
-def untold(predictions: Sequence[Prediction]) -> int:
-    """How many images the table leaves out."""
+def count_omitted(predictions: Sequence[Prediction]) -> int:
+    """Number of images that are not in the table."""
     return max(0, len(predictions) - _ROWS)
 
 
 def write_csv(path: Path, predictions: Sequence[Prediction], classes: Sequence[str]) -> None:
-    """One row an image: file, label, prediction, and the probability of every class.
+    """Writes one row per image: file, label, prediction, and the probability of every class.
 
     Raises:
-        InputError: when it cannot be written.
+        MachineError: when it cannot be written.
     """
     rows = [[_in_utf8(each.file), each.label, each.best, *map(str, each.probabilities)] for each in predictions]
     names = (f"p({name})" for name in classes)
@@ -67,10 +67,10 @@ def write_csv(path: Path, predictions: Sequence[Prediction], classes: Sequence[s
 
 
 def write_json(path: Path, predictions: Sequence[Prediction], classes: Sequence[str]) -> None:
-    """The same as JSON, with the accuracy where there are labels.
+    """Writes the same as JSON, with the accuracy if there are labels.
 
     Raises:
-        InputError: when it cannot be written.
+        MachineError: when it cannot be written.
     """
     found = accuracy(predictions)
     values = {
@@ -81,7 +81,9 @@ def write_json(path: Path, predictions: Sequence[Prediction], classes: Sequence[
                 "file": _in_utf8(each.file),
                 "label": each.label,
                 "prediction": each.best,
-                "probabilities": [float(str(p)) for p in each.probabilities],  # as short as float32 is
+                "probabilities": [
+                    float(str(p)) for p in each.probabilities
+                ],  # the shortest decimals that give the float32
             }
             for each in predictions
         ],
@@ -90,5 +92,5 @@ def write_json(path: Path, predictions: Sequence[Prediction], classes: Sequence[
 
 
 def _in_utf8(path: Path) -> str:
-    """A path as text that a file can hold: a name may be any bytes."""
+    """A path as valid UTF-8. File names may contain any bytes, and invalid ones are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""The end of a run: the test set is read once, and what came of the run is on disk before anything is drawn."""
+"""Writing the results of a finished run."""
 
 import math
 import time
@@ -12,8 +12,10 @@ from jaxcnn.config.experiment import ExperimentConfig, TransferConfig
 from jaxcnn.data.splits import Dataset
 from jaxcnn.files import write_json, write_npy, write_text
 from jaxcnn.masks import mask_name
+from jaxcnn.runs.calibration import calibration_error, confidence_bins
+from jaxcnn.runs.examples import telling
 from jaxcnn.runs.metrics import Board, write_metrics
-from jaxcnn.runs.scores import balanced_accuracy, class_scores
+from jaxcnn.runs.scores import COLUMNS, balanced_accuracy, class_scores, row, top_accuracy
 from jaxcnn.runs.summary import Summary
 from jaxcnn.runs.tables import csv_text
 from jaxcnn.training.decisions import kept_epoch, reason_to_stop
@@ -28,26 +30,32 @@ def write_results(
     records: Sequence[EpochRecord],
     counts: Sequence[tuple[str, int, bool]],
     tested: Evaluation,
+    temperature: float | None,
     began: float,
 ) -> Summary:
-    """Writes arrays, metrics, the accuracy of each class and, last of all, `summary.json`.
+    """Writes arrays, metrics and the scores of each class. `summary.json` comes last: it marks the run as finished.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        dataset: whose test split was read.
-        records: of all epochs.
-        counts: parameters, as `masks.count_parameters` gives them.
-        tested: what the best weights do on the test set.
-        began: when this process began with the run, on `time.perf_counter`'s clock.
+        folder: the run's folder.
+        config: the run's configuration.
+        dataset: the data set, for the labels of its test split.
+        records: the records of all epochs.
+        counts: parameters, from `masks.count_parameters`.
+        tested: the evaluation of the best weights on the test set.
+        temperature: divides the logits before they become probabilities; None leaves them as they are.
+        began: the time at which this process started the run, from `time.perf_counter`.
 
     Returns:
-        What `summary.json` holds. A test loss that is not finite is None there: JSON has no such number.
+        The content of `summary.json`. A test loss that is not finite becomes None, because JSON has no such number.
     """
     best = kept_epoch(records, config)
     loss, accuracy, logits = tested
+    labels = dataset.test.labels
     predictions = logits.argmax(-1).astype(np.int32)
-    write_metrics(folder, records)  # a process killed between checkpoint and table left a line too few
+    probabilities = softmax(logits / np.float64(temperature or 1))
+    finite = bool(np.isfinite(probabilities).all())
+    examples = telling(probabilities, labels)
+    write_metrics(folder, records)  # again: a kill after the last checkpoint leaves a line out
     for name, values in (
         ("train_loss", [r.train_loss for r in records]),
         ("val_loss", [r.val_loss for r in records if r.val_loss is not None]),
@@ -55,13 +63,14 @@ def write_results(
         ("test_loss", [loss]),
         ("test_accuracy", [accuracy]),
         ("predictions", predictions),
-        ("probabilities", softmax(logits)),
-        ("labels", dataset.test.labels),
+        ("probabilities", probabilities),
+        ("labels", labels),
+        ("examples", examples),
+        ("example_images", dataset.test.images[examples]),
     ):
         write_npy(folder / "results" / f"{name}.npy", np.asarray(values))
-    scores = class_scores(dataset.test.labels, predictions, dataset.class_names)
-    rows = [(each.name, each.images, each.correct, "" if each.accuracy is None else each.accuracy) for each in scores]
-    write_text(folder / "classes.csv", csv_text([("class", "images", "correct", "accuracy"), *rows]))
+    scores = class_scores(labels, predictions, dataset.class_names)
+    write_text(folder / "classes.csv", csv_text([COLUMNS, *map(row, scores)]))
     with closing(Board(folder / "logs", records)) as board:
         board.add(records[best].epoch, {"Loss/test": loss, "Accuracy/test": accuracy})
     summary: Summary = {
@@ -73,6 +82,9 @@ def write_results(
         "seed": config.seed,
         "test_accuracy": accuracy,
         "balanced_accuracy": balanced_accuracy(scores),
+        "top5_accuracy": top_accuracy(logits, labels) if dataset.num_classes > 10 else None,
+        "calibration_error": calibration_error(confidence_bins(probabilities, labels)) if finite else None,
+        "temperature": temperature,
         "test_loss": loss if math.isfinite(loss) else None,
         "val_accuracy": records[best].val_accuracy,
         "val_loss": records[best].val_loss,

@@ -1,4 +1,4 @@
-"""One run: train, keep what comes of it in `runs/<name>/`, show it."""
+"""One run: training, and its results in `runs/<name>/`."""
 
 import sys
 import time
@@ -22,16 +22,19 @@ from jaxcnn.files import digest, is_there, made_by_older_version, older_digest
 from jaxcnn.kernels.backend import fixed_settings, is_cpu
 from jaxcnn.masks import count_parameters, frozen_stages
 from jaxcnn.model import init_variables, key_of
+from jaxcnn.runs.calibration import fit_temperature
 from jaxcnn.runs.console import Terminal
 from jaxcnn.runs.device import select_device
 from jaxcnn.runs.display import Bar, print_start, results_table
-from jaxcnn.runs.folder import claim_folder, find_finished, is_unfinished, read_json, resolve, with_precision
+from jaxcnn.runs.folder import claim_folder, find_finished, is_unfinished, resolve, with_precision
 from jaxcnn.runs.log import check_log, update_log
 from jaxcnn.runs.metrics import Board, count_metrics, write_metrics
-from jaxcnn.runs.present import present, remove_pictures
+from jaxcnn.runs.present import present, remove_products
+from jaxcnn.runs.reading import read_json
 from jaxcnn.runs.results import write_results
-from jaxcnn.runs.signals import note_signals
+from jaxcnn.runs.signals import defer_signals
 from jaxcnn.runs.streams import only_warns
+from jaxcnn.runs.style import Figures
 from jaxcnn.runs.summary import Summary
 from jaxcnn.training.decisions import kept_epoch, validates
 from jaxcnn.training.loop import Paused, evaluate, evaluation_step, fit
@@ -42,30 +45,42 @@ from jaxcnn.weights.card import to_metadata
 from jaxcnn.weights.checkpoint import Progress, open_checkpoints
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict
+from jaxcnn.weights.pretrained import locate_weights, or_a_name
 from jaxcnn.weights.source import read_source
 from jaxcnn.weights.transfer import Source, copied_stages, transplant
 
 
 @fixed_settings()
-def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, *, pictures: bool = True) -> Summary:
-    """Trains, or finishes what an earlier call began, and returns what `summary.json` holds.
+def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, figures: Figures | None = "png") -> Summary:
+    """Trains a network and writes the results to the run's folder.
 
-    Validation decides the learning rate, when to stop and the best epoch; the test set is read once, at the end, with
-    the best weights (the last ones where nothing is held out for validation). Pictures and the run's row in the log,
-    which are made last, only cause a warning where they fail; a call for a finished run makes those that are missing.
-    Without `pictures` none are drawn.
+    An interrupted run continues. A finished run is not trained again; only what it lacks of figures, tables, its page
+    `report.html` and its row in the log is made. Validation images decide the learning rate, early stopping and the
+    best epoch. The test set is evaluated once, with the weights of the best epoch (of the last epoch, without
+    validation images). A figure, page or log that cannot be written causes only a warning.
+
+    Args:
+        config: the run; a `TransferConfig` starts it from saved weights.
+        existing: what to do if the folder already holds a run.
+        figures: the format of the figures. None makes no figures, tables of classes or page; `jaxcnn report` makes them
+            later.
+
+    Returns:
+        The content of `summary.json`.
 
     Raises:
         InputError: when the configuration, the data or the run's folder cannot be used.
-        Interrupted: when a signal to end came while it trained; the same call continues.
+        MachineError: when there is not enough memory or disk space.
+        DivergedError: when the loss or a weight is no longer finite.
+        Interrupted: when a signal arrived during training. The same call continues the run.
     """
     console = Terminal(soft_wrap=True)
     folder, config, source, dataset, resolved, summary = plan(config, existing)
     was_finished = summary is not None
     if summary is None:
-        with _enough_memory():
-            variables, notes = first_variables(config, source)  # may refuse, so before the folder is made
-        with claim_folder(folder, config, resolved, existing) as summary, _enough_memory():
+        with _explain_out_of_memory():
+            variables, notes = first_variables(config, source)  # first, because it may raise before the folder exists
+        with claim_folder(folder, config, resolved, existing) as summary, _explain_out_of_memory():
             if summary is None:
                 if config.train.precision == "bfloat16" and is_cpu():
                     notes = [*notes, "train.precision=bfloat16 is for accelerators; this CPU is faster in float32"]
@@ -74,24 +89,30 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, *, p
                 began = time.perf_counter()
                 counts = _count(variables, config)
                 print_start(console, folder, config, dataset, counts)
-                with only_warns(f"row of {folder.name} in the table of all runs"):  # said while someone is there
+                # Checked now, while the user is still there.
+                with only_warns(f"row of {folder.name} in the table of all runs"):
                     check_log(folder.parent, transfers=isinstance(config, TransferConfig))
                 records, best = _train(folder, config, dataset, variables, console)
-                tested = evaluate(evaluation_step(config, dataset), best, dataset.test, config.train.batch_size)
-                summary = write_results(folder, config, dataset, records, counts, tested, began)
-                remove_pictures(folder)  # of what the folder held before
-    if pictures:
-        present(folder)
+                step = evaluation_step(config, dataset)
+                tested = evaluate(step, best, dataset.test, config.train.batch_size)
+                temperature = None
+                if config.train.temperature_scaling and (split := dataset.validation) is not None:
+                    temperature = fit_temperature(evaluate(step, best, split, config.train.batch_size)[2], split.labels)
+                    _write_weights(folder, best, config, dataset, ("model.safetensors",), temperature)
+                summary = write_results(folder, config, dataset, records, counts, tested, temperature, began)
+                remove_products(folder)  # of what the folder held before
+    if figures is not None:
+        present(folder, figures)
     with only_warns(f"row of {folder.name} in the table of all runs"):
         update_log(folder.parent, transfers=isinstance(config, TransferConfig))
     if was_finished:
-        console.print(f"{folder} is finished; --overwrite trains again, --name trains beside it", markup=False)
+        console.print(f"{folder} is finished; --overwrite trains it again, --name uses another folder", markup=False)
     console.print(results_table(summary))
     return summary
 
 
 @contextmanager
-def _enough_memory() -> Iterator[None]:
+def _explain_out_of_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -104,23 +125,23 @@ def _enough_memory() -> Iterator[None]:
 
 
 class Plan(NamedTuple):
-    """A run that nothing is known to stand against."""
+    """Everything that a run needs, after all checks have passed."""
 
     folder: Path
     config: ExperimentConfig
-    """With the network that the data set, and the source if there is one, ask for."""
+    """The configuration, completed by the number of classes and, for a transfer, by the source's network."""
     source: Source | None
     dataset: Dataset
     resolved: dict[str, Any]
-    """What `config.json` keeps beside the configuration."""
+    """What `config.json` records under "resolved"."""
     summary: Summary | None
-    """Of the run, if it is finished."""
+    """The result, if the run is already finished."""
 
 
-@_enough_memory()
+@_explain_out_of_memory()
 @fixed_settings()
 def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
-    """Opens all that a run needs, and changes nothing.
+    """Loads and checks everything that a run needs, without changing anything.
 
     Raises:
         InputError: when the configuration, the data, the source or the run's folder cannot be used.
@@ -129,8 +150,8 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
     folder = config.runs_dir / config.run_name
     config = with_precision(config, folder, existing)
     if not isinstance(config, TransferConfig) and config.freeze != FreezeConfig():
-        raise InputError("freeze is for weights that are taken over: use jaxcnn transfer")
-    if original := config.protocol == "original":  # all training images train; the test split steers
+        raise InputError("freeze needs weights to start from: use jaxcnn transfer")
+    if original := config.protocol == "original":  # trains on all training images and validates on the test split
         config = replace(config, data=replace(config.data, validation=0.0))
     source = None
     if isinstance(config, TransferConfig):
@@ -138,7 +159,7 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
             raise InputError(f"--overwrite would remove {folder}, and with it the source; give another --name")
         source = open_source(config)
     model = config.model if source is None else source.config
-    frozen_stages(config.freeze, model, 0)  # refuses what the network does not have, as the next does
+    frozen_stages(config.freeze, model, 0)  # raises if the network does not have these stages, as does the next
     if isinstance(config, TransferConfig):
         copied_stages(config, model)
     dataset = load_dataset(config.data, input_size=model.input_size, in_channels=model.in_channels, seed=config.seed)
@@ -148,12 +169,17 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
         dataset = as_original(dataset)
     config = replace(config, model=replace(model, num_classes=dataset.num_classes))
     require_trainable(config, dataset)
+    if config.train.temperature_scaling and (original or dataset.validation is None):
+        raise InputError(
+            "train.temperature_scaling=True needs validation images that are no test images: give data.validation "
+            "above 0, and protocol='sound'"
+        )
     resolved = resolve(dataset) | ({} if source is None else {"source_digest": _digest(source, folder, existing)})
     return Plan(folder, config, source, dataset, resolved, find_finished(folder, config, resolved, existing))
 
 
 def _digest(source: Source, folder: Path, existing: Existing) -> str:
-    """The source's digest; the older one that a run began with, where the source is still the same."""
+    """The digest of the source, in the format of the run's `config.json` if an older version wrote it."""
     new, path = digest(source.variables), folder / "config.json"
     if existing.overwrite or not path.is_file():
         return new
@@ -163,26 +189,27 @@ def _digest(source: Source, folder: Path, existing: Existing) -> str:
         return new
     if older_digest(source.variables) == began_with:
         return began_with
-    if resolved.get("versions", {}).get("jax") == jax.__version__:  # which computes it alike: it is another source
+    # The same JAX computes the same digest, so the source has changed.
+    if resolved.get("versions", {}).get("jax") == jax.__version__:
         return new
     print(
-        f"{folder} was begun by another version, whose checksum of the source cannot be compared; the source is "
-        "taken to be the same",
+        f"{folder} was started by another version, whose checksum of the source cannot be compared; the source is "
+        "assumed to be the same",
         file=sys.stderr,
     )
     return began_with
 
 
 def open_source(config: TransferConfig) -> Source:
-    """The weights that a transfer begins with, and their network as it is to be fine-tuned.
+    """Reads the weights that a transfer starts from, with their network's configuration.
 
     Raises:
-        InputError: when they are not there or cannot be read.
+        InputError: when they do not exist or cannot be read.
     """
-    if not is_there(config.source):
+    if not is_there(locate_weights(config.source)):
         raise InputError(
             f"source={str(config.source)!r} does not exist; train one with jaxcnn cifar10, "
-            "or give --source a run's folder or a model.pth"
+            f"or give --source a run's folder or a model.pth{or_a_name()}"
         )
     source = read_source(config.source, config)
     if config.dropout_rate is not None:
@@ -191,14 +218,15 @@ def open_source(config: TransferConfig) -> Source:
 
 
 def first_variables(config: ExperimentConfig, source: Source | None) -> tuple[dict[str, Any], list[str]]:
-    """The variables that a run begins with, and what there is to say of what a transfer takes over."""
+    """The variables that a run starts from, and lines to print about them."""
     key = key_of(config.seed)
     if source is None or not isinstance(config, TransferConfig):
         return dict(init_variables(config.model, key)), []
-    notes = [f"assumed of the source, as its weights do not tell: {assumption}" for assumption in source.assumed]
-    notes += [f"of the source: {note}" for note in source.notes]
-    if is_unfinished(config.source if config.source.is_dir() else config.source.parent):
-        notes.append(f"the run in {config.source} is not finished; its best epoch so far is taken")
+    notes = [f"assumed of the source, whose files do not say: {assumption}" for assumption in source.assumed]
+    notes += [f"source: {note}" for note in source.notes]
+    path = locate_weights(config.source)
+    if is_unfinished(path if path.is_dir() else path.parent):
+        notes.append(f"the run in {config.source} is not finished; its best epoch so far is used")
     made = transplant(
         source,
         num_classes=config.model.num_classes,
@@ -207,17 +235,17 @@ def first_variables(config: ExperimentConfig, source: Source | None) -> tuple[di
         keep_fitting_head=config.protocol == "original",
     )
     if not made.taken:
-        return made.variables, [*notes, f"nothing is taken over from {config.source}"]
-    notes.append(f"taken over from {config.source}: {', '.join(made.taken)}")
+        return made.variables, [*notes, f"no weights are used from {config.source}"]
+    notes.append(f"weights from {config.source}: {', '.join(made.taken)}")
     if made.new:
         old, new = source.config.num_classes, config.model.num_classes
         why = "" if old == new else f" (the source's fc3 has {old} classes, the target {new})"
-        notes.append(f"begins with new weights: {', '.join(made.new)}{why}")
+        notes.append(f"new weights: {', '.join(made.new)}{why}")
     return made.variables, notes
 
 
 def _count(variables: dict[str, Any], config: ExperimentConfig) -> list[tuple[str, int, bool]]:
-    # What trains in the end: gradual unfreezing and probing begin with less.
+    # As in the last epoch: with gradual unfreezing or probing, earlier epochs train fewer.
     frozen = frozen_stages(config.freeze, config.model, config.train.epochs - 1)
     return count_parameters(variables["params"], config.model, frozen)
 
@@ -225,7 +253,7 @@ def _count(variables: dict[str, Any], config: ExperimentConfig) -> list[tuple[st
 def _train(
     folder: Path, config: ExperimentConfig, dataset: Dataset, variables: dict[str, Any], console: Console
 ) -> tuple[list[EpochRecord], dict[str, Any]]:
-    """Trains to the end, from where an earlier start got to; returns the best weights, which `model.pth` has too."""
+    """Trains all remaining epochs; returns all records, and the best weights, which are in `model.pth` too."""
 
     def state_in(epoch: int) -> TrainState:
         frozen = frozen_stages(config.freeze, config.model, epoch)
@@ -235,28 +263,31 @@ def _train(
     steps = -(-images // config.train.batch_size)
     best_variables: dict[str, Any] = {}
     with (
-        note_signals() as signals,
+        defer_signals() as signals,
         open_checkpoints(folder / "checkpoints") as checkpoints,
     ):
         found = checkpoints.restore(state_in)
         state, records, part = found or Progress(state_in(0), [])
         if (lost := count_metrics(folder)) > len(records):
-            console.print(f"the checkpoint after epoch {lost} is gone")
+            console.print(f"the checkpoint after epoch {lost} is missing")
         if found is not None:
             console.print(f"continuing after {_where(records, part, steps)}")
         if records and part is None and kept_epoch(records, config) == len(records) - 1:
-            # Perhaps the earlier start was killed between the two.
-            best_variables = jax.tree.map(np.array, _variables(state))  # the next epoch reuses buffers
+            # Written again, because a kill between checkpoint and weights leaves them out. A copy, because the next
+            # epoch reuses the buffers.
+            best_variables = jax.tree.map(np.array, _variables(state))
             _write_weights(folder, best_variables, config, dataset)
         elif records:
-            best_variables = _best_weights(folder, config)  # which may refuse: now rather than when all is trained
+            best_variables = _best_weights(folder, config)  # it may raise: better now than after training
             _write_weights(folder, best_variables, config, dataset, ("model.safetensors",))
         behind = 0 if part is None else config.train.batch_size * len(part.loss)
         with (
             closing(Board(folder / "logs", records)) as board,
             Bar(console, config.train.epochs, images, len(records), behind) as bar,
         ):
-            epochs = fit(state, config, dataset, history=records, part=part, on_step=bar.step, should_stop=signals.came)
+            epochs = fit(
+                state, config, dataset, history=records, part=part, on_step=bar.step, should_stop=signals.is_set
+            )
             try:
                 for trained, record in epochs:
                     records.append(record)
@@ -269,15 +300,17 @@ def _train(
                     write_metrics(folder, records)
                     board.add_record(record)
                     bar.epoch(record, is_best=best == len(records) - 1 and validates(config, record))
-                    if thawed := _thawing_stages(config, len(records)):
-                        console.print(f"from the next epoch on, these train too: {', '.join(thawed)}", highlight=False)
-                        bar.compiling()
-                    if signals.came():
+                    if unfrozen := _stages_to_unfreeze(config, len(records)):
+                        console.print(
+                            f"from the next epoch on, these train too: {', '.join(unfrozen)}", highlight=False
+                        )
+                        bar.show_compiling()
+                    if signals.is_set():
                         break
             except Paused as paused:
                 part = paused.part
                 checkpoints.save(paused.state, records, part)
-            if signals.came():
+            if signals.is_set():
                 console.print(f"stopping after {_where(records, part, steps)}")
     return records, best_variables
 
@@ -288,8 +321,9 @@ def _write_weights(
     config: ExperimentConfig,
     dataset: Dataset,
     names: Sequence[str] = ("model.pth", "model.safetensors"),
+    temperature: float = 1.0,
 ) -> None:
-    card = Card(dataset.class_names, dataset.mean, dataset.std, config.data.resize)
+    card = Card(dataset.class_names, *dataset.standardisation, config.data.resize, temperature)
     for name in names:
         write_state_dict(folder / name, variables, config.model, to_metadata(config.model, card))
 
@@ -298,11 +332,11 @@ def _best_weights(folder: Path, config: ExperimentConfig) -> dict[str, Any]:
     try:
         return from_torch(read_state_dict(folder / "model.pth"), config.model)
     except InputError as error:
-        raise InputError(f"{folder} has lost its best epoch: {error}; --overwrite begins the run again") from error
+        raise InputError(f"{folder} has lost its best epoch: {error}; --overwrite starts the run again") from error
 
 
-def _thawing_stages(config: ExperimentConfig, epoch: int) -> list[str]:
-    """The stages that begin to train with an epoch (counted from 0)."""
+def _stages_to_unfreeze(config: ExperimentConfig, epoch: int) -> list[str]:
+    """Names of the stages that were frozen before an epoch (counted from 0) and are trained in it."""
     if epoch == config.train.epochs:
         return []
     before, now = (frozen_stages(config.freeze, config.model, each) for each in (epoch - 1, epoch))

@@ -1,4 +1,8 @@
-"""Signals that end a program: where they do so at once, and where work in hand is finished first."""
+"""Signals that end a program: at once, or after the current training step.
+
+Outside of training, `raise_on_signal` turns a signal into an `Interrupted` exception. In training, `defer_signals` sets
+a flag instead, so that the run can write a checkpoint first.
+"""
 
 import _thread
 import os
@@ -12,11 +16,11 @@ from typing import Any
 
 _NUMBERS = (
     *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
-    *(signal.SIGUSR1, signal.SIGUSR2),  # warnings of SLURM, LSF and Grid Engine that a job's time is nearly over
-    signal.SIGXCPU,  # the limit of processor time; it comes again every second
+    *(signal.SIGUSR1, signal.SIGUSR2),  # SLURM, LSF and Grid Engine warn with these before a job's time limit
+    signal.SIGXCPU,  # limit of processor time; sent every second
 )
-_IMPATIENT = (signal.SIGINT, signal.SIGTERM)  # who sends these twice will not wait
-_AGAIN = signal.SIGURG  # what this module sends itself; it does no harm to a program that expects none
+_IMPATIENT = (signal.SIGINT, signal.SIGTERM)  # a second one of these is not deferred
+_AGAIN = signal.SIGURG  # sent by this module to its own process; ignored by default
 _LIBRARIES = {
     *("importlib", "_frozen_importlib", "_frozen_importlib_external", "logging"),
     *("jax", "jaxlib", "flax", "orbax", "tensorstore", "torch"),
@@ -27,43 +31,41 @@ class Interrupted(KeyboardInterrupt):
     """A signal asked the program to end."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(number).name}; the same command, without --overwrite, continues what had begun"
-        )
+        super().__init__(f"stopped by {signal.Signals(number).name}; the same command, without --overwrite, continues")
         self.status = 128 + number
-        """The exit status by which shells tell that a signal ended a program."""
+        """Exit status of the program, by the shells' convention."""
 
 
-class Noted:
-    """Takes note of the first signal; a second SIGINT, from someone who will not wait, raises `Interrupted`."""
+class SignalFlag:
+    """A flag that the first signal sets. After that, SIGINT raises `Interrupted` at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
 
-    def came(self) -> bool:
-        """Whether there was a signal."""
+    def is_set(self) -> bool:
+        """Whether a signal has arrived."""
         return self.number is not None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None and number == signal.SIGINT:
             raise Interrupted(number)
-        # _AGAIN is of a signal that came before, and which `raise_on_signal` has not forgotten.
+        # _AGAIN repeats a signal that arrived earlier, inside a library: see `raise_on_signal`.
         self.number = self.number or (signal.SIGTERM if number == _AGAIN else number)
 
 
 @contextmanager
-def note_signals() -> Iterator[Noted]:
-    """Signals are noted within, and raise `Interrupted` only on the way out."""
-    note = Noted()
-    with _handle_signals(note._handle):
-        yield note
-    if note.number is not None:
-        raise Interrupted(note.number)
+def defer_signals() -> Iterator[SignalFlag]:
+    """Within the context a signal only sets the flag. On exit, `Interrupted` is raised if it is set."""
+    flag = SignalFlag()
+    with _handle_signals(flag._handle):
+        yield flag
+    if flag.number is not None:
+        raise Interrupted(flag.number)
 
 
 @contextmanager
 def raise_on_signal() -> Iterator[None]:
-    """Signals raise `Interrupted` at once, unless the program is inside a library; then when that call returns."""
+    """Within the context a signal raises `Interrupted`: at once, or after the current call into JAX, Orbax, ..."""
     came: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -78,7 +80,7 @@ def raise_on_signal() -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if came:  # perhaps a library made an error of its own of it
+            if came:  # a library may have turned the Interrupted into an error of its own
                 raise Interrupted(came[0]) from None
             raise
         if came:
@@ -86,8 +88,9 @@ def raise_on_signal() -> Iterator[None]:
 
 
 def _in_library(frame: FrameType | None) -> bool:
-    """Whether Python is loading a module, or within a library whose compiled part an exception from nowhere can crash
-    or have print a traceback.
+    """Whether the program is importing a module or inside a library that does not survive an exception at any point.
+
+    Compiled code of these libraries can crash or print a traceback.
     """
     while frame is not None:
         if str(frame.f_globals.get("__name__")).partition(".")[0] in _LIBRARIES:
@@ -97,15 +100,17 @@ def _in_library(frame: FrameType | None) -> bool:
 
 
 def _signal_again() -> None:
+    """Sends _AGAIN to this process shortly after, so that the handler runs again."""
+
     def send() -> None:
         time.sleep(0.02)
         os.kill(os.getpid(), _AGAIN)
 
-    _thread.start_new_thread(send, ())  # threading takes locks, which the program may hold where the signal met it
+    _thread.start_new_thread(send, ())  # `threading` takes locks, which the interrupted code may hold
 
 
 class _Handler:
-    """By which a handler of this module's is known."""
+    """A signal handler of this module, recognisable by its type."""
 
     def __init__(self, handle: Callable[[int, FrameType | None], Any]) -> None:
         self._handle = handle
@@ -115,25 +120,26 @@ class _Handler:
 
 
 def _is_free(handler: Any) -> bool:
-    """Whether nobody else decided what a signal does: `nohup` has SIGHUP ignored, and schedulers' libraries requeue."""
+    """Whether a signal has its default handler or ours. nohup ignores SIGHUP; schedulers' libraries set handlers."""
     return handler in (signal.SIG_DFL, signal.default_int_handler) or isinstance(handler, _Handler)
 
 
 @contextmanager
 def _handle_signals(handle: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Installs a handler for all signals that nobody else handles. Does nothing outside of the main thread."""
     report = sys.unraisablehook
 
     def again(unraisable: Any) -> None:
-        # Raised in a callback, of the garbage collector for one, from where no exception gets out.
+        # An exception in a callback, such as the garbage collector's, is reported here and not raised.
         if isinstance(unraisable.exc_value, Interrupted):
             _signal_again()
         else:
             report(unraisable)
 
     try:
-        heeded = [number for number in (*_NUMBERS, _AGAIN) if _is_free(signal.getsignal(number))]
-        before = {number: signal.signal(number, _Handler(handle)) for number in heeded}
-    except ValueError:  # not in the main thread, which alone is told of signals
+        handled = [number for number in (*_NUMBERS, _AGAIN) if _is_free(signal.getsignal(number))]
+        before = {number: signal.signal(number, _Handler(handle)) for number in handled}
+    except ValueError:  # not the main thread: Python does not allow it
         yield
         return
     sys.unraisablehook = again

@@ -1,4 +1,4 @@
-"""Printing that fails without a loss of anything else: the terminal is gone, the disk is full, a letter is unknown."""
+"""Printing that never stops a run: on a closed terminal, a full disk, or characters that the encoding lacks."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ class _Output:
     """See `output`."""
 
     def __init__(self, stream: IO[str] | None, is_stderr: bool) -> None:
-        self._stream, self._told, self._is_stderr = stream, is_stderr, is_stderr
+        self._stream, self._warned, self._is_stderr = stream, is_stderr, is_stderr
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -35,50 +35,50 @@ class _Output:
     def _attempt(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except (OSError, ValueError) as error:  # the latter of a stream that was closed
+        except (OSError, ValueError) as error:  # ValueError: the stream was closed
             if isinstance(error, BrokenPipeError) and not self._is_stderr:
                 raise
-            if not self._told:
-                self._told = True
+            if not self._warned:
+                self._warned = True
                 warn(f"what is printed is lost ({reason(error)}); results and logs are not")
 
 
 def output(stream: IO[str] | None, *, is_stderr: bool = False) -> TextIO:
-    """A stream that writes to another one as far as that can be written to.
+    """Wraps a stream so that writing to it does not fail.
 
-    What its encoding lacks is escaped. An error of the device is told once on stderr, and costs what is printed. A
-    closed pipe raises `BrokenPipeError`.
+    Characters that the encoding lacks are escaped. If writing fails, the text is lost, and one warning is printed on
+    stderr. Only a closed pipe raises, as `BrokenPipeError`.
 
     Args:
-        stream: the other one; None, which is Python's stdout where it was started without one, takes everything.
-        is_stderr: nothing is told of an error, and a closed pipe is one like others.
+        stream: the stream; None (Python's stdout in a process without one) discards everything.
+        is_stderr: the stream is stderr: errors, a closed pipe too, are ignored without a warning.
     """
     return cast(TextIO, _Output(stream, is_stderr))
 
 
 def warn(message: str) -> None:
-    """Prints a warning on stderr, if that can be printed on."""
+    """Prints a warning on stderr, or nothing if that fails."""
     print(f"warning: {message}", file=output(sys.stderr, is_stderr=True))
 
 
 @contextlib.contextmanager
-def only_warns(missing: str, remedy: str = "Once that is mended, the same command makes it") -> Iterator[None]:
-    """Turns an error within into one line on stderr.
+def only_warns(missing: str, remedy: str = "Once that is fixed, the same command makes it") -> Iterator[None]:
+    """Turns an exception within the context into a one-line warning on stderr.
 
     Args:
-        missing: what there is not because of the error.
-        remedy: how to get it nevertheless.
+        missing: what could not be made, for the message.
+        remedy: how to get it, for the message.
     """
     try:
         yield
-    except Exception as error:  # of whatever kind: pictures are drawn by a large library
-        told = str(error) if isinstance(error, JaxcnnError) else f"{type(error).__name__}: {reason(error)}"
-        warn(f"no {missing}: {told}. {remedy}")
+    except Exception as error:  # any kind: matplotlib can raise anything
+        text = str(error) if isinstance(error, JaxcnnError) else f"{type(error).__name__}: {reason(error)}"
+        warn(f"no {missing}: {text}. {remedy}")
 
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[None]:
-    """Within, printing fails only for a closed pipe; on the way out, what cannot be written is dropped."""
+    """Wraps stdout and stderr with `output` within the context. On exit, text that cannot be flushed is dropped."""
     streams = sys.stdout, sys.stderr
     with contextlib.redirect_stdout(output(streams[0])), contextlib.redirect_stderr(output(streams[1], is_stderr=True)):
         try:
@@ -89,7 +89,7 @@ def standard_streams() -> Iterator[None]:
 
 
 def _drop_unwritable(stream: TextIO | None) -> None:
-    """Flushes a stream, or has Python, which would fail at its end, write what is left to nowhere."""
+    """Flushes a stream. If that fails, redirects it to the null device, because Python would fail at exit."""
     try:
         if stream is not None:
             stream.flush()

@@ -1,14 +1,17 @@
-"""The result of a run, which `summary.json` holds."""
+"""The content of `summary.json`."""
 
 from types import UnionType
 from typing import TypedDict, get_type_hints
 
 
 class Summary(TypedDict):
-    """What came of a run. Losses are in nats, accuracies in percent, times in seconds."""
+    """The result of a run. Losses are in nats, accuracies in percent, times in seconds.
+
+    Fields that `NEW` names are None if an earlier version finished the run.
+    """
 
     name: str
-    """Of the run's folder."""
+    """Name of the run's folder."""
     dataset: str
     mask: str
     """The name of the case: partial where a number of stages was given that no mask has."""
@@ -19,11 +22,18 @@ class Summary(TypedDict):
     seed: int
     test_accuracy: float
     balanced_accuracy: float | None
-    """Mean of the accuracies of the classes; None of a run that an earlier version finished."""
+    """Mean of the classes' accuracies."""
+    top5_accuracy: float | None
+    """Share of the images whose label is among the five most probable; None where there are at most ten classes."""
+    calibration_error: float | None
+    """Expected calibration error of `probabilities.npy`, a fraction; None where these are not finite."""
+    temperature: float | None
+    """What the logits were divided by to get `probabilities.npy`; None where none was fitted. The losses are of the
+    logits as they are."""
     test_loss: float | None
-    """None where it is not finite."""
+    """None if it is not finite."""
     val_accuracy: float | None
-    """At the best epoch; None without a validation split, as the loss."""
+    """At the best epoch; None without validation images, like `val_loss`."""
     val_loss: float | None
     best_epoch: int
     """Counted from 1."""
@@ -31,16 +41,19 @@ class Summary(TypedDict):
     stopped: str
     """Why training ended."""
     seconds: float
-    """Of all epochs."""
+    """Training time of all epochs."""
     images_per_second: float
     """Median over the epochs."""
     trainable_parameters: int
     total_parameters: int
     wall_seconds: float
-    """Of the process that finished the run."""
+    """Wall time of the process that finished the run."""
 
 
 SUMMARY: dict[str, type | UnionType] = {
     name: kind if kind in (str, int) else int | kind for name, kind in get_type_hints(Summary).items()
 }
-"""The fields by name, and what values they may have; JSON has no difference between 1 and 1.0."""
+"""The fields and their types. float also allows int, because JSON does not distinguish 1 and 1.0."""
+
+NEW = ("balanced_accuracy", "top5_accuracy", "calibration_error", "temperature")
+"""The fields that earlier versions did not write."""

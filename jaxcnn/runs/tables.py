@@ -1,4 +1,4 @@
-"""CSV files: written one way, and read as spreadsheets save them too."""
+"""Tables as CSV, including those that spreadsheets save, as Markdown and as LaTeX."""
 
 import codecs
 import csv
@@ -12,20 +12,62 @@ from jaxcnn.errors import InputError, reason
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as CSV, with commas and plain line ends; None is an empty cell."""
+    """Formats rows as CSV with commas and \\n; None becomes an empty cell."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
-def read_table(path: Path) -> list[list[str]]:
-    """The rows that are not empty, names of the columns first.
+def markdown_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, with nothing in its cells read as markup."""
+    lines = [[escape_markdown(cell) for cell in cells] for cells in (header, *rows)]
+    lines.insert(1, ["---"] * len(header))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
-    Cells may be divided by commas, semicolons or tabs (the most frequent in the first line), lines end in any way, and
-    the text be UTF-8 or, with a byte order mark, UTF-16. Short rows are filled with empty cells.
+
+def latex_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A LaTeX `tabular` with the rules of the package booktabs. All columns except the first are aligned right."""
+    first, *rest = (" & ".join(map(_latex_cell, cells)) + r" \\" for cells in (header, *rows))
+    columns = "l" + "r" * (len(header) - 1)
+    lines = ["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", first, r"\midrule"]
+    return "\n".join([*lines, *rest, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _latex_cell(cell: str) -> str:
+    text = "".join(_LATEX.get(c, c) for c in cell)
+    return re.sub(r"^-(?=\d)", "$-$", text)
+
+
+_LATEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
+
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~])")
+
+
+def escape_markdown(text: str) -> str:
+    """A text with nothing in it read as markup."""
+    return _MARKDOWN.sub(r"\\\1", text)
+
+
+def read_table(path: Path) -> list[list[str]]:
+    """Reads a CSV file as saved by this program or a spreadsheet.
+
+    The separator is the most frequent of comma, semicolon and tab in the first line. Line ends may be of any kind. The
+    text is UTF-8, or UTF-16 with a byte order mark.
+
+    Returns:
+        The non-empty rows, the column names first. Short rows are filled with empty cells.
 
     Raises:
-        InputError: when the file is missing or no such table.
+        InputError: when the file is missing or not such a table.
     """
     try:
         data = path.read_bytes()

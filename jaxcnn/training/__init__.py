@@ -1,1 +1,1 @@
-"""From steps to epochs to a run, on arrays alone."""
+"""Training on arrays in memory: a step, an epoch, a run. No files."""

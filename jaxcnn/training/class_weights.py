@@ -1,4 +1,4 @@
-"""Weights of the loss by class."""
+"""Class weights for the loss."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ def balanced_weights(labels: np.ndarray, num_classes: int) -> tuple[float, ...]:
 
     Args:
         labels: int (N,), of the training images.
-        num_classes: classes without images count too, with the weight 0.
+        num_classes: number of classes. A class without images gets the weight 0.
     """
     counts = np.bincount(labels, minlength=num_classes)
     return tuple(len(labels) / (num_classes * count) if count else 0.0 for count in counts.tolist())

@@ -1,4 +1,4 @@
-"""What a user may give `fit` in place of the built-in: a network, a loss, an augmentation, an optimiser."""
+"""A user's own network, loss, augmentation or optimiser, given to `fit` in place of the built-in one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ import optax
 from jaxcnn.errors import InputError
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
-"""Logits (B, K) and labels int32 (B,) -> one value an image (B,)."""
+"""Maps logits (B, K) and labels int32 (B,) to one value for each image (B,)."""
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
-"""A key and images uint8 (B, H, W, C) -> images uint8 (B, H, W, C)."""
+"""Maps a key and images uint8 (B, H, W, C) to images uint8 (B, H, W, C)."""
 
 
 class Custom(NamedTuple):
-    """What takes the place of the built-in; see `training.loop.fit`. None keeps the built-in."""
+    """The user's own parts; see `training.loop.fit`. None means the built-in one."""
 
     model: nn.Module | None = None
     loss: Loss | None = None
@@ -32,7 +32,7 @@ BUILT_IN = Custom()
 
 @dataclass(frozen=True)
 class CustomModule:
-    """A module of the user's own, applied as the built-in network is; it has no stages to begin or to freeze at."""
+    """Gives a user's own module the interface of the built-in network. It has no stages to freeze."""
 
     module: nn.Module
 
@@ -44,21 +44,19 @@ class CustomModule:
         *,
         mask: jax.Array | None = None,
         eval_stages: int = 0,
-        first_stage: int = 0,
-        columns: jax.Array | None = None,
         **options: Any,
     ) -> Any:
-        """Applies the module, with `train` and `mask` where its `__call__` takes them."""
+        """Applies the module. `train` and `mask` are passed on if its `__call__` has such parameters."""
         taken = signature(type(self.module).__call__).parameters
         options |= {name: value for name, value in (("train", train), ("mask", mask)) if name in taken}
         return self.module.apply(variables, x, **options)
 
 
 def one_an_image(losses: jax.Array, labels: jax.Array) -> jax.Array:
-    """The losses as they are.
+    """Returns the losses, after checking that there is one for each image.
 
     Raises:
-        InputError: when they are not one for each label; a mean would count padding.
+        InputError: when they have another shape. A mean over the batch would include padding.
     """
     if losses.shape != labels.shape:
         raise InputError(
@@ -68,7 +66,7 @@ def one_an_image(losses: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def restart(optimizer: optax.GradientTransformation, opt_state: Any, trained: Any) -> Any:
-    """The optimiser's state for these parameters: `opt_state` if it is one, else a new one."""
+    """A state of the optimiser for these parameters: `opt_state` if its structure and shapes fit, else a new one."""
     structure: Any  # jax has no type for it that compares
     leaves, structure = jax.tree.flatten(jax.eval_shape(optimizer.init, trained))
     given, given_structure = jax.tree.flatten(opt_state)

@@ -1,4 +1,4 @@
-"""What frozen stages make of images that stay the same from epoch to epoch: computed once, and trained on."""
+"""Cached features: what frozen stages compute from images that are the same in every epoch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,20 +8,21 @@ import numpy as np
 
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.config.network import ModelConfig
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.config.training import Precision
 from jaxcnn.data.augment import standardise
 from jaxcnn.data.splits import Dataset, Split, aligned_empty
 from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.kernels.dense import dense_parts
 from jaxcnn.kernels.executables import kept_jit
-from jaxcnn.model import make_network
+from jaxcnn.model import Features, make_network
 
 FEATURE_CACHE_BYTES = 4 * 2**30
-"""Features of frozen stages beyond this are computed again in every epoch."""
+"""The most memory for cached features. If they need more, frozen stages run in every epoch."""
 
 
 def caches_features(config: ExperimentConfig, dataset: Dataset, frozen: int) -> bool:
-    """Whether so many frozen stages see the same images in every epoch, so that `fit` keeps what they make of them."""
+    """Whether `fit` computes the features of this many frozen stages once, as all epochs have the same images."""
     if not (frozen and config.freeze.cache_features) or config.data.augment != "none" or config.protocol != "sound":
         return False
     return feature_bytes(config, dataset, frozen) <= FEATURE_CACHE_BYTES
@@ -33,52 +34,57 @@ def compute_features(
     splits: Sequence[Split],
     *,
     model: ModelConfig,
-    mean: Sequence[float],
-    std: Sequence[float],
+    standardisation: Standardisation,
     end_stage: int,
     batch_size: int,
     precision: Precision = "float32",
 ) -> list[Split]:
-    """What stage `end_stage` reads, in evaluation mode, for every image of each split: (N, H, W, C) or (N, C).
+    """The splits with `Features` in place of their images: the inputs of stage `end_stage`, in evaluation mode.
 
-    Of what a dense stage reads, columns that are zero for every image are left out where they are many: after a ReLU
-    that no batch norm precedes they are most, four fifths and more in trained networks. That saves time, not memory.
+    If stage `end_stage` is dense, and at least a quarter of its input columns are zero for every image of every split,
+    those columns are left out; `Features.columns` names the others. In trained networks four fifths of the columns and
+    more are zero after a ReLU without batch normalisation. Leaving them out makes training faster. It does not lower
+    peak memory, because all columns are computed first.
     """
     network = make_network(model, precision)
     forward = kept_jit(
-        lambda variables, images: network.apply(variables, standardise(images, mean, std), end_stage=end_stage)
+        lambda variables, images: network.apply(variables, standardise(images, standardisation), end_stage=end_stage)
     )
 
     shape, dense = _feature_shape(model, end_stage), end_stage >= model.num_blocks
     nonzero = np.zeros(shape, bool)
 
-    def of(split: Split) -> Split:
+    def compute(split: Split) -> np.ndarray[Any, Any]:
         n = len(split.labels)
         features = aligned_empty((n, *shape), jnp.bfloat16 if precision == "bfloat16" else np.float32)
         for start in range(0, n, batch_size):
-            batch = split.images[np.arange(start, start + batch_size) % n]  # of one shape, the last one too
+            batch = split.images[np.arange(start, start + batch_size) % n]  # the last batch has the same shape
             some = np.asarray(forward(variables, batch))[: n - start]
             features[start : start + batch_size] = some
             if dense:
                 np.logical_or(nonzero, some.any(0), out=nonzero)
-        return Split(features, split.labels)
+        return features
 
-    computed = [of(split) for split in splits]
-    if not dense:
-        return computed
-    columns = _columns(nonzero.ravel())
-    if len(columns) > _WORTH * nonzero.size:
-        return computed
-    return [Split(_only(columns, s.images.reshape(-1, nonzero.size)), s.labels, columns) for s in computed]
-
-
-_WORTH = 0.75  # of all columns; selecting them costs a pass over a few thousand rows of weights, in either direction
+    values, columns = [compute(split) for split in splits], None
+    if dense:
+        kept = _columns_to_keep(nonzero.ravel())
+        if len(kept) <= _WORTH * nonzero.size:
+            values = [_select_in_place(kept, each.reshape(-1, nonzero.size)) for each in values]
+            columns = kept
+    return [Split(Features(each, end_stage, columns), s.labels) for each, s in zip(values, splits, strict=True)]
 
 
-def _columns(needed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Those that `needed`, bool (C,), asks for, and others where `dense` needs as many from each part.
+_WORTH = 0.75
+"""Columns are left out if at most this share of them remains: selecting rows of the weights costs time too."""
 
-    Each part has a multiple of 32, or all, so that features which differ in a few columns share a compiled program.
+
+def _columns_to_keep(needed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Indices of the columns to keep: those that are needed, bool (C,), and a few more.
+
+    `dense` takes the same number of columns from each of its parts, so parts with fewer needed columns are filled up.
+    The number is rounded up to a multiple of 32, so that features that differ in a few columns share one program:
+
+        part 0 needs 40, part 1 needs 7    ->    64 columns from each
     """
     parts = needed.reshape(dense_parts(len(needed)), -1)
     count = min(max(1, -(-int(parts.sum(1).max()) // 32)) * 32, parts.shape[1])
@@ -86,8 +92,8 @@ def _columns(needed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return (some + np.arange(0, needed.size, parts.shape[1])[:, None]).ravel().astype(np.int32)
 
 
-def _only(columns: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """x[:, columns], in the memory of x (N, C): the whole set may be gigabytes."""
+def _select_in_place(columns: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """x[:, columns] for x (N, C), written over x itself: a data set's features may take gigabytes."""
     flat, n = x.reshape(-1), len(columns)
     for start in range(0, len(x), 1024):
         some = x[start : start + 1024, columns]
@@ -96,7 +102,7 @@ def _only(columns: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> np.ndarray[
 
 
 def feature_bytes(config: ExperimentConfig, dataset: Dataset, end_stage: int) -> int:
-    """Memory of `compute_features` for the training and the validation images."""
+    """Memory in bytes of the features of the training and validation images."""
     images = len(dataset.train.labels) + (0 if dataset.validation is None else len(dataset.validation.labels))
     width = 2 if config.train.precision == "bfloat16" else 4
     return images * int(np.prod(_feature_shape(config.model, end_stage))) * width

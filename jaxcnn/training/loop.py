@@ -1,7 +1,8 @@
-"""From steps to epochs to a run: `fit` turns a state and a data set into a stream of epochs.
+"""Epochs and runs: `fit` trains on a data set and yields after each epoch.
 
-An image's way from the file to the loss: `data.sets.load_dataset` -> `make_train_epoch` -> `step.make_train_step`,
-which calls in turn `augment` and `standardise` of `data.augment`, `model.CNN`, and `step.cross_entropy`.
+An image's way to the loss: `data.sets.load_dataset` reads it, `make_train_epoch` puts it into a batch, and the step of
+`step.make_train_step` passes it through `data.augment.augment`, `data.augment.standardise`, `model.CNN` and
+`step.cross_entropy`.
 """
 
 import math
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,11 +22,12 @@ import optax
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.data.splits import Dataset, Split, epoch_order
 from jaxcnn.errors import DivergedError
-from jaxcnn.kernels.backend import backend_form, fixed_settings
+from jaxcnn.kernels.backend import fixed_settings, is_cpu
+from jaxcnn.kernels.batch import take_images
 from jaxcnn.kernels.executables import Jit, jit, kept_jit
 from jaxcnn.kernels.precision import resolve_precision
-from jaxcnn.kernels.primitives import take_images
 from jaxcnn.masks import frozen_stages, settled_epoch
+from jaxcnn.model import map_values
 from jaxcnn.training.class_weights import balanced_weights
 from jaxcnn.training.custom import BUILT_IN, Augmentation, Custom, Loss
 from jaxcnn.training.decisions import plateau_scale, reason_to_stop
@@ -36,17 +39,17 @@ from jaxcnn.training.step import EvalStep, TrainStep, make_eval_step, make_train
 
 TrainEpoch = Callable[..., tuple[TrainState, Metrics]]
 OnStep = Callable[[int, Metrics], None]
-"""Called with the images seen since this epoch began or was resumed, and the metrics summed over them."""
+"""Called with the number of images since the epoch began or was resumed, and the metrics summed over them."""
 ShouldStop = Callable[[], bool]
 
 
 def never() -> bool:
-    """A `ShouldStop` that lets every epoch end."""
+    """A `ShouldStop` that never stops an epoch."""
     return False
 
 
 class Paused(Exception):
-    """`fit` was asked to stop within an epoch. Given both parts back, it goes on to the same bits."""
+    """`fit` was asked to stop within an epoch. Called again with this state and part, it gives the same bits."""
 
     def __init__(self, state: TrainState, part: Metrics) -> None:
         super().__init__(f"after {len(part.loss)} steps of the epoch")
@@ -55,8 +58,17 @@ class Paused(Exception):
         """The metrics of each step of the epoch so far."""
 
 
+def default_steps_per_call() -> int | None:
+    """How many training steps run as one compiled call: 4 on a CPU, all of an epoch (None) on an accelerator.
+
+    On a CPU four steps a call are a tenth faster than one, since the later ones find their buffers in place. More gain
+    little, and a signal would wait longer.
+    """
+    return 4 if is_cpu() else None
+
+
 def padded_order(order: np.ndarray[Any, Any], batch_size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Indices and mask, both (steps, batch_size): one shape for every step, the last one padded."""
+    """Indices int32 and mask bool, both (steps, batch_size); the last row is padded with index 0, mask False."""
     steps = -(-len(order) // batch_size)
     indices = np.zeros(steps * batch_size, np.int32)
     indices[: len(order)] = order
@@ -65,20 +77,23 @@ def padded_order(order: np.ndarray[Any, Any], batch_size: int) -> tuple[np.ndarr
 
 
 def batches(split: Split, order: np.ndarray[Any, Any], batch_size: int) -> Iterator[Batch]:
-    """The images of `split` in `order`, in batches of one shape."""
+    """The images of `split` in `order`, in batches of one shape; the last one is padded."""
     for indices, mask in zip(*padded_order(order, batch_size), strict=True):
-        yield Batch(split.images[indices], split.labels[indices], mask, split.columns)
+        images = map_values(itemgetter(indices), split.images)
+        yield Batch(images, split.labels[indices], mask)
 
 
 def make_train_epoch(
     step: TrainStep, split: Split, batch_size: int, *, steps_per_call: int | None, jit: Jit = jit
 ) -> TrainEpoch:
-    """`(state, order, scale, on_step, should_stop) -> (state, metrics of each step)`: one pass over `split`.
+    """Makes the function that trains one epoch: `(state, order, scale, on_step, should_stop) -> (state, metrics)`.
 
-    A pass ends early after the call in which `should_stop()` becomes true.
+    `order` has the indices of the images, and `scale` multiplies the learning rate. The metrics are those of each step.
+    A short last batch is trained on too. The images are stored on the device (on a CPU they stay where they are).
 
-    The images lie on the device (on a CPU, where they are), and so many steps run as one compiled loop: all of an
-    epoch if None. The number changes no result. States passed in must not be used again: their buffers are.
+    A compiled loop runs `steps_per_call` steps, or the whole epoch if that is None. After each loop `on_step` is
+    called, then `should_stop`, which ends the epoch there if it returns true. The number of steps in a loop changes no
+    metric and no weight. A state that was passed in must not be used again: its buffers are reused.
     """
     stored = jax.device_put(split)
     most = steps_per_call or -(-len(split.labels) // batch_size)
@@ -90,10 +105,9 @@ def make_train_epoch(
     ) -> tuple[TrainState, Metrics]:
         def one(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, seen = carry
-            images = take_images(stored.images, indices[i])
-            batch = Batch(images, stored.labels[indices[i]], mask[i], stored.columns)
-            state, metrics = step(state, batch, scale)
-            return state, jax.tree.map(lambda all, value: all.at[i].set(value), seen, metrics)
+            images = map_values(lambda images: take_images(images, indices[i]), stored.images)
+            state, metrics = step(state, Batch(images, stored.labels[indices[i]], mask[i]), scale)
+            return state, jax.tree.map(lambda history, value: history.at[i].set(value), seen, metrics)
 
         done: tuple[TrainState, Metrics] = jax.lax.fori_loop(0, steps, one, (state, Metrics(*jnp.zeros((3, most)))))
         return done
@@ -105,7 +119,7 @@ def make_train_epoch(
         indices, mask = padded_order(order, batch_size)
         seen = Metrics(*np.zeros((3, 0)))
         for start in range(0, len(indices), most):
-            some = np.arange(start, start + most) % len(indices)
+            some = np.arange(start, start + most) % len(indices)  # rows after `steps` only pad to one compiled shape
             steps = min(most, len(indices) - start)
             state, metrics = run(state, stored, indices[some], mask[some], steps, np.float32(scale))
             seen = jax.tree.map(lambda a, b, n=steps: np.concatenate([a, np.asarray(b)[:n]]), seen, metrics)
@@ -125,9 +139,14 @@ def _total(metrics: Sequence[Metrics]) -> Metrics:
 def evaluate(
     step: EvalStep, variables: Any, split: Split, batch_size: int, *, seed: int | Sequence[int] = 0
 ) -> Evaluation:
-    """Loss, accuracy and logits over all of `split`.
+    """Loss, accuracy and logits on all of `split`.
 
-    `step` is jitted; `seed` decides its augmentation, if it has any.
+    Args:
+        step: of `evaluation_step`.
+        variables: of the network.
+        split: images, or `Features`, and labels.
+        batch_size: images at a time; it does not change the result beyond rounding.
+        seed: of the augmentation, for a step that has one.
     """
     keys = np.random.default_rng(seed).integers(2**32, size=(-(-len(split.labels) // batch_size), 2), dtype=np.uint32)
     parts = zip(batches(split, np.arange(len(split.labels)), batch_size), keys, strict=True)
@@ -140,25 +159,21 @@ def evaluate(
 def evaluation_step(
     config: ExperimentConfig,
     dataset: Dataset,
-    first_stage: int = 0,
     *,
     model: nn.Module | None = None,
     loss: Loss | None = None,
 ) -> EvalStep:
-    """The jitted step that evaluates as a run does, on images or on what stage `first_stage` reads.
+    """The compiled step by which a run evaluates, for images or their features.
 
-    Equal settings get one and the same, so that an epoch's evaluation, the test's and another run's compile once.
-    `model` and `loss` are those that `fit` was given.
+    Equal settings give the same step. So validation, the test and other runs share one compiled program. `model` and
+    `loss` are the arguments of `fit`.
     """
     custom = Custom(model=model, loss=loss)
-    # A module of someone's own need not be hashable.
+    # A user's own module may not be hashable, so it is not looked up in the cache.
     return (compiled_eval_step if custom == BUILT_IN else compiled_eval_step.__wrapped__)(
         model=config.model,
-        mean=tuple(dataset.mean),
-        std=tuple(dataset.std),
+        standardisation=dataset.standardisation,
         augmentation=config.data.augment if config.protocol == "original" else "none",
-        first_stage=first_stage,
-        vectorized=backend_form().vectorized,
         precision=resolve_precision(config.train.precision),
         custom=custom,
     )
@@ -166,7 +181,7 @@ def evaluation_step(
 
 @lru_cache(maxsize=8)
 def compiled_eval_step(**settings: Any) -> EvalStep:
-    """`make_eval_step`, compiled; equal settings get one and the same."""
+    """`make_eval_step`, compiled. Equal settings give the same step."""
     return kept_jit(make_eval_step(**settings))
 
 
@@ -184,30 +199,30 @@ def fit(
     augmentation: Augmentation | None = None,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Iterator[tuple[TrainState, EpochRecord]]:
-    """Trains epoch by epoch, yielding the state and the record of each, until `config` or validation says stop.
+    """Trains epoch by epoch until `config` or validation ends the run. Yields the state and the record of each epoch.
 
     Args:
-        state: where to begin. Its buffers are reused, as are those of a yielded state once the next is asked for.
-        config: with `config.model` fitting the data set.
-        dataset: the images; without a validation split nothing cuts the rate or stops early.
-        history: records of the epochs that `state` has behind it.
-        part: metrics of the steps of the next epoch that `state` has behind it too, as `Paused` gave them.
-        on_step: told of progress within an epoch.
-        should_stop: asked after each dispatch; once true, the epoch in hand ends there, unless it is over.
-        model: a module in place of `config.model`. It maps standardised images (B, H, W, C) to logits (B, classes), and
-            is given `train: bool` and `mask: bool (B,)`, False for padding, where its `__call__` takes them. Its
-            variables are parameters and, if it likes, batch statistics.
+        state: where to begin. Its buffers are reused. So are those of a yielded state, once the next one is asked for.
+        config: of the run; `config.model` must fit the data set.
+        dataset: the images. Without a validation split, there are no plateaus and no early stopping.
+        history: records of the epochs that led to `state`.
+        part: if `state` comes from the middle of an epoch: the metrics of that epoch's steps so far, from `Paused`.
+        on_step: called after each dispatch (a few steps on a CPU, an epoch on an accelerator).
+        should_stop: asked after each dispatch. Once it returns true, the epoch stops there, unless it is complete.
+        model: a module in place of `config.model`. It maps standardised images (B, H, W, C) to logits (B, classes). If
+            its `__call__` has the parameters `train: bool` or `mask: bool (B,)` (False for padding), it gets them. It
+            may have the variable collections "params" and "batch_stats".
         loss: `(logits (B, classes), labels (B,)) -> (B,)`, in place of cross-entropy in training and validation.
-        augmentation: `(key, images) -> images`, uint8 (B, H, W, C) and compiled, in place of `config.data.augment`.
-        optimizer: in place of `config.optim`: with a learning rate of its own, which no schedule and no plateau scales.
-            It keeps one state for all that trains, which begins again when stages thaw.
+        augmentation: `(key, images) -> images`, both uint8 (B, H, W, C), in place of `config.data.augment`. It is
+            compiled with the step.
+        optimizer: in place of `config.optim`. It has its own learning rate, which no schedule and no plateau scales. It
+            has a single state for everything that trains, which is initialised again when stages are unfrozen.
 
     Raises:
-        InputError: when the data set does not fit the network, or `config` has a setting that an argument leaves
-            without effect, or an epoch's last batch is too small for batch normalisation
-            (`training.soundness.require_trainable`).
-        DivergedError: when the loss or a weight stops being finite, naming the step.
-        Paused: when `should_stop` cut an epoch short.
+        InputError: when the data set does not fit the network, when an argument leaves a setting without effect, or
+            when an epoch's last batch is too small for batch normalisation (`training.soundness.require_trainable`).
+        DivergedError: when the loss or a weight is no longer finite; the message names the step.
+        Paused: when `should_stop` ended an epoch early.
     """
     custom = Custom(model, loss, augmentation, optimizer)
     require_effect(config, custom)
@@ -225,7 +240,7 @@ def fit(
         if (now_frozen := frozen_stages(config.freeze, config.model, epoch)) != frozen:
             frozen = now_frozen
             state = unfreeze(state, config.model, optim, frozen, custom)
-            phase = None  # lets go of its features before others are computed
+            phase = None  # frees its cached features before others are computed
             phase = _make_phase(state, config, dataset, frozen, custom)
         assert phase is not None
         ready = time.perf_counter()
@@ -238,10 +253,7 @@ def fit(
             metrics, part = jax.tree.map(lambda *parts: np.concatenate(parts), part, metrics), None
         if not np.all(np.isfinite(metrics.loss)):
             bad = int(np.argmin(np.isfinite(metrics.loss)))
-            raise DivergedError(
-                f"the loss is {metrics.loss[bad]} at step {epoch * steps + bad} (epoch {epoch + 1}): "
-                "training diverged; lower optim.learning_rate or set optim.clip_norm"
-            )
+            raise _diverged(f"the loss is {metrics.loss[bad]} at step {epoch * steps + bad}", epoch)
         if len(metrics.loss) < steps:
             raise Paused(state, metrics)
         val_loss = val_accuracy = None
@@ -251,15 +263,9 @@ def fit(
                 phase.eval_step, variables, phase.validation, batch_size, seed=(config.seed, epoch)
             )
             if not math.isfinite(val_loss):
-                raise DivergedError(
-                    f"the validation loss is {val_loss} after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
-                    "training diverged; lower optim.learning_rate or set optim.clip_norm"
-                )
+                raise _diverged(f"the validation loss is {val_loss} after step {(epoch + 1) * steps - 1}", epoch)
         elif not _all_finite(state.params):
-            raise DivergedError(
-                f"a weight is no longer finite after step {(epoch + 1) * steps - 1} (epoch {epoch + 1}): "
-                "training diverged; lower optim.learning_rate or set optim.clip_norm"
-            )
+            raise _diverged(f"a weight is no longer finite after step {(epoch + 1) * steps - 1}", epoch)
         record = EpochRecord(
             epoch=epoch + 1,
             train_loss=math.fsum(metrics.loss) / n,
@@ -274,19 +280,24 @@ def fit(
         yield state, record
 
 
+def _diverged(what: str, epoch: int) -> DivergedError:
+    remedy = "lower optim.learning_rate or set optim.clip_norm"
+    return DivergedError(f"{what} (epoch {epoch + 1}): training diverged; {remedy}")
+
+
 @fixed_settings()
 def _all_finite(params: Any) -> bool:
-    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))  # in NumPy: compiling takes longer
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))  # in NumPy, as compiling would take longer
 
 
 @fixed_settings()
 def _rate(schedule: Schedule, state: TrainState) -> float:
-    """The scheduled rate of the step before this state."""
+    """The scheduled learning rate of the step that led to this state."""
     return float(schedule(state.step - 1))
 
 
 class _Phase(NamedTuple):
-    """What epochs with the same number of frozen stages share."""
+    """What epochs with the same number of frozen stages have in common."""
 
     schedule: Schedule
     train_epoch: TrainEpoch
@@ -297,16 +308,14 @@ class _Phase(NamedTuple):
 @fixed_settings()
 def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, frozen: int, custom: Custom) -> _Phase:
     model, optim, batch_size = config.model, config.optim, config.train.batch_size
-    form = backend_form()
-    train, validation, first_stage = dataset.train, dataset.validation, 0
-    if custom.augmentation is None and caches_features(config, dataset, frozen):
-        first_stage = frozen
+    train, validation = dataset.train, dataset.validation
+    cached = custom.augmentation is None and caches_features(config, dataset, frozen)
+    if cached:
         train, *held_out = compute_features(
             {"params": state.params, "batch_stats": state.batch_stats},
             [train] if validation is None else [train, validation],
             model=model,
-            mean=dataset.mean,
-            std=dataset.std,
+            standardisation=dataset.standardisation,
             end_stage=frozen,
             batch_size=batch_size,
             precision=config.train.precision,
@@ -318,14 +327,11 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         model=model,
         optim=optim,
         schedule=schedule,
-        mean=dataset.mean,
-        std=dataset.std,
+        standardisation=dataset.standardisation,
         augmentation=config.data.augment,
         frozen_stages=frozen,
         layer_decay=1.0 if config.freeze.mask == "scratch" else config.freeze.layer_decay,
         drifting_stats=config.protocol == "original",
-        first_stage=first_stage,
-        vectorized=form.vectorized,
         precision=config.train.precision,
         custom=custom,
         class_weights=balanced_weights(train.labels, dataset.num_classes)
@@ -336,8 +342,8 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         step,
         train,
         batch_size,
-        steps_per_call=form.steps_per_call,
-        jit=kept_jit if first_stage else jit,  # on features Adam is a large part of the step
+        steps_per_call=default_steps_per_call(),
+        jit=kept_jit if cached else jit,  # `jit` slows Adam, which is a large part of a step on features
     )
-    eval_step = evaluation_step(config, dataset, first_stage, model=custom.model, loss=custom.loss)
+    eval_step = evaluation_step(config, dataset, model=custom.model, loss=custom.loss)
     return _Phase(schedule, train_epoch, eval_step, validation)

@@ -1,8 +1,4 @@
-"""Optimisers, learning rate schedules, and what validation decides: plateaus, early stopping, the best epoch.
-
-Plateau and early stopping are functions of the validation history alone, so there is no state of theirs to save,
-and a resumed run decides what an uninterrupted one would.
-"""
+"""Optimisers and learning rate schedules."""
 
 import math
 from collections.abc import Callable
@@ -17,10 +13,10 @@ Schedule = Callable[[jax.Array], jax.Array | float]
 
 
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """Gradients -> the direction of descent; the step multiplies it by the learning rate and clips beforehand.
+    """Maps gradients to the direction of descent, without the learning rate: the training step multiplies by it.
 
-    Adam's weight decay enters the gradient (L2), as in `torch.optim.Adam`; AdamW's does not. SGD keeps PyTorch's
-    momentum buffer, which is not scaled by the learning rate.
+    Adam adds the weight decay to the gradient (L2), as `torch.optim.Adam` does. AdamW adds it to the direction. SGD's
+    momentum buffer is PyTorch's: the learning rate does not scale it.
     """
     decay = optax.add_decayed_weights(config.weight_decay)
     if config.optimizer == "adam":
@@ -31,10 +27,11 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
 
 
 def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
-    """`optax.scale_by_adam` with its bias correction, 1 - decay**count, exact to float32's last bit.
+    """`optax.scale_by_adam` with a bias correction, 1 - decay**count, that is exact to the last bit of float32.
 
-    optax subtracts in float32, which is off by 2e-5 in the first steps. All weights then err the same way, and after
-    five steps small activations differ from PyTorch's, which corrects in double precision, by ten times the rounding.
+    optax subtracts in float32, which is off by 2e-5 in the first steps. That error has the same sign for all weights.
+    After five steps, small activations differ from PyTorch's, which corrects in double precision, by ten times the
+    rounding error.
     """
 
     def update(
@@ -52,14 +49,19 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> opta
 
 
 def make_schedule(config: OptimConfig, *, steps_per_epoch: int, epochs: int) -> Schedule:
-    """The learning rate of each step (counted from 0), before plateaus scale it."""
+    """The learning rate by step, counted from 0, before plateaus scale it.
+
+    With a warm-up of w steps, step i < w has (i + 1) / w of the rate. The cosine begins after it, at step w.
+    """
     warmup = round(config.warmup_epochs * steps_per_epoch)
-    remaining = max(steps_per_epoch * epochs - warmup, 1)
+    # The schedule holds only what it depends on: runs that differ in anything else have the same compiled step.
+    learning_rate = config.learning_rate
+    decay_steps = max(steps_per_epoch * epochs - warmup, 1) if config.schedule == "cosine" else None
 
     def schedule(step: jax.Array) -> jax.Array | float:
-        rate: jax.Array | float = config.learning_rate
-        if config.schedule == "cosine":
-            progress = jnp.clip((step - warmup) / remaining, 0, 1)
+        rate: jax.Array | float = learning_rate
+        if decay_steps is not None:
+            progress = jnp.clip((step - warmup) / decay_steps, 0, 1)
             rate *= 0.5 * (1 + jnp.cos(jnp.pi * progress))
         return rate * jnp.minimum((step + 1) / warmup, 1) if warmup else rate
 

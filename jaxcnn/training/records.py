@@ -1,4 +1,4 @@
-"""What training works on and what it leaves: the state, batches, sums over images, and the record of an epoch."""
+"""The types of training: its state, a batch, sums over a batch, the record of an epoch, an evaluation."""
 
 from typing import Any, NamedTuple
 
@@ -10,30 +10,27 @@ class TrainState(NamedTuple):
     """Everything that a training step changes, as one pytree."""
 
     step: jax.Array
-    """int32, steps taken; folded into the key, so no random state needs to be carried."""
+    """int32, steps taken. Each step folds it into the key, so there is no other random state."""
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     opt_state: Any
-    """The optimiser's state of each trained top-level module, and of nothing else; of an optimiser of the user's own
-    the one state that it keeps."""
+    """The optimiser's state, by top-level module that trains; a user's own optimiser has a single state."""
     key: jax.Array
 
 
 class Batch(NamedTuple):
-    """A batch of fixed size; images outside the mask are padding. NumPy arrays do outside of jit."""
+    """A batch of fixed size. Images outside the mask are padding. Outside of jit, the arrays may be NumPy's."""
 
-    images: jax.Array
-    """uint8 (B, H, W, C), or what the first stage reads."""
+    images: Any
+    """uint8 (B, H, W, C), or `model.Features` of B images."""
     labels: jax.Array
     """int32 (B,)."""
     mask: jax.Array
     """bool (B,)."""
-    columns: Any = None
-    """int32 (C,) or None; see `Split.columns`."""
 
 
 class Metrics(NamedTuple):
-    """Sums over the real images of a batch, so that totals divided once are exact."""
+    """Sums over the images of a batch, without padding. Means are computed once, from totals."""
 
     loss: Any
     """Sum of the cross-entropy, in nats, or of the user's own loss."""
@@ -42,7 +39,7 @@ class Metrics(NamedTuple):
 
 
 class EpochRecord(NamedTuple):
-    """What one epoch did. Losses are means in nats, accuracies percent; validation is None without a split."""
+    """Results of an epoch. Losses are means in nats, accuracies percent; without a validation split, its are None."""
 
     epoch: int
     """Counted from 1."""
@@ -51,15 +48,15 @@ class EpochRecord(NamedTuple):
     val_loss: float | None
     val_accuracy: float | None
     learning_rate: float
-    """At the epoch's last step; NaN with an optimiser of the user's own."""
+    """At the epoch's last step; NaN with a user's own optimiser."""
     seconds: float
-    """Training and validation, with what had to be compiled; of an epoch that was interrupted, what came after."""
+    """Of training and validation, including compilation. If the epoch was interrupted, only the part after that."""
     images_per_second: float
-    """Training images, over the time spent training."""
+    """Training images per second of training, without validation."""
 
 
 class Evaluation(NamedTuple):
-    """What a network does on a split."""
+    """The results of a network on a split."""
 
     loss: float
     """Mean cross-entropy, in nats."""
@@ -70,9 +67,9 @@ class Evaluation(NamedTuple):
 
 
 def softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Probabilities, float32 (..., K), of logits (..., K); the arithmetic is in float64."""
+    """Probabilities, float32 (..., K), from logits (..., K); computed in float64."""
     wide = logits.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # of a network that diverged, values that are not finite
+    with np.errstate(invalid="ignore"):  # the logits of a network that diverged are not finite
         powers = np.exp(wide - wide.max(-1, keepdims=True))
     probabilities: np.ndarray[Any, Any] = (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
     return probabilities

@@ -1,4 +1,4 @@
-"""What would train to nonsense without a word, refused before it is trained."""
+"""Checks before training: mistakes that would otherwise give a wrong result without an error."""
 
 import numpy as np
 
@@ -15,8 +15,9 @@ def require_trainable(config: ExperimentConfig, dataset: Dataset, custom: Custom
 
     Args:
         config: of the run; `config.model` is the network.
-        dataset: what it is to be trained and evaluated on.
-        custom: with a model of the user's own, images need only be alike; batch normalisation is its own matter.
+        dataset: the images to train and evaluate on.
+        custom: the user's own parts. With an own model, images must only have one shape and type among themselves, and
+            batch normalisation is not checked.
 
     Raises:
         InputError: naming the split and the value, or the block, the batch size and the number of images.
@@ -31,14 +32,14 @@ def require_trainable(config: ExperimentConfig, dataset: Dataset, custom: Custom
     for name, split in (("training", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
         if split is not None:
             _require_fitting(f"the {name} split of {dataset.name}", split, shape, dataset.num_classes)
-            if not len(split.labels) and name != "test":  # which training does without
+            if not len(split.labels) and name != "test":  # training does not need test images
                 raise InputError(f"the {name} split of {dataset.name} is empty; give at least one image")
     if custom.model is None:
         _require_varying(config, len(dataset.train.labels))
 
 
 def require_effect(config: ExperimentConfig, custom: Custom) -> None:
-    """Refuses settings that what the user gives would leave without effect, where they are not the defaults.
+    """Refuses settings that have no effect with the user's own parts, unless they are the defaults.
 
     Raises:
         InputError: naming the setting and what to do instead.
@@ -77,7 +78,7 @@ def _require_fitting(where: str, split: Split, shape: tuple[int, ...], num_class
 
 
 def _require_varying(config: ExperimentConfig, images: int) -> None:
-    """Refuses batch normalisation of a single value a channel, whose variance is 0: PyTorch refuses it as well."""
+    """Refuses batch normalisation of one value per channel, whose variance is 0. PyTorch refuses it too."""
     model, batch_size = config.model, config.train.batch_size
     smallest = (images - 1) % batch_size + 1  # the last batch of an epoch
     drifting = config.protocol == "original"  # there, frozen blocks use their batches' statistics too

@@ -1,4 +1,4 @@
-"""The train state and the pure steps that are compiled: one for training, one for evaluation."""
+"""The training state, and the pure functions that are compiled: a training step and an evaluation step."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.config.network import ModelConfig, stage_of
+from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.config.training import Augment, OptimConfig, Precision
 from jaxcnn.data.augment import augment, standardise
 from jaxcnn.kernels.backend import fixed_settings
+from jaxcnn.kernels.batch import image_by_image
 from jaxcnn.kernels.executables import kept_jit
-from jaxcnn.kernels.primitives import image_by_image
 from jaxcnn.masks import partition
-from jaxcnn.model import PRNG, key_of, make_network
+from jaxcnn.model import PRNG, Features, key_of, make_network
 from jaxcnn.training.custom import BUILT_IN, Custom, CustomModule, one_an_image, restart
 from jaxcnn.training.optim import Schedule, make_optimizer
 from jaxcnn.training.records import Batch, Metrics, TrainState
@@ -38,19 +39,19 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
 def init_state(
     variables: Any, model: ModelConfig, optim: OptimConfig, *, seed: int, frozen_stages: int = 0
 ) -> TrainState:
-    """The state before the first step; optimiser state exists for trained modules only.
+    """The state before the first step. Only modules that train have an optimiser state.
 
     Args:
-        variables: parameters, and batch statistics where there are any, of the network or of a module of your own.
-        model: the network; for a module of your own it is not read.
-        optim: the optimiser; `fit` replaces its state by that of an optimiser of your own.
-        seed: of augmentation and dropout.
+        variables: parameters, and batch statistics if there are any, of the network or of your own module.
+        model: the network; not used with your own module.
+        optim: the optimiser. If you give `fit` an optimiser of your own, `fit` makes that one's state.
+        seed: of the random numbers for augmentation and dropout.
         frozen_stages: how many stages are frozen, from the input up.
     """
     optimizer = make_optimizer(optim)
 
     def begin(variables: Any) -> TrainState:
-        variables = jax.tree.map(jnp.array, variables)  # copies: steps may reuse the buffers
+        variables = jax.tree.map(jnp.array, variables)  # copies, since training steps reuse the buffers
         _, trained = partition(variables["params"], model, frozen_stages)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -68,9 +69,9 @@ def init_state(
 def unfreeze(
     state: TrainState, model: ModelConfig, optim: OptimConfig, frozen_stages: int, custom: Custom = BUILT_IN
 ) -> TrainState:
-    """The state with this many stages frozen: what begins to train begins its own optimiser state and count.
+    """The state with this many stages frozen. A module that begins to train gets a new optimiser state, with its count.
 
-    An optimiser of the user's own has one state for all that trains, which begins again.
+    A user's own optimiser has a single state, which is initialised again.
     """
     _, trained = partition(state.params, model, frozen_stages)
     if custom.optimizer is not None:
@@ -85,40 +86,33 @@ def make_train_step(
     model: ModelConfig,
     optim: OptimConfig,
     schedule: Schedule,
-    mean: Sequence[float],
-    std: Sequence[float],
+    standardisation: Standardisation,
     augmentation: Augment,
     frozen_stages: int = 0,
     layer_decay: float = 1.0,
     drifting_stats: bool = False,
-    first_stage: int = 0,
-    vectorized: bool = False,
     precision: Precision = "float32",
     custom: Custom = BUILT_IN,
     class_weights: Sequence[float] | None = None,
 ) -> TrainStep:
     """A pure step `(state, batch, scale) -> (state, metrics)`; `scale` multiplies the scheduled learning rate.
 
-    Only the trained part is differentiated, so the backward pass of frozen stages is never built. Frozen stages run
-    as in evaluation and keep their running statistics.
+    The loss is differentiated with respect to the trained parameters only, so the backward pass of frozen stages does
+    not exist. Frozen stages run as in evaluation and keep their running statistics.
 
     Args:
         model: the network.
         optim: the optimiser.
         schedule: learning rate by step.
-        mean: of each channel of images / 255, as is `std`.
-        std: see `mean`.
+        standardisation: of the images.
         augmentation: of the images.
         frozen_stages: how many stages are frozen, from the input up.
-        layer_decay: what each stage's rate is of the next one's; the head's is the schedule's.
-        drifting_stats: frozen stages run as in training all the same, and their statistics drift: what the original
-            PyTorch program does.
-        first_stage: the batches hold what this stage reads instead of images.
-        vectorized: the form of augmentation that suits accelerators.
-        precision: what the network computes in; float32 stands for the parameters' own type.
-        custom: what takes the place of the built-in network, loss, augmentation and optimiser.
-        class_weights: what the loss of an image of each class is multiplied by; the batch's sum is still divided by its
-            number of images.
+        layer_decay: ratio of each stage's learning rate to that of the next stage up. The head has the full rate.
+        drifting_stats: run frozen stages as in training, so that their statistics change, as in the original PyTorch
+            program.
+        precision: bfloat16, or float32 for the parameters' own type.
+        custom: the user's own network, loss, augmentation and optimiser.
+        class_weights: a factor for the loss of each class. The batch's sum is still divided by its number of images.
     """
     eval_stages = 0 if drifting_stats else frozen_stages
     network = make_network(model, precision) if custom.model is None else CustomModule(custom.model)
@@ -131,12 +125,12 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl=PRNG), state.step)
         augment_key, dropout_key = jax.random.split(key)
         inputs = batch.images
-        if first_stage == 0:
+        if not isinstance(inputs, Features):
             if custom.augmentation is None:
-                inputs = augment(augment_key, inputs, augmentation, vectorized=vectorized)
+                inputs = augment(augment_key, inputs, augmentation)
             else:
                 inputs = custom.augmentation(augment_key, inputs)
-            inputs = standardise(inputs, mean, std, dtype=jax.tree.leaves(state.params)[0].dtype)
+            inputs = standardise(inputs, standardisation, dtype=jax.tree.leaves(state.params)[0].dtype)
         count = jnp.sum(batch.mask)
         frozen, trained = partition(state.params, model, frozen_stages)
 
@@ -147,8 +141,6 @@ def make_train_step(
                 True,
                 mask=batch.mask,
                 eval_stages=eval_stages,
-                first_stage=first_stage,
-                columns=batch.columns,
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
@@ -183,17 +175,14 @@ def _descend(params: Any, direction: Any, rate: Any) -> Any:
 def make_eval_step(
     *,
     model: ModelConfig,
-    mean: Sequence[float],
-    std: Sequence[float],
+    standardisation: Standardisation,
     augmentation: Augment = "none",
-    first_stage: int = 0,
-    vectorized: bool = False,
     precision: Precision = "float32",
     custom: Custom = BUILT_IN,
 ) -> EvalStep:
-    """A pure `(variables, batch, key) -> (metrics, logits (B, K))` in evaluation mode; logits of at least float32.
+    """A pure step `(variables, batch, key) -> (metrics, logits (B, K))` in evaluation mode; logits in float32 or wider.
 
-    The arguments are those of `make_train_step`; only the original's protocol augments what it evaluates on.
+    The arguments are those of `make_train_step`. Only the original's protocol augments images in evaluation.
     """
     network = make_network(model, precision) if custom.model is None else CustomModule(custom.model)
     losses_of = cross_entropy if custom.loss is None else custom.loss
@@ -201,15 +190,16 @@ def make_eval_step(
     @fixed_settings()
     def step(variables: Any, batch: Batch, key: jax.Array) -> tuple[Metrics, jax.Array]:
         inputs = batch.images
-        if first_stage == 0:
-            inputs = augment(jax.random.wrap_key_data(key, impl=PRNG), inputs, augmentation, vectorized=vectorized)
-            inputs = standardise(inputs, mean, std, dtype=jax.tree.leaves(variables["params"])[0].dtype)
+        if not isinstance(inputs, Features):
+            inputs = augment(jax.random.wrap_key_data(key, impl=PRNG), inputs, augmentation)
+            inputs = standardise(inputs, standardisation, dtype=jax.tree.leaves(variables["params"])[0].dtype)
 
-        def forward(x: jax.Array) -> jax.Array:
-            logits: Any = network.apply(variables, x, first_stage=first_stage, columns=batch.columns)
+        def forward(x: Any) -> jax.Array:
+            logits: Any = network.apply(variables, x)
             return jnp.asarray(logits)
 
-        head_only = first_stage >= model.num_blocks  # its activations are small, and its weights best read once
+        # Dense stages have small activations and large weights, so the whole batch goes through at once.
+        head_only = isinstance(inputs, Features) and inputs.stage >= model.num_blocks
         logits = forward(inputs) if head_only else image_by_image(forward, inputs)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         losses = jnp.where(batch.mask, one_an_image(losses_of(logits, batch.labels), batch.labels), 0)

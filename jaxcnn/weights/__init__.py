@@ -1,1 +1,1 @@
-"""Weights in files and checkpoints, and as the start of a transfer."""
+"""Weight files, checkpoints, and the start of a transfer."""

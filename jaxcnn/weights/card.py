@@ -1,4 +1,4 @@
-"""What a network needs beside its weights to classify images, and how that travels with them."""
+"""The network and its preprocessing as metadata of a safetensors file."""
 
 import json
 from collections.abc import Mapping
@@ -12,35 +12,38 @@ from jaxcnn.config.network import ModelConfig
 from jaxcnn.errors import InputError, reason, require
 
 KEY = "jaxcnn"
-"""The entry of a safetensors file's metadata that holds all of it, as JSON."""
+"""The metadata entry that holds everything, as JSON."""
 _VERSION = 1
 
 
-class Described(NamedTuple):
-    """What the metadata of a weight file tells."""
+class NetworkDescription(NamedTuple):
+    """The network and its card, as the metadata of a weight file or a run's `config.json` give them."""
 
     model: ModelConfig
     card: Card
 
 
 def to_metadata(model: ModelConfig, card: Card) -> dict[str, str]:
-    """The metadata of a safetensors file, which holds nothing but texts."""
-    return {KEY: json.dumps({"version": _VERSION, "model": asdict(model), **asdict(card)}, ensure_ascii=False)}
+    """Metadata for a safetensors file, whose values must be strings."""
+    values = {"version": _VERSION, "model": asdict(model), **asdict(card)}
+    if card.temperature == 1:  # earlier versions do not know the field, and compute the same without it
+        del values["temperature"]
+    return {KEY: json.dumps(values, ensure_ascii=False)}
 
 
-def from_metadata(metadata: Mapping[str, str], path: Path) -> Described | None:
-    """What `to_metadata` wrote into a file; None where there is no such entry.
+def from_metadata(metadata: Mapping[str, str], path: Path) -> NetworkDescription | None:
+    """Reads what `to_metadata` wrote; None if the metadata have no such entry.
 
     Raises:
-        InputError: naming the file, when the entry is damaged or a later version's.
+        InputError: naming the file, when the entry is damaged or was written by a later version.
     """
     if KEY not in metadata:
         return None
     try:
         values = json.loads(metadata[KEY])
-        require(isinstance(values, dict), KEY, values, "an object of named values belongs there")
+        require(isinstance(values, dict), KEY, values, "it should be an object of named values")
         version = values.pop("version", None)
-        require(version == _VERSION, "version", version, f"this release reads version {_VERSION} alone")
+        require(version == _VERSION, "version", version, f"this release reads only version {_VERSION}")
         model: ModelConfig = from_dict(ModelConfig, values.pop("model", None), "model.")
         card: Card = from_dict(Card, values)
         card.check(model)
@@ -49,31 +52,45 @@ def from_metadata(metadata: Mapping[str, str], path: Path) -> Described | None:
             f"{path} has metadata that cannot be used: {reason(error)}; write it again from the run or model.pth with "
             "jaxcnn convert"
         ) from error
-    return Described(model, card)
+    return NetworkDescription(model, card)
 
 
-def of_run(config: Mapping[str, Any], model: ModelConfig, path: Path) -> Card:
-    """The card of a run's network.
+def card_of_run(config: Mapping[str, Any], model: ModelConfig, path: Path) -> Card:
+    """Makes the card of a run's network from its `config.json`: class names, mean, std and resize.
+
+    Names, mean and std that the file does not have stay empty.
 
     Args:
-        config: what the run's `config.json` holds.
+        config: the content of the run's `config.json`.
         model: the network.
-        path: of the file, for messages.
+        path: path of `config.json`, for messages. The `summary.json` beside it has the temperature, if one was fitted.
 
     Raises:
-        InputError: naming the file, when it holds something else in the place of these values.
+        InputError: naming the file, when one of the values is unusable or does not fit the network.
     """
     resolved, data = config.get(RESOLVED), config.get("data")
     resolved, data = (each if isinstance(each, dict) else {} for each in (resolved, data))
     values = {name: resolved[name] for name in ("class_names", "mean", "std") if name in resolved}
     try:
-        card = Card(**values, resize=data.get("resize", "squash"))  # versions before 0.1 knew no other way
+        if (train := config.get("train")) and isinstance(train, dict) and train.get("temperature_scaling"):
+            values["temperature"] = _fitted_temperature(path.with_name("summary.json"))
+        card = Card(**values, resize=data.get("resize", "squash"))  # versions before 0.1 always squashed
         card.check(model)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return card
 
 
-def changed(card: Card, **given: Any) -> Card:
-    """The card with those of the values that are given, which are not None."""
-    return replace(card, **{name: value for name, value in given.items() if value is not None})
+def _fitted_temperature(path: Path) -> Any:
+    """The temperature in a run's `summary.json`; 1 if the run is not finished."""
+    try:
+        return json.loads(path.read_bytes())["temperature"]
+    except FileNotFoundError:
+        return 1.0
+    except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
+        raise InputError(f"{path} cannot be read: {reason(error)}; finish the run again by its command") from error
+
+
+def update_card(card: Card, **fields: Any) -> Card:
+    """A copy of the card with those of the fields replaced that are not None."""
+    return replace(card, **{name: value for name, value in fields.items() if value is not None})

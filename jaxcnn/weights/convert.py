@@ -1,8 +1,15 @@
-"""PyTorch `state_dict` <-> Flax variables, and what names and shapes tell of the network.
+"""PyTorch `state_dict` <-> Flax variables, and the network's configuration from names and shapes.
 
-The names are the original's: `blocks.{i}.{j}`, where j counts convolution, batch norm (if any) and activation of each
-layer, then `fc1`, `fc2`, `fc3`. Convolutions go from OIHW to HWIO, linear layers from (out, in) to (in, out); fc1 also
-reorders its inputs, because PyTorch flattens feature maps as C, H, W and this network as H, W, C.
+PyTorch's names are those of the original program: `blocks.{i}.{j}` in block i, then `fc1`, `fc2`, `fc3`. The index j
+counts all layers of the block, those without weights too:
+
+    blocks.0.0   convolution         params/block_0/conv_0
+    blocks.0.1   batch norm          params/block_0/bn_0, batch_stats/block_0/bn_0
+    blocks.0.2   activation          (no weights)
+    blocks.0.3   convolution         params/block_0/conv_1
+
+Kernels are transposed: convolutions from OIHW to HWIO, dense layers from (out, in) to (in, out). The inputs of fc1 are
+reordered too, because PyTorch flattens feature maps as C, H, W and this network as H, W, C.
 """
 
 import re
@@ -12,27 +19,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.config.network import ModelConfig, Untold
+from jaxcnn.config.network import ModelConfig, NetworkOverrides
 from jaxcnn.errors import InputError
-from jaxcnn.weights.state_dicts import not_this_network
+from jaxcnn.weights.state_dicts import unknown_names
 
 StateDict = Mapping[str, Any]
 Variables = Mapping[str, Any]
 
 
 class Entry(NamedTuple):
-    """One tensor in both worlds."""
+    """One tensor, with its name in PyTorch and its path in Flax."""
 
     torch_name: str
     torch_shape: tuple[int, ...]
     path: tuple[str, ...]
-    """Where it is among the variables, collection first."""
+    """Keys into the variables: the collection, the modules and the leaf."""
     kind: str
-    """conv, flatten (fc1, which reads flattened feature maps), linear, vector or count."""
+    """How the array is converted: conv, flatten (fc1, whose input is flattened), linear, vector or count."""
 
 
 def entries(config: ModelConfig) -> Iterator[Entry]:
-    """Every tensor of the network, in the order of PyTorch's `state_dict`."""
+    """Yields every tensor of the network, in the order of PyTorch's `state_dict`."""
     in_channels = config.in_channels
     for i, channels in enumerate(config.channels):
         j = 0
@@ -62,14 +69,15 @@ def entries(config: ModelConfig) -> Iterator[Entry]:
 
 
 def from_torch(state_dict: StateDict, config: ModelConfig) -> dict[str, Any]:
-    """Variables `{"params": ..., "batch_stats": ...}` (NumPy arrays, dtypes kept) of a PyTorch `state_dict`.
+    """Converts a PyTorch `state_dict` to variables `{"params": ..., "batch_stats": ...}` of NumPy arrays.
 
     Args:
-        state_dict: tensors or arrays under the original's names.
-        config: the network they belong to.
+        state_dict: tensors or arrays under the original's names. Their dtypes are kept, except that 16-bit torch
+            tensors become float32.
+        config: the network that they belong to.
 
     Raises:
-        InputError: listing every name that is missing, unexpected, or has another shape than `config` says.
+        InputError: listing the tensors that are missing, unexpected, or of a wrong shape or dtype.
     """
     arrays = {name: _to_numpy(name, value) for name, value in state_dict.items()}
     wanted = {entry.torch_name: entry for entry in entries(config)}
@@ -99,15 +107,17 @@ def from_torch(state_dict: StateDict, config: ModelConfig) -> dict[str, Any]:
 
 
 def to_torch(variables: Variables, config: ModelConfig) -> dict[str, Any]:
-    """The `state_dict` (torch tensors, PyTorch's names and order) of variables; the inverse of `from_torch`."""
+    """Converts variables to a `state_dict` of torch tensors in PyTorch's order; the inverse of `from_torch`."""
     import torch
 
     arrays = to_arrays(variables, config)
-    return {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}  # torch may own it
+    return {
+        name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()
+    }  # a copy, which torch may modify
 
 
 def to_arrays(variables: Variables, config: ModelConfig) -> dict[str, np.ndarray[Any, Any]]:
-    """As `to_torch`, but NumPy arrays in place of tensors. They may be views of the variables."""
+    """As `to_torch`, with NumPy arrays instead of tensors. They may be views of the variables."""
     arrays = {}
     for entry in entries(config):
         node: Any = variables
@@ -120,10 +130,10 @@ def to_arrays(variables: Variables, config: ModelConfig) -> dict[str, np.ndarray
 def _to_numpy(name: str, value: Any) -> np.ndarray[Any, Any]:
     try:
         if hasattr(value, "detach"):
-            _refuse_odd(name, value)
+            _require_dense(name, value)
             value = value.detach().cpu()
             value = value.float() if str(value.dtype) in ("torch.bfloat16", "torch.float16") else value
-        array = np.asarray(value).copy()  # PyTorch's optimisers write into theirs
+        array = np.asarray(value).copy()  # a copy, because PyTorch's optimisers update tensors in place
     except InputError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
@@ -134,8 +144,8 @@ def _to_numpy(name: str, value: Any) -> np.ndarray[Any, Any]:
     return array
 
 
-def _refuse_odd(name: str, tensor: Any) -> None:
-    """Refuses a torch tensor that is more or less than an array, whatever PyTorch itself would say of it."""
+def _require_dense(name: str, tensor: Any) -> None:
+    """Raises an InputError for meta, quantised, sparse and nested tensors, which are not plain arrays."""
     if tensor.is_meta:
         raise InputError(f"{name!r} is a meta tensor, without data; load the weights into the network, then save them")
     if tensor.is_quantized:
@@ -166,14 +176,17 @@ def _from_flax(array: np.ndarray[Any, Any], kind: str, config: ModelConfig) -> n
     return array.astype(np.int64) if kind == "count" else array
 
 
-def infer_config(state_dict: StateDict, given: Untold | None = None) -> tuple[ModelConfig, list[str]]:
-    """The configuration that weights were trained with, and what had to be assumed.
+def infer_config(state_dict: StateDict, given: NetworkOverrides | None = None) -> tuple[ModelConfig, list[str]]:
+    """The configuration that weights were trained with, and the settings that had to be assumed (as text).
 
-    Shapes and names tell everything but the input size, which blocks pool, and the activation. The number of poolings
-    follows from the input size and fc1; the first blocks are assumed to have them.
+    Names and shapes determine everything that the logits depend on, except for three settings: the input size, the
+    activation, and which blocks pool. Each of these comes from `given` or is assumed: 32 pixels, ReLU, and pools in the
+    first blocks. How many blocks pool follows from the inputs of fc1. For example, 32x32 images, 512 channels and 8,192
+    inputs mean 4x4 feature maps, so three pools. Dropout and initialiser get their defaults.
 
     Raises:
-        InputError: when the names are not this network's, or no number of poolings fits fc1.
+        InputError: when the names are not this network's, when no number of pools fits fc1, or when the resulting
+            configuration is invalid.
     """
     shapes = {name: tuple(np.shape(value)) for name, value in state_dict.items()}
     layers: dict[int, dict[int, tuple[int, ...]]] = {}
@@ -182,8 +195,8 @@ def infer_config(state_dict: StateDict, given: Untold | None = None) -> tuple[Mo
             layers.setdefault(int(match[1]), {})[int(match[2])] = shape
     heads = [shapes.get(f"fc{k}.weight", ()) for k in (1, 2, 3)]
     if not layers or sorted(layers) != list(range(len(layers))) or any(len(head) != 2 for head in heads):
-        raise InputError(not_this_network(list(shapes)))
-    # A file may hold its tensors in any order.
+        raise InputError(unknown_names(list(shapes)))
+    # The file may hold its tensors in any order.
     ordered = [[layers[i][j] for j in sorted(layers[i])] for i in range(len(layers))]
     convs = [[shape for shape in block if len(shape) == 4] for block in ordered]
     norms = [[shape for shape in block if len(shape) == 1] for block in ordered]
@@ -191,7 +204,7 @@ def infer_config(state_dict: StateDict, given: Untold | None = None) -> tuple[Mo
         raise InputError("these are not the weights of this network: every block needs a 3x3 convolution")
     channels = tuple(conv[-1][0] for conv in convs)
     assumed = []
-    given = given or Untold()
+    given = given or NetworkOverrides()
     activation_function = given.activation_function or "relu"
     if given.activation_function is None:
         assumed.append("activation_function=relu")
@@ -227,14 +240,14 @@ def infer_config(state_dict: StateDict, given: Untold | None = None) -> tuple[Mo
 
 
 def flags_to_read(state_dict: StateDict, config: ModelConfig) -> list[str]:
-    """The command line's words without which `infer_config` takes these weights for those of another network."""
-    told = {field.name: getattr(config, field.name) for field in fields(Untold)}
+    """The flags that have to be given so that `infer_config` returns `config` for these weights."""
+    overrides = {field.name: getattr(config, field.name) for field in fields(NetworkOverrides)}
     try:
         guess: ModelConfig | None = infer_config(state_dict)[0]
     except InputError:
         guess = None
     words: list[str] = []
-    for name, value in told.items():
+    for name, value in overrides.items():
         if guess is None or getattr(guess, name) != value:
             words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
     return words

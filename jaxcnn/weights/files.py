@@ -1,4 +1,4 @@
-"""What a weight file is, told by its content and not by its name, and what lies in it. Runs no code from a file."""
+"""Reading and writing weight files. The content decides the format, not the suffix. No code from a file is run."""
 
 import io
 import pickle
@@ -16,6 +16,7 @@ from jaxcnn.config.network import ModelConfig
 from jaxcnn.errors import InputError, JaxcnnError, is_out_of_memory, reason, unreadable
 from jaxcnn.files import is_there, write_whole
 from jaxcnn.weights.convert import to_arrays
+from jaxcnn.weights.pretrained import or_a_name
 from jaxcnn.weights.state_dicts import find_network
 from jaxcnn.weights.torch_file import save_torch_file
 
@@ -24,15 +25,19 @@ _FROM_ELSEWHERE = f"load it with the library that wrote it, copy its arrays into
 _FROM_PYTORCH = f"from the PyTorch network that it was made of, {_SAVE}"
 _UNPACK = "unpack it and give the weight file in it"
 
-# What a file of another kind begins with, what it is, and the remedy.
+# Files of other formats: a pattern for the first bytes, what the file is, and the remedy.
 _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (rb"version https://git-lfs", "is a Git LFS pointer, not the file itself", "fetch the file with git lfs pull"),
     (
         rb"(?is)(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)",
-        "is an HTML page, as a download leaves that needs a login or a confirmation",
+        "is an HTML page, perhaps of a download that needs a login or a confirmation",
         "download the file itself",
     ),
-    (rb"(?i)(\xef\xbb\xbf)?\s*<(\?xml|error)", "is an XML document, as a refused download leaves", "download it again"),
+    (
+        rb"(?i)(\xef\xbb\xbf)?\s*<(\?xml|error)",
+        "is an XML document, perhaps of a refused download",
+        "download it again",
+    ),
     (rb"\x89HDF\r\n\x1a\n", "is an HDF5 file, as Keras writes", _FROM_ELSEWHERE),
     (rb"\x93NUMPY", "is a NumPy array", _SAVE),
     (rb"\x1f\x8b|BZh[1-9]|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf\x27\x1c|Rar!", "is compressed", _UNPACK),
@@ -44,11 +49,11 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (rb"model_checkpoint_path:", "is TensorFlow's list of checkpoints", _FROM_ELSEWHERE),
     (rb"[\x81-\x8f][\xa1-\xbf][ -~]", "is a msgpack file, as flax.serialization writes", _FROM_ELSEWHERE),
 )
-_TENSORFLOW_INDEX = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # what the index of a TensorFlow checkpoint ends with
+_TENSORFLOW_INDEX = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # the last bytes of the index of a TensorFlow checkpoint
 
-# The same for zip archives, by a member's name.
+# Zip archives of other formats: a pattern for a member's name, what the archive is, and the function that loads it.
 _MEMBERS: tuple[tuple[str, str, str], ...] = (
-    (r"(.*/)?constants\.pkl", "is a TorchScript archive, of torch.jit.save", "torch.jit.load"),
+    (r"(.*/)?constants\.pkl", "is a TorchScript archive, written by torch.jit.save", "torch.jit.load"),
     (r"(.*/)?(archive_format|serialized_exported_program\.json)", "is a torch.export program", "torch.export.load"),
 )
 _OTHER_MEMBERS: tuple[tuple[str, str, str], ...] = (
@@ -56,33 +61,36 @@ _OTHER_MEMBERS: tuple[tuple[str, str, str], ...] = (
     (r"model\.weights\.h5", "is a Keras archive", _FROM_ELSEWHERE),
 )
 
-# And for folders, by a file in it.
+# Folders of other programs: a file in it, what the folder is, and the remedy.
 _FOLDERS: tuple[tuple[str, str, str], ...] = (
     (
         "*.distcp",
         "is a checkpoint of torch.distributed",
         "make one file of it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE",
     ),
-    ("data.pkl", "is an unpacked PyTorch file", "give the file as it was before it was unpacked"),
+    ("data.pkl", "is an unpacked PyTorch file", "give the original file"),
     ("saved_model.pb", "is a TensorFlow SavedModel", _FROM_ELSEWHERE),
     ("adapter_config.json", "holds an adapter (LoRA, PEFT)", "merge it (merge_and_unload) and save the network"),
     ("*.index.json", "holds weights in several files", "load them all and save them as one file"),
-    ("model.safetensors", "is a folder of Hugging Face's", "give the model.safetensors in it"),
     ("pytorch_model.bin", "is a folder of Hugging Face's", "give the pytorch_model.bin in it"),
 )
 
 
 def load_file(path: Path) -> Any:
-    """What lies in a file that `torch.save` (of any version) or safetensors wrote: tensors, in dictionaries or not.
+    """Loads the content of a file that `torch.save` (any version) or safetensors wrote.
+
+    Returns:
+        What was saved: usually a dictionary of tensors, perhaps nested.
 
     Raises:
-        InputError: naming the file, when it is missing, damaged, of another kind, or holds what only code could read.
+        InputError: naming the file, when it is missing, damaged, of another format, or cannot be read without running
+            code from it.
     """
     if not (is_there(path) and path.is_file()):
         beside = path.with_name(path.name + ".index")
         if is_there(beside):
             raise InputError(f"{path} is a TensorFlow checkpoint; {_FROM_ELSEWHERE}")
-        raise InputError(f"{path} does not exist; give the path of a model.pth or .safetensors file")
+        raise InputError(f"{path} does not exist; give the path of a model.pth or .safetensors file{or_a_name()}")
     try:
         with path.open("rb") as file:
             head = file.read(4096)
@@ -102,19 +110,20 @@ def load_file(path: Path) -> Any:
     if head.startswith(b"PK\x03\x04"):
         _check_archive(path)
     elif _is_text(head):
-        raise InputError(f"{path} {_text(path)}")
+        raise InputError(f"{path} {_describe_text(path)}")
     return _load_torch(path)
 
 
 def refuse_folder(path: Path) -> None:
-    """Refuses a folder of another program's weights, and says what it is."""
+    """Raises an InputError that says what the folder is, if it holds another program's weights."""
     for pattern, what, remedy in _FOLDERS:
         if any(path.glob(pattern)):
             raise InputError(f"{path} {what}; {remedy}")
 
 
 def _is_safetensors(head: bytes) -> bool:
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**48  # the length of a header, then the header
+    # Eight bytes of header length, then the header in JSON.
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**48
 
 
 def _load_safetensors(path: Path) -> Any:
@@ -124,7 +133,7 @@ def _load_safetensors(path: Path) -> Any:
     try:
         return load_safetensors(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise _unusable(path, "a safetensors", error) from error
+        raise _read_error(path, "a safetensors", error) from error
 
 
 def _load_torch(path: Path) -> Any:
@@ -132,26 +141,26 @@ def _load_torch(path: Path) -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of how PyTorch reads its own files
-            with path.open("rb") as file:  # of a path, PyTorch looks at the suffix
+            warnings.simplefilter("ignore")  # about PyTorch's own reading of old formats
+            with path.open("rb") as file:  # given a path, PyTorch would look at the suffix
                 return torch.load(file, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path} {_why_refused(path)}") from error
-    except Exception as error:  # the legacy format fails in as many ways as there are bytes
-        raise _unusable(path, "a PyTorch", error) from error
+        raise InputError(f"{path} {_explain_refusal(path)}") from error
+    except Exception as error:  # a damaged file of the legacy format can raise anything
+        raise _read_error(path, "a PyTorch", error) from error
 
 
-def _unusable(path: Path, kind: str, error: Exception) -> Exception:
-    """What to raise for an error of a library's that reads a file of a kind: it may be the machine's."""
+def _read_error(path: Path, kind: str, error: Exception) -> Exception:
+    """The exception to raise when a library failed to read a file: the machine's fault or the file's."""
     if is_out_of_memory(error):
         return MemoryError(f"{path}: {reason(error)}")
     return unreadable(path, error) or InputError(f"{path} is damaged or not {kind} file: {reason(error)}")
 
 
 def _check_archive(path: Path) -> None:
-    """Refuses a zip archive that `torch.save` did not write, or that is damaged; PyTorch looks at no checksum."""
+    """Raises an InputError unless `torch.save` wrote the archive and its checksums match; PyTorch ignores them."""
     try:
         if not zipfile.is_zipfile(path):
             raise InputError(f"{path} is damaged: its end is missing; copy or download it again")
@@ -171,20 +180,20 @@ def _check_archive(path: Path) -> None:
             declared = sum(member.file_size for member in members)
             if declared > path.stat().st_size:  # torch.save compresses nothing
                 raise InputError(
-                    f"{path} would unpack to {declared:,} bytes, more than it holds; it was not read. "
+                    f"{path} would unpack to {declared:,} bytes, more than its size; it was not read. "
                     "Give a file that torch.save wrote"
                 )
             for info in members:
-                if info.CRC:  # 0 is what PyTorch writes where it was told to compute none
+                if info.CRC:  # PyTorch writes 0 if computing checksums is switched off
                     archive.read(info)
     except (JaxcnnError, MemoryError):
         raise
-    except Exception as error:  # zipfile raises what its decoders raise
-        raise _unusable(path, "a PyTorch", error) from error
+    except Exception as error:  # zipfile passes on any exception of its decoders
+        raise _read_error(path, "a PyTorch", error) from error
 
 
-def _why_refused(path: Path) -> str:
-    """Why PyTorch does not read a pickle as one of weights alone, and the remedy."""
+def _explain_refusal(path: Path) -> str:
+    """Why `torch.load(weights_only=True)` refused a pickle, and the remedy."""
     try:
         protocol, names = _disassemble(path)
     except (OSError, zipfile.BadZipFile, StopIteration):
@@ -194,27 +203,27 @@ def _why_refused(path: Path) -> str:
             f"is saved with pickle protocol {protocol}, of which only those up to 3 can be read without running code; "
             "save it with torch.save(model.state_dict(), path), without pickle_protocol"
         )
-    more = [name for name in names if not _OF_TENSORS.fullmatch(name)]
+    more = [name for name in names if not _TENSOR_GLOBALS.fullmatch(name)]
     if not more:
         return "is damaged or not a PyTorch file; copy or download it again"
     what = f"holds more than tensors ({', '.join(more[:4])})"
     if any(name.startswith("torch.nn.modules.") for name in more):
         own = [name for name in more if not name.startswith(("torch.", "__builtin__.", "builtins."))]
-        what = f"holds a whole network ({', '.join(own[:2]) or 'of torch.nn'}) in place of its state_dict"
+        what = f"holds a whole network ({', '.join(own[:2]) or 'of torch.nn'}) instead of its state_dict"
     return (
-        f"{what}; reading that could run code, so it was not read. Where it was made, or where you trust it, save its "
-        "state_dict alone: torch.save(model.state_dict(), path)"
+        f"{what}; reading it could run code, so it was not read. Where it was made, or where you trust it, save only "
+        "its state_dict: torch.save(model.state_dict(), path)"
     )
 
 
-# What the pickle of tensors names.
-_OF_TENSORS = re.compile(
+# Classes and functions that a pickle of nothing but tensors refers to.
+_TENSOR_GLOBALS = re.compile(
     r"torch\.(_utils\..*|_tensor\..*|\w*Storage|storage\..*|Size|[a-z]+\d+)|collections\.OrderedDict"
 )
 
 
 def _disassemble(path: Path) -> tuple[int, list[str]]:
-    """The protocol of the pickle in a PyTorch file, and the classes and functions that it names; nothing is run."""
+    """The protocol of the pickle in a PyTorch file, and the classes and functions that it refers to. Runs nothing."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             data = archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
@@ -223,11 +232,11 @@ def _disassemble(path: Path) -> tuple[int, list[str]]:
     file = io.BytesIO(data)
     names: dict[str, None] = {}
     try:
-        for _ in range(4):  # the legacy format is a magic number, a version, the system's properties, and the tensors
+        for _ in range(4):  # the legacy format has four pickles: magic number, version, system properties, tensors
             for op, argument, _ in pickletools.genops(file):
                 if op.name == "GLOBAL":
                     names[str(argument).replace(" ", ".")] = None
-    except (ValueError, UnicodeDecodeError):  # not a pickle from there on
+    except (ValueError, UnicodeDecodeError):  # the rest is not a pickle
         pass
     protocol = data[1] if data[:1] == pickle.PROTO and data[1:2] else 0
     return protocol if protocol <= pickle.HIGHEST_PROTOCOL else 0, [name for name in names if name.isprintable()]
@@ -238,8 +247,8 @@ def _is_text(head: bytes) -> bool:
     return len(text.encode()) > len(head) - 4 and all(each.isprintable() or each.isspace() for each in text)
 
 
-def _text(path: Path) -> str:
-    """What a text file in the place of weights is, and the remedy."""
+def _describe_text(path: Path) -> str:
+    """What a text file is that was given as a weight file, and the remedy."""
     with path.open("rb") as file:
         text = file.read(2**24)
     if b'"weight_map"' in text:
@@ -250,16 +259,16 @@ def _text(path: Path) -> str:
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:
-    """The network's tensors in a weight file, by the rule of `jaxcnn.weights.state_dicts`.
+    """Reads the network's tensors from a weight file, found by the rules of `jaxcnn.weights.state_dicts`.
 
     Raises:
-        InputError: naming the file, when it is missing or damaged, or holds no such network or several.
+        InputError: naming the file, when it is missing or damaged, or has no such network or more than one.
     """
     return find_network(load_file(path), path).tensors
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file; of any other that `load_file` reads, nothing."""
+    """The metadata of a safetensors file; empty for any other file that `load_file` reads."""
     with path.open("rb") as file:
         if not _is_safetensors(file.read(9)):
             return {}
@@ -272,25 +281,23 @@ def read_metadata(path: Path) -> dict[str, str]:
 def write_state_dict(
     path: Path, variables: Mapping[str, Any], config: ModelConfig, metadata: dict[str, str] | None = None
 ) -> None:
-    """Writes variables as `.pth` or `.safetensors` (by the suffix), whole or not at all.
+    """Writes variables atomically as a `.safetensors` file, or as `.pth` under any other suffix.
 
     Args:
-        path: of the file.
+        path: path of the file.
         variables: the weights.
         config: their network.
-        metadata: of a `.safetensors` file; a `.pth` file has none.
+        metadata: metadata of a `.safetensors` file; ignored for `.pth`.
     """
     arrays = to_arrays(variables, config)
 
     def save(temporary: Path) -> None:
         if path.suffix != ".safetensors":
             return save_torch_file(temporary, arrays)
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
-        try:
-            save_file({name: np.array(array, order="C") for name, array in arrays.items()}, temporary, metadata)
-        except SafetensorError as error:
-            raise OSError(reason(error)) from error
+        # Its `save_file` would put a file in place of the temporary one, which none but its owner may read.
+        temporary.write_bytes(save({name: np.array(array, order="C") for name, array in arrays.items()}, metadata))
+        return None
 
     write_whole(path, save)

@@ -1,4 +1,4 @@
-"""Weights on disk, with the network that they belong to: a transfer's source, and the `model.pth` of a run."""
+"""Loading saved weights together with their network's configuration, and starting a transfer from them."""
 
 import json
 import operator
@@ -12,49 +12,57 @@ import jax
 
 from jaxcnn import masks
 from jaxcnn.config.experiment import Head, TransferConfig, from_dict
-from jaxcnn.config.network import Activation, ModelConfig, Untold
+from jaxcnn.config.network import Activation, ModelConfig, NetworkOverrides
 from jaxcnn.config.training import FreezeConfig, Mask
 from jaxcnn.errors import InputError, local_path, reason
 from jaxcnn.files import is_there
 from jaxcnn.model import CNN, key_of
 from jaxcnn.weights import transfer
-from jaxcnn.weights.card import Described, from_metadata, of_run
+from jaxcnn.weights.card import NetworkDescription, card_of_run, from_metadata
 from jaxcnn.weights.convert import from_torch, infer_config, to_arrays
 from jaxcnn.weights.files import load_file, read_metadata, refuse_folder
+from jaxcnn.weights.pretrained import locate_weights
 from jaxcnn.weights.state_dicts import find_network
 from jaxcnn.weights.transfer import Source
 
 
-def read_source(path: Path, given: Untold | None = None) -> Source:
-    """Weights from a run's folder, an Orbax checkpoint, or a file that `torch.save` or safetensors wrote.
+def read_source(path: Path, given: NetworkOverrides | None = None) -> Source:
+    """Reads weights from a folder, an Orbax checkpoint, a file that `torch.save` or safetensors wrote, or by name.
 
-    What a weight file cannot tell comes from `given`, else from its metadata (of a safetensors file that this program
-    wrote), else from a `config.json` beside it, else is assumed.
+    A folder is a run's or a published model's. Names are those of `jaxcnn.weights.pretrained`.
+
+    A setting that a weight file does not contain comes from the first of these that has it:
+
+    1. `given`
+    2. the metadata of the file, if it is a safetensors file that this program wrote
+    3. a `config.json` beside the file
+    4. a default, which the result lists in `assumed`
 
     Raises:
-        InputError: when nothing usable is there, or the weights and the configuration disagree.
+        InputError: when there are no usable weights, or the weights and the configuration disagree.
     """
-    given = given or Untold()
+    given, path = given or NetworkOverrides(), locate_weights(path)
     if is_there(path) and path.is_dir():
-        if not is_there(path / "model.pth"):
+        file = next((path / name for name in ("model.pth", "model.safetensors") if is_there(path / name)), None)
+        if file is None:
             from jaxcnn.weights.weights_only import load_weights
 
             refuse_folder(path)
             variables, config = load_weights(path)
-            if given.told():
-                changed = given.change(config)
+            if given.values():
+                changed = given.apply(config)
                 variables, config = from_torch(to_arrays(variables, config), changed), changed
             return Source(variables, config, [])
-        path = path / "model.pth"
+        path = file
     state_dict, assumed, notes = find_network(load_file(path), path)
     beside = path.parent / "config.json"
     where, described = "its metadata", from_metadata(read_metadata(path), path)
     if described is None and is_there(beside):
         where, described = str(beside), _describe_run(beside)
         if described is None:
-            notes = [*notes, f"{beside} describes no network of this program and is not used"]
+            notes = [*notes, f"{beside} does not describe a network of this program and is ignored"]
     if described is not None:
-        config = given.change(described.model)
+        config = given.apply(described.model)
         try:
             return Source(from_torch(state_dict, config), config, assumed, notes, described.card)
         except InputError as error:
@@ -63,36 +71,36 @@ def read_source(path: Path, given: Untold | None = None) -> Source:
     return Source(from_torch(state_dict, config), config, [*assumed, *more], notes)
 
 
-# Fields of `ModelConfig` that another program's section "model" is unlikely to have.
+# Fields of `ModelConfig` by which a config.json of this program is recognised.
 _OWN = {"hidden_dims", "layers_per_block", "apply_pooling", "apply_bn", "num_blocks", "activation_function"}
 
 
-def _describe_run(path: Path) -> Described | None:
-    """What a run's config.json tells of its network; None if the file is another program's."""
+def _describe_run(path: Path) -> NetworkDescription | None:
+    """Reads the network and its card from a run's config.json; None if another program wrote the file."""
     try:
-        values = json.loads(path.read_bytes())  # which tells UTF-8 from UTF-16, with a byte order mark or without
+        values = json.loads(path.read_bytes())  # bytes, so that json detects UTF-8 and UTF-16
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {path}, which lies beside the weights: {reason(error)}") from error
+        raise InputError(f"cannot read {path}, which is beside the weights: {reason(error)}") from error
     section = values.get("model") if isinstance(values, dict) else None
     known = {each.name for each in fields(ModelConfig)}
     if not isinstance(section, dict) or not ((section and section.keys() <= known) or section.keys() & _OWN):
         return None
     model: ModelConfig = from_dict(ModelConfig, section, f"{path}: model.")
-    return Described(model, of_run(values, model, path))
+    return NetworkDescription(model, card_of_run(values, model, path))
 
 
 @dataclass(frozen=True, eq=False)
 class TransferModel:
-    """A network that begins with saved weights; unpacks as `model, variables, mask`."""
+    """A network that starts from saved weights. It unpacks to `model, variables, mask`."""
 
     model: CNN
     variables: dict[str, Any]
     mask: dict[str, Any]
-    """A tree like `variables["params"]` of booleans: True where a parameter trains."""
+    """A pytree of bools with the structure of `variables["params"]`, True for trained parameters."""
     assumed: tuple[str, ...]
-    """What neither the source nor the arguments told of its network."""
+    """Settings of the network that neither the source nor the arguments gave, as text."""
     notes: tuple[str, ...]
-    """What of the source was ignored or filled in."""
+    """What was ignored in the source or filled in, as text."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.model, self.variables, self.mask))
@@ -113,34 +121,44 @@ def create_transfer_model(
     activation_function: Activation | None = None,
     dropout_rate: float | None = None,
 ) -> TransferModel:
-    """A network for another task from saved weights: `model, variables, mask = create_transfer_model(...)`.
+    """Creates a network for another task from saved weights.
+
+    Example:
+        ```python
+        model, variables, mask = create_transfer_model("runs/cifar10", num_classes=5, mask="frozen")
+        ```
 
     Args:
-        source: a run's folder, an Orbax checkpoint, or a file that torch.save or safetensors wrote.
-        num_classes: of the target.
-        mask: what is frozen; `scratch` ignores the source's weights. `partial`, unless `frozen_stages` is given.
+        source: a run's folder, a published model's folder, an Orbax checkpoint, a file that torch.save or safetensors
+            wrote, or "cifar10-shallow".
+        num_classes: number of classes of the new task.
+        mask: `frozen` freezes all blocks, `partial` blocks 0 to `freeze_until_block`, `full` nothing. `scratch` freezes
+            nothing and ignores the source's weights. If not given, `partial`, or what `frozen_stages` says.
         freeze_until_block: the last block that `partial` freezes, counted from 0.
-        frozen_stages: how many stages are frozen, counted from the input, in place of a mask.
-        head: what is new: the last layer, or the whole classifier.
-        copied_stages: how many stages are taken over, counted from the input, in place of a head; all if not given.
-        seed: of the new layers.
-        input_size: what the source's network reads, instead of what its files tell or 32; so with the next two.
-        apply_pooling: see `input_size`.
-        activation_function: see `input_size`.
-        dropout_rate: while fine-tuning; the source's if not given.
+        frozen_stages: number of frozen stages, counted from the input; replaces a mask.
+        head: which layers start with new weights: fc3, or all of fc1, fc2 and fc3.
+        copied_stages: number of stages that start with the source's weights, counted from the input; replaces `head`.
+        seed: seed of the new weights.
+        input_size: height and width of the source network's input; if not given, what its files say, or 32.
+        apply_pooling: whether (1 or 0) each block ends in a pool; if not given, what the files say, or the first
+            blocks.
+        activation_function: the activation; if not given, what the files say, or ReLU.
+        dropout_rate: dropout rate of fine-tuning; the source's if not given.
 
     Returns:
-        The module, its variables, and the mask of what trains. `optax.selective_transform` takes the opposite, which
-        `jaxcnn.freeze_mask` makes. To train with frozen blocks left alone, their running statistics too, apply the
-        module with `eval_stages`, the number of stages that the mask freezes (`jaxcnn.masks.frozen_stages`).
+        The Flax module, its variables, and a mask that is True for trained parameters. optax wants the opposite, which
+        `jaxcnn.freeze_mask` makes. To keep the batch statistics of frozen blocks unchanged too, apply the module with
+        `eval_stages`, the number of frozen stages (`jaxcnn.masks.frozen_stages`).
 
     Warns:
-        UserWarning: naming what had to be assumed of the source's network, which `assumed` of the result holds too.
+        UserWarning: naming the settings of the source's network that had to be assumed. They are in `assumed` too.
 
     Raises:
         InputError: when the source cannot be read, or its network has no such stages.
     """
-    given = Untold(input_size=input_size, apply_pooling=apply_pooling, activation_function=activation_function)
+    given = NetworkOverrides(
+        input_size=input_size, apply_pooling=apply_pooling, activation_function=activation_function
+    )
     read = read_source(local_path("source", source), given)
     if dropout_rate is not None:
         read = read._replace(config=replace(read.config, dropout_rate=dropout_rate))
@@ -155,8 +173,8 @@ def create_transfer_model(
     trains = jax.tree.map(operator.not_, masks.freeze_mask(made.variables["params"], made.config, frozen))
     if read.assumed:
         warnings.warn(
-            f"{source} does not tell all of its network; assumed: {'; '.join(read.assumed)}. "
-            "Where it is otherwise, give the argument of that name, or a file of the right weights alone",
+            f"{source} does not describe its network completely; assumed: {'; '.join(read.assumed)}. "
+            "If that is wrong, give the argument of that name, or a file with only the right weights",
             stacklevel=2,
         )
     return TransferModel(CNN(made.config), made.variables, trains, tuple(read.assumed), tuple(read.notes))

@@ -1,17 +1,23 @@
-"""The network's tensors in what training programs save: wrapped in dictionaries, under prefixes, beside other things.
+"""Finding the network's tensors in what a training program saved.
 
-One rule, whatever program wrote the file:
+Training programs wrap a state_dict in dictionaries, add prefixes, and save other things with it. For example,
 
-- Stripped: the names that wrappers put into those of tensors, wherever they stand (`module`, `_orig_mod`,
-  `_fsdp_wrapped_module` and the like), and the prefix, whatever it is, under which the network lies.
-- Searched: every dictionary in the file, however deep and in whatever list, except those of optimisers (`optimizer`,
-  `opt_state` and the like).
-- Chosen: the one complete set of tensors under the original's names. Of several, the one that is a moving or
-  stochastic average (`ema`, `swa` or `average` in its name, or counted by `n_averaged`), as it is the one that training
-  programs evaluate; never an average of nothing. Anything else is ambiguous, and refused.
-- Ignored, and told: all that lies elsewhere. What lies under the network's own prefix must belong to it.
-- A tensor that is there twice, under names that become one, is refused.
-- Batch norms without `num_batches_tracked` (PyTorch before 0.4.1) get 0, which is told.
+    {"epoch": 3, "model": {"module.net.blocks.0.0.weight": ..., "module.net.fc1.weight": ...}, "optimizer": {...}}
+
+holds the tensors `blocks.0.0.weight` and `fc1.weight`, found in the dictionary "model" under the prefix "net.". The
+same rules apply to all files:
+
+- Search: every dictionary in the file, at any depth and in lists too, except optimiser states (`optimizer`,
+  `opt_state` and similar keys).
+- Strip: the names that wrappers insert anywhere (`module`, `_orig_mod`, `_fsdp_wrapped_module`, ...), and any prefix
+  that all of the network's tensors share.
+- Choose: the only complete network. If there are several, the only moving or stochastic average among them (its name
+  contains `ema`, `swa` or `average`, or it has an `n_averaged`), because training programs evaluate that one. An
+  average with `n_averaged` 0 does not count. Anything else is ambiguous and refused.
+- Ignore everything outside of the chosen network's prefix, and report it. Everything under the prefix must belong to
+  the network.
+- Refuse a tensor that is there twice, under names that become the same.
+- Set a missing `num_batches_tracked` (PyTorch before 0.4.1) to 0, and report it.
 """
 
 import re
@@ -40,7 +46,7 @@ _LEAST = {"blocks.0.0.weight", "fc1.weight", "fc2.weight", "fc3.weight"}
 _OPTIMISER = re.compile(r"(?i)opt(im(i[sz]ers?)?)?([_-]?states?([_-]?dicts?)?)?|optimi[sz]ers?[_-].*")
 _AVERAGE = re.compile(r"(?i)(^|[._])(ema|swa|avg|averaged?)($|[._])")
 
-# Names of tensors that stand for a weight in another form: what they come of, and the remedy.
+# Tensors that represent a weight in another form: a pattern for the name, what made them, and the remedy.
 _FORMS: tuple[tuple[str, str, str], ...] = (
     (r"lora_|\.base_layer\.|\bhada_", "an adapter (LoRA, PEFT)", "merge it (merge_and_unload)"),
     (
@@ -60,26 +66,26 @@ _FORMS: tuple[tuple[str, str, str], ...] = (
 
 
 class Weights(NamedTuple):
-    """The tensors of a weight file under the original's names."""
+    """The network's tensors in a weight file, under the original program's names."""
 
     tensors: dict[str, Any]
     assumed: list[str]
-    """What was chosen among several."""
+    """Which of several networks was chosen, as text."""
     notes: list[str]
-    """What was ignored, and what was filled in."""
+    """What was ignored, and what was filled in, as text."""
 
 
 class _Network(NamedTuple):
     """The tensors under one prefix of one dictionary."""
 
     keys: tuple[Any, ...]
-    """Those that lead to the dictionary."""
+    """The keys that lead to the dictionary."""
     prefix: str
     tensors: dict[str, Any]
     others: list[str]
-    """What else the dictionary holds."""
+    """The other keys of the dictionary."""
     averaged: int | None
-    """How many states it is the average of, if it says so."""
+    """The value of `n_averaged`: the number of states in the average. None if there is no such tensor."""
 
     @property
     def place(self) -> str:
@@ -96,14 +102,14 @@ class _Network(NamedTuple):
 
 
 def find_network(loaded: object, path: Path) -> Weights:
-    """The network's tensors in what a file held, by the rule above.
+    """Finds the network's tensors in the content of a file, by the rules above.
 
     Raises:
-        InputError: naming the file, when there is no such network, or several that could be meant.
+        InputError: naming the file, when there is no network, or when it is ambiguous which one is meant.
     """
-    found = [network for keys, table in _tables(loaded) for network in _networks(keys, table, path)]
+    found = [network for keys, table in _dictionaries(loaded) for network in _networks(keys, table, path)]
     if not any(network.is_whole for network in found):
-        names = {str(key): _is_tensor(value) for _, table in _tables(loaded) for key, value in table.items()}
+        names = {str(key): _is_tensor(value) for _, table in _dictionaries(loaded) for key, value in table.items()}
         _refuse_other_forms(names, path)
         if not any(names.values()):
             raise InputError(f"{path} holds no state_dict; save one with torch.save(model.state_dict(), path)")
@@ -111,41 +117,41 @@ def find_network(loaded: object, path: Path) -> Weights:
             together = {name for network in found for name in network.tensors}
             if together >= _LEAST:
                 raise InputError(f"{path} holds parts of a network in {_places(found)}; {_SAVE}")
-            raise InputError(f"{path}: {not_this_network([name for name, tensor in names.items() if tensor])}")
+            raise InputError(f"{path}: {unknown_names([name for name, tensor in names.items() if tensor])}")
     network, assumed = _choose(found, path)
     _refuse_other_forms(network.tensors, path)
     tensors, notes = dict(network.tensors), []
     if network.averaged == 0:
         notes.append(
-            f"{_plain(network.place)} averages nothing yet (n_averaged is 0): these are the weights it began with"
+            f"{_printable(network.place)} has averaged nothing yet (n_averaged is 0): these are its initial weights"
         )
     counts = [name.replace(".running_var", ".num_batches_tracked") for name in tensors if name.endswith(".running_var")]
     if missing := [name for name in counts if name not in tensors]:
         import torch
 
         tensors.update({name: torch.tensor(0) for name in missing})
-        notes.append(f"not in the file, and taken for 0: {_list_names(missing)}")
-    if ignored := [*_beside(network.keys, loaded), *network.others]:
+        notes.append(f"not in the file, and set to 0: {_list_names(missing)}")
+    if ignored := [*_siblings(network.keys, loaded), *network.others]:
         notes.append(f"ignored: {_list_names(ignored)}")
     return Weights(tensors, assumed, notes)
 
 
-def not_this_network(names: Sequence[str]) -> str:
-    """What to say of weights with such names."""
+def unknown_names(names: Sequence[str]) -> str:
+    """The message for weights whose names are not this network's."""
     return (
         "these are not the weights of this network: the names must be blocks.0.0.weight ... fc3.bias, "
         f"found {', '.join(map(repr, names[:4])) or 'none'}"
     )
 
 
-def _tables(loaded: object) -> Iterator[tuple[tuple[Any, ...], Mapping[Any, Any]]]:
-    """Every dictionary but those of optimisers, and the keys that lead to it."""
+def _dictionaries(loaded: object) -> Iterator[tuple[tuple[Any, ...], Mapping[Any, Any]]]:
+    """Yields every dictionary that is not an optimiser's, as (keys that lead to it, dictionary)."""
     pending: deque[tuple[tuple[Any, ...], object]] = deque([((), loaded)])
     seen = set()
     while pending:
         keys, table = pending.popleft()
         if isinstance(table, Mapping) and id(table) not in seen:
-            seen.add(id(table))  # a pickle may hold a dictionary in itself
+            seen.add(id(table))  # a pickled dictionary may contain itself
             yield keys, table
             pending += [((*keys, key), value) for key, value in table.items() if not _OPTIMISER.fullmatch(str(key))]
         elif isinstance(table, (list, tuple)):
@@ -153,7 +159,7 @@ def _tables(loaded: object) -> Iterator[tuple[tuple[Any, ...], Mapping[Any, Any]
 
 
 def _networks(keys: tuple[Any, ...], table: Mapping[Any, Any], path: Path) -> Iterator[_Network]:
-    """The tensors of a dictionary, by the prefixes under which there are names of this network."""
+    """Yields the networks in a dictionary: one for each prefix under which there are names of this network."""
     origins: dict[str, Any] = {}
     for key, value in table.items():
         name = ".".join(part for part in str(key).split(".") if part not in _WRAPPERS)
@@ -164,7 +170,7 @@ def _networks(keys: tuple[Any, ...], table: Mapping[Any, Any], path: Path) -> It
         longer = tuple(each for each in prefixes if len(each) > len(prefix))
         own = [name for name in origins if name.startswith(prefix) and not name.startswith(longer)]
         tensors = {name.removeprefix(prefix): table[origins[name]] for name in own}
-        averaged = _number(tensors.pop("n_averaged", None))
+        averaged = _to_int(tensors.pop("n_averaged", None))
         known = {origins[name] for name in own}
         yield _Network(keys, prefix, tensors, [str(key) for key in table if key not in known], averaged)
 
@@ -173,11 +179,11 @@ def _choose(found: Sequence[_Network], path: Path) -> tuple[_Network, list[str]]
     whole = [network for network in found if network.is_whole]
     if not whole:
         (part,) = found
-        return part, []  # what is missing is told by name where the network is built
-    begun = [network for network in whole if network.averaged != 0] or whole
-    network, *more = [each for each in begun if each.is_average] or begun
+        return part, []  # `from_torch` will name the missing tensors
+    trained = [network for network in whole if network.averaged != 0] or whole
+    network, *more = [each for each in trained if each.is_average] or trained
     if more:
-        raise InputError(f"{path} holds several networks, in {_places([network, *more])}; save one of them alone")
+        raise InputError(f"{path} holds several networks, in {_places([network, *more])}; save only one of them")
     for other in found:
         twice = [name for name in other.tensors if name in network.tensors and not other.is_whole]
         if twice and other.keys == network.keys:
@@ -185,13 +191,13 @@ def _choose(found: Sequence[_Network], path: Path) -> tuple[_Network, list[str]]
             raise InputError(f"{path} holds {names}, which are one tensor; save one of them")
     if len(whole) == 1:
         return network, []
-    why = "an average" if network.is_average else "the average is of nothing yet"
+    why = "an average" if network.is_average else "the average has averaged nothing yet"
     unused = _places([each for each in whole if each is not network])
-    return network, [f"the weights in {_plain(network.place)} ({why}), not those in {unused}"]
+    return network, [f"the weights in {_printable(network.place)} ({why}), not those in {unused}"]
 
 
-def _beside(keys: tuple[Any, ...], table: Any) -> list[str]:
-    """What lies beside a dictionary, in those that lead to it."""
+def _siblings(keys: tuple[Any, ...], table: Any) -> list[str]:
+    """Dotted names of everything that is not in the dictionary at `keys` but beside it or one of its parents."""
     names = []
     for depth, key in enumerate(keys):
         others = table if isinstance(table, Mapping) else range(len(table))
@@ -205,29 +211,29 @@ def _refuse_other_forms(names: Iterable[str], path: Path) -> None:
         for pattern, what, remedy in _FORMS:
             if re.search(pattern, name):
                 raise InputError(
-                    f"{path} holds {name!r}, which comes of {what}; {remedy}, then save model.state_dict()"
+                    f"{path} holds {name!r}, which comes from {what}; {remedy}, then save model.state_dict()"
                 )
 
 
 def _is_tensor(value: object) -> bool:
-    return hasattr(value, "detach")  # which needs no PyTorch
+    return hasattr(value, "detach")  # without importing PyTorch
 
 
-def _number(tensor: Any) -> int | None:
+def _to_int(tensor: Any) -> int | None:
     try:
         return int(tensor)
-    except (ValueError, TypeError, RuntimeError):  # none, not of one number, or without data
+    except (ValueError, TypeError, RuntimeError):  # None, several elements, or a meta tensor
         return None
 
 
-def _plain(name: str) -> str:
+def _printable(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
 def _places(networks: Sequence[_Network]) -> str:
-    names = [_plain(network.place) for network in networks]
+    names = [_printable(network.place) for network in networks]
     return " and ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _list_names(names: Sequence[str]) -> str:
-    return ", ".join(map(_plain, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return ", ".join(map(_printable, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

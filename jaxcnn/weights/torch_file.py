@@ -1,7 +1,13 @@
-"""The file that `torch.save` writes of a state_dict, made without PyTorch, which takes seconds to import.
+"""Writing the file format of `torch.save` without importing PyTorch, which takes seconds.
 
-A zip archive, uncompressed: `data.pkl` has the dictionary, in which each tensor names its storage, and `data/N` has a
-storage's bytes. The pickle is written opcode by opcode, since `pickle` would load the classes of PyTorch that it names.
+The file is an uncompressed zip archive:
+
+    archive/data.pkl    the pickled state_dict; each tensor refers to its storage by number
+    archive/data/0      the bytes of storage 0, and so on
+    archive/byteorder   "little" or "big"
+    archive/version     3
+
+The pickle is written opcode by opcode, because `pickle` would import the PyTorch classes that it refers to.
 """
 
 import sys
@@ -19,23 +25,23 @@ _STORAGES = {
     "int32": "IntStorage",
     "int64": "LongStorage",
 }
-_ALIGNMENT = 64  # of storages within the file, as PyTorch has it: it can map them into memory
+_ALIGNMENT = 64  # of each storage within the file, as in PyTorch, which can then map it into memory
 
 
 def save_torch_file(path: Path, state_dict: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Writes arrays as a state_dict of tensors on the CPU, which `torch.load(path, weights_only=True)` reads.
+    """Writes arrays as a state_dict of CPU tensors, which `torch.load(path, weights_only=True)` reads.
 
-    The same arrays make the same bytes.
+    The same arrays give the same bytes.
 
     Args:
-        path: of the file.
-        state_dict: arrays of floating-point numbers of 16 to 64 bits, or of integers of 32 or 64, by name.
+        path: path of the file.
+        state_dict: names and arrays of dtype float16, float32, float64, int32 or int64.
 
     Raises:
         OSError: when the file cannot be written.
     """
     with ZipFile(path, "w") as archive:
-        _add(archive, "data.pkl", _pickled(state_dict))
+        _add(archive, "data.pkl", _pickle(state_dict))
         _add(archive, "byteorder", sys.byteorder.encode())
         for i, array in enumerate(state_dict.values()):
             _add(archive, f"data/{i}", array.tobytes())
@@ -44,27 +50,28 @@ def save_torch_file(path: Path, state_dict: Mapping[str, np.ndarray[Any, Any]]) 
 
 def _add(archive: ZipFile, name: str, data: bytes) -> None:
     info = ZipInfo(f"archive/{name}")
-    # The data come after a header of 30 bytes, the name, and an extra field: its kind, its length and what fills it.
+    # Aligns the data, which follow a 30-byte header, the name, and an extra field of kind (2 bytes), length (2) and
+    # padding.
     start = archive.start_dir + 30 + len(info.filename) + 4
     fill = -start % _ALIGNMENT
     info.extra = b"FB" + fill.to_bytes(2, "little") + b"Z" * fill
     archive.writestr(info, data)
 
 
-def _pickled(state_dict: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+def _pickle(state_dict: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
     items = [_text(name) + _tensor(str(i), array) for i, (name, array) in enumerate(state_dict.items())]
-    return b"\x80\x02}(" + b"".join(items) + b"u."  # protocol 2; an empty dictionary, and the items set in it
+    return b"\x80\x02}(" + b"".join(items) + b"u."  # protocol 2; an empty dict, then all items at once
 
 
 def _tensor(key: str, array: np.ndarray[Any, Any]) -> bytes:
     storage = [_text("storage"), _global("torch", _STORAGES[array.dtype.name]), _text(key), _text("cpu")]
     strides = [int(np.prod(array.shape[i + 1 :], dtype=np.int64)) for i in range(array.ndim)]
     arguments = [
-        _tuple(*storage, _int(array.size)) + b"Q",  # whose bytes lie elsewhere in the file
-        _int(0),  # the offset in the storage
+        _tuple(*storage, _int(array.size)) + b"Q",  # a persistent id: the bytes are in another member
+        _int(0),  # offset in the storage
         _tuple(*map(_int, array.shape)),
         _tuple(*map(_int, strides)),
-        b"\x89",  # False: it requires no gradient
+        b"\x89",  # requires_grad: False
         _global("collections", "OrderedDict") + b")R",  # backward hooks: none
     ]
     return _global("torch._utils", "_rebuild_tensor_v2") + _tuple(*arguments) + b"R"

@@ -1,4 +1,4 @@
-"""Weights of one task as the start of another: what is taken over, what is new, what is frozen."""
+"""Starting a network for a new task from the weights of another."""
 
 import sys
 from collections.abc import Sequence
@@ -16,28 +16,28 @@ from jaxcnn.model import init_variables
 
 
 class Source(NamedTuple):
-    """Weights from a file or folder, with the network they belong to."""
+    """Saved weights with the network that they belong to."""
 
     variables: dict[str, Any]
     config: ModelConfig
     assumed: list[str]
-    """What the files did not tell."""
+    """Settings of the network that the files did not contain, as text."""
     notes: Sequence[str] = ()
-    """What else there is to say of how they were read."""
+    """What was ignored or filled in while reading, as text."""
     card: Card | None = None
-    """What the files tell of the images that the network reads, and of its classes."""
+    """Preprocessing and class names, if the files contain them."""
 
 
 class Transplant(NamedTuple):
-    """The start of a transfer."""
+    """A network for a new task with the weights that it starts from."""
 
     variables: dict[str, Any]
     config: ModelConfig
-    """The source's network with the target's classes."""
+    """The source's network with the new number of classes."""
     taken: list[str]
     """Top-level modules whose weights come from the source."""
     new: list[str]
-    """Those freshly initialised."""
+    """Top-level modules with new weights."""
 
 
 def copied_stages(config: TransferConfig, model: ModelConfig) -> int:
@@ -74,18 +74,19 @@ def transplant(
     key: jax.Array,
     keep_fitting_head: bool = False,
 ) -> Transplant:
-    """The source's network for another number of classes, with its weights in the stages nearest to the input.
+    """Makes the source's network for another number of classes, with its weights in the first stages.
 
     Args:
         source: weights and their configuration.
-        num_classes: of the target.
-        copied_stages: how many stages are taken over; None for all, below a new fc3.
-        key: of the new layers.
-        keep_fitting_head: above all stages, keep the source's fc3 if the number of classes is the same, as the original
-            program does.
+        num_classes: number of classes of the new task.
+        copied_stages: number of stages that get the source's weights, counted from the input; None for all, so that
+            only fc3 is new.
+        key: random key of the new weights.
+        keep_fitting_head: if all stages are copied and the number of classes is the same, keep the source's fc3 too, as
+            the original program does.
 
     Raises:
-        InputError: when weights to be taken over do not have the network's shapes.
+        InputError: when the source's weights do not have the shapes of its configuration.
     """
     config = replace(source.config, num_classes=num_classes)
     fresh = init_variables(config, key)

@@ -1,4 +1,4 @@
-"""The same weights in PyTorch and in Flax."""
+"""Comparing the logits of the Flax network and the PyTorch network for the same weights."""
 
 from typing import Any
 
@@ -15,7 +15,11 @@ from jaxcnn.weights.pytorch_network import torch_network
 
 @fixed_settings()
 def largest_difference(variables: Any, config: ModelConfig) -> tuple[float, float]:
-    """Largest absolute difference of the two networks' logits on 64 random images, and the largest logit."""
+    """Runs both networks on 64 random images.
+
+    Returns:
+        The largest absolute difference of their logits, and the largest absolute logit.
+    """
     shape = (64, config.input_size, config.input_size, config.in_channels)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
     ours = np.asarray(jax.jit(CNN(config).apply)(variables, images))

@@ -1,10 +1,6 @@
-"""Orbax checkpoints of weights on their own, with the network that they belong to."""
+"""Orbax checkpoints of weights and their network, without the state of a training run."""
 
 import json
-import os
-import shutil
-import tempfile
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,63 +12,55 @@ import orbax.checkpoint as ocp
 from jaxcnn.config.experiment import from_dict
 from jaxcnn.config.network import ModelConfig
 from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason, unreadable
-from jaxcnn.files import TEMPORARY, is_there
+from jaxcnn.files import is_there, whole_folder
 from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.model import init_variables, key_of
-from jaxcnn.weights.checkpoint import open_checkpoints, quiet_orbax, require_alike
+from jaxcnn.weights.checkpoint import open_checkpoints, quiet_orbax, require_same_arrays
 
 
 def save_weights(directory: Path, variables: Any, config: ModelConfig, *, overwrite: bool = False) -> None:
-    """Writes variables and their configuration as one Orbax checkpoint; `overwrite` replaces one that is there.
+    """Writes variables and their configuration atomically as an Orbax checkpoint.
 
-    It is written beside its place, and takes that when it is whole.
+    Args:
+        directory: the checkpoint's folder.
+        variables: the weights.
+        config: their network.
+        overwrite: replace an existing checkpoint.
 
     Raises:
-        InputError: when the folder exists.
+        InputError: when the folder exists, unless `overwrite` is given and it is an Orbax checkpoint.
         MachineError: when it cannot be written.
     """
     if is_there(directory) and not (overwrite and (directory / "_CHECKPOINT_METADATA").exists()):
         raise InputError(f"cannot write the checkpoint {directory}: it exists; give another destination")
-    aside = None
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=directory.parent.absolute(), prefix=f"{TEMPORARY}{directory.name}-"))
-        with quiet_orbax(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            checkpointer.save(
-                aside / "new",
-                args=ocp.args.Composite(
-                    variables=ocp.args.StandardSave(variables),
-                    model=ocp.args.JsonSave(asdict(config)),
-                ),
-            )
-        if directory.exists():
-            os.replace(directory, aside / "old")
-        os.replace(aside / "new", directory)
+        with (
+            whole_folder(directory) as new,
+            quiet_orbax(),
+            ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer,
+        ):
+            items = {"variables": ocp.args.StandardSave(variables), "model": ocp.args.JsonSave(asdict(config))}
+            checkpointer.save(new, args=ocp.args.Composite(**items), force=True)  # over the empty folder
     except Exception as error:  # Orbax raises whatever the layer below raised
         raise MachineError(
             f"cannot write the checkpoint {directory}: {reason(error)}; free space or give another destination"
         ) from error
-    finally:
-        if aside is not None:
-            if not directory.exists():  # the last step failed: what was there goes back
-                with suppress(OSError):
-                    os.replace(aside / "old", directory)
-            if directory.exists() or not (aside / "old").exists():
-                shutil.rmtree(aside, ignore_errors=True)
 
 
 @fixed_settings()
 def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:
-    """Variables (NumPy arrays) and configuration of a checkpoint that `save_weights` or a run wrote.
+    """Reads variables (NumPy arrays) and configuration from a checkpoint that `save_weights` or a run wrote.
 
-    Of a run, `directory` is `checkpoints`, which stands for the last one, or one of those inside.
+    Args:
+        directory: the checkpoint's folder. For a run, one of the folders in `checkpoints`, or `checkpoints` itself for
+            the last one.
 
     Raises:
-        InputError: when the folder holds no such checkpoint, or a damaged one.
+        InputError: when the folder has no checkpoint, or a damaged one.
     """
     for home, step in ((directory, None), (directory.parent, directory.name)):
         if home.name == "checkpoints" and (home.parent / "config.json").exists():
-            return _load_trained(home, step)
+            return _load_from_run(home, step)
     try:
         with quiet_orbax(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             restored = checkpointer.restore(
@@ -86,16 +74,16 @@ def load_weights(directory: Path) -> tuple[dict[str, Any], ModelConfig]:
         return {"batch_stats": {}, **variables}, from_dict(ModelConfig, restored["model"], "model.")
     except (JaxcnnError, MemoryError):
         raise
-    except Exception as error:  # Orbax raises whatever the layer that noticed the damage raised
+    except Exception as error:  # Orbax passes on any exception of the layers below
         why, later = reason(error), unreadable(directory, error)
-    # Outside of the handler, so that nothing keeps what Orbax left behind.
+    # Outside of the handler: inside, the traceback would keep Orbax's objects alive.
     raise later or InputError(
         f"{directory} holds no readable checkpoint of weights: {why}; make one with jaxcnn convert model.pth CHECKPOINT"
     )
 
 
-def _load_trained(home: Path, step: str | None) -> tuple[dict[str, Any], ModelConfig]:
-    """What `load_weights` returns, of a run's checkpoint: the one after a step, or the last."""
+def _load_from_run(home: Path, step: str | None) -> tuple[dict[str, Any], ModelConfig]:
+    """As `load_weights`, for a run's checkpoint after `step`, or the last one if None."""
     try:
         config = json.loads((home.parent / "config.json").read_bytes())
         model: ModelConfig = from_dict(ModelConfig, config["model"], "model.")
@@ -106,5 +94,5 @@ def _load_trained(home: Path, step: str | None) -> tuple[dict[str, Any], ModelCo
     with open_checkpoints(home, read_only=True) as checkpoints:
         variables = checkpoints.read_weights(step)
     wanted = jax.eval_shape(partial(init_variables, model), key_of(0))
-    require_alike(home, variables, {name: wanted[name] for name in variables})
+    require_same_arrays(home, variables, {name: wanted[name] for name in variables})
     return variables, model

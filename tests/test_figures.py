@@ -1,4 +1,4 @@
-"""Tables and pictures of a run, against scikit-learn and Pillow."""
+"""Figures of runs: they show what they should, in print, to the colour-blind, and in grey."""
 
 import os
 import subprocess
@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from jaxcnn.runs.figures import _label, confusion_matrix, plot_confusion, plot_curves
+from jaxcnn.runs.figures import plot_confusion, plot_curves
+from jaxcnn.runs.palette import PALETTE
+from jaxcnn.runs.scores import confusion_matrix
+from jaxcnn.runs.style import NAME_LENGTH, line, one_line
 from jaxcnn.training.records import EpochRecord
 
 ROOT = Path(__file__).parent.parent
+BLUE, VERMILLION = [0, 114, 178], [213, 94, 0]
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
@@ -43,7 +47,7 @@ def read_png(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-@pytest.mark.parametrize(("classes", "size"), [(10, (1020, 900)), (100, (2040, 1920))])
+@pytest.mark.parametrize(("classes", "size"), [(10, (900, 780)), (100, (1680, 1560))])
 def test_the_confusion_picture_shows_the_matrix(classes: int, size: tuple[int, int], tmp_path: Path) -> None:
     """A perfect result is a dark diagonal on white; with the last class absent, its last cell is white too."""
     matrix = np.diag(np.full(classes, 7))
@@ -52,8 +56,8 @@ def test_the_confusion_picture_shows_the_matrix(classes: int, size: tuple[int, i
     plot_confusion(path, matrix, [f"class {i}" for i in range(classes)])
     pixels = read_png(path)
     assert pixels.shape == (size[1], size[0], 3)
-    # The darkest blue of the map, away from the colour bar's share of the width, lies on a diagonal.
-    dark = np.all(np.abs(pixels[:, : int(0.85 * size[0])].astype(int) - [8, 48, 107]) < 3, axis=-1)
+    # The darkest blue of the map, away from the colour bars, lies on a diagonal.
+    dark = np.all(np.abs(pixels[size[1] // 4 :, : int(0.8 * size[0])].astype(int) - BLUE) < 3, axis=-1)
     rows, columns = np.nonzero(dark)
     assert len(rows) > 1000
     assert np.corrcoef(rows, columns)[0, 1] > 0.98
@@ -69,8 +73,8 @@ def test_the_curves_are_a_picture_with_and_without_validation(validated: bool, t
     plot_curves(tmp_path / "runs/curves.png", records, 3)
     pixels = read_png(tmp_path / "runs/curves.png")
     assert pixels.shape == (480, 1200, 3)
-    orange = np.all(np.abs(pixels.astype(int) - [255, 127, 14]) < 3, axis=-1)  # the second line's colour
-    assert orange.any() == validated
+    blue, vermillion = (np.all(np.abs(pixels.astype(int) - color) < 3, axis=-1).any() for color in (BLUE, VERMILLION))
+    assert (blue, vermillion) == (validated, True)
 
 
 def test_one_epoch_is_enough_for_a_picture(tmp_path: Path) -> None:
@@ -151,16 +155,16 @@ NAMES = {
 
 
 def test_names_of_any_kind_are_labels_in_one_line() -> None:
-    assert {name: _label(name) for name in NAMES} == NAMES
+    assert {name: one_line(name, NAME_LENGTH) for name in NAMES} == NAMES
 
 
 def test_names_of_any_kind_are_drawn(tmp_path: Path) -> None:
     names = [*NAMES, "same", "same"]
     plot_confusion(tmp_path / "named.png", np.diag(np.full(len(names), 7)), names)
     pixels = read_png(tmp_path / "named.png")
-    side = round((4 + 0.35 * len(names)) * 120)
+    side = round((3 + 0.35 * len(names)) * 120)
     assert pixels.shape == (side, side + 120, 3)
-    dark = np.all(np.abs(pixels[:, : int(0.8 * side)].astype(int) - [8, 48, 107]) < 3, axis=-1)
+    dark = np.all(np.abs(pixels[:, : int(0.8 * side)].astype(int) - BLUE) < 3, axis=-1)
     assert np.ptp(np.nonzero(dark)[0]) > side / 2  # names leave the matrix more than half of the picture
 
 
@@ -168,3 +172,58 @@ def test_losses_of_any_size_are_drawn(tmp_path: Path) -> None:
     huge = [RECORDS[0]._replace(val_loss=1e30), RECORDS[1]._replace(train_loss=1e300), RECORDS[1]._replace(epoch=3)]
     plot_curves(tmp_path / "curves.png", huge, 0)
     assert read_png(tmp_path / "curves.png").shape == (480, 1200, 3)
+
+
+# Print, colour-blindness, grey
+
+
+def luminance(color: str) -> float:
+    """Relative luminance, by WCAG 2."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def test_lines_differ_in_more_than_colour_and_are_seen_on_white() -> None:
+    lines = [line(i, 50) for i in range(len(PALETTE))]
+    for name in ("color", "linestyle", "marker"):
+        assert len({str(each[name]) for each in lines}) == len(PALETTE)
+    assert all(1.05 / (luminance(color) + 0.05) > 2 for color in PALETTE)
+    first, second = (luminance(color) for color in PALETTE[:2])  # of nearly one grey: their dashes tell them apart
+    assert abs(first - second) < 0.1
+
+
+@pytest.mark.parametrize(("suffix", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF-")])
+def test_a_figure_has_the_format_of_its_name_and_the_same_bytes_each_time(
+    suffix: str, begins: bytes, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        plot_curves(tmp_path / f"{name}.{suffix}", RECORDS, 1)
+    one, two = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in ("one", "two"))
+    assert one.startswith(begins)
+    assert one == two
+    assert suffix != "pdf" or b"/Type3" not in one
+
+
+def test_seeds_have_a_band_and_a_single_run_has_none(tmp_path: Path) -> None:
+    def tinted(runs: list[list[float]]) -> int:
+        plot_comparison(tmp_path / "comparison.png", {"full": runs})
+        pixels = read_png(tmp_path / "comparison.png").astype(int)
+        wanted = np.array([255, 255, 255]) + 0.15 * (np.array(BLUE) - 255)
+        return int(np.all(np.abs(pixels - wanted) < 3, axis=-1).sum())
+
+    assert tinted([[10.0, 20.0, 30.0]]) < 200  # the edges of the line
+    assert tinted([[10.0, 20.0, 30.0], [20.0, 30.0, 50.0]]) > 10_000
+    assert 1_000 < tinted([[10.0, 20.0], [20.0, 30.0, 50.0]]) < tinted([[10.0, 20.0, 30.0], [20.0, 30.0, 50.0]])
+
+
+def test_a_single_confusion_among_100_classes_is_seen(tmp_path: Path) -> None:
+    """It would be one of 255 shades from white on the scale of the diagonal."""
+    matrix = np.diag(np.full(100, 99))
+    matrix[20, 70] = 1
+    plot_confusion(tmp_path / "confusion.png", matrix, [f"class {i}" for i in range(100)])
+    pixels = read_png(tmp_path / "confusion.png")[:, :1200].astype(int)
+    rows, columns = np.nonzero(np.all(np.abs(pixels - VERMILLION) < 3, axis=-1))
+    assert 25 < len(rows) < 400
+    assert np.ptp(rows) < 15
+    assert np.ptp(columns) < 15

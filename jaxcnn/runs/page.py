@@ -1,0 +1,255 @@
+"""`report.html`: a run on one page that needs no network and no script, made from the run's folder alone."""
+
+import base64
+import io
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from jaxcnn.config.experiment import PLACES, RESOLVED, ExperimentConfig, TransferConfig, to_json
+from jaxcnn.runs import charts
+from jaxcnn.runs.arrays import RunArrays
+from jaxcnn.runs.calibration import BINS, ConfidenceBin, calibration_error, confidence_bins
+from jaxcnn.runs.examples import confidently_wrong, least_sure
+from jaxcnn.runs.palette import FAINTEST, RIGHT, WRONG
+from jaxcnn.runs.scores import ClassScore, Confusion, class_scores, confusion_matrix, confusions
+from jaxcnn.runs.style import one_line
+from jaxcnn.runs.summary import Summary
+from jaxcnn.training.records import EpochRecord
+
+_CONFUSIONS = 30
+"""What the list of confusions shows of more."""
+_MATRIX = 200
+"""Classes of the largest matrix that is drawn."""
+_PIXELS = 96
+"""Height of the largest image in the page; larger ones are made smaller."""
+
+
+def render(
+    folder: Path, config: dict[str, Any], summary: Summary, records: Sequence[EpochRecord], arrays: RunArrays
+) -> str:
+    """The page of a finished run as HTML.
+
+    Args:
+        folder: of the run, for the command that repeats it.
+        config: what `config.json` holds.
+        summary: what `summary.json` holds.
+        records: of all epochs.
+        arrays: what `results/` holds.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # late: training need not wait for it
+
+    environment = Environment(
+        loader=PackageLoader("jaxcnn.runs"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    resolved = config[RESOLVED]
+    names = [one_line(name) or "(no name)" for name in resolved["class_names"]]
+    scores = class_scores(arrays.labels, arrays.predictions, names)
+    matrix = confusion_matrix(arrays.labels, arrays.predictions, len(names))
+    mistakes = confusions(matrix)
+    cells, most = charts.matrix_cells(matrix, names) if len(names) <= _MATRIX else ([], 0.0)
+    finite = bool(np.isfinite(arrays.probabilities).all())
+    bins = confidence_bins(arrays.probabilities, arrays.labels) if finite else []
+    return environment.get_template("report.html.jinja").render(
+        name=one_line(summary["name"]),
+        dataset=one_line(summary["dataset"]),
+        summary=summary,
+        images=resolved.get("images", {}),
+        test_images=len(arrays.labels),
+        interval=wilson(summary["test_accuracy"] / 100, len(arrays.labels)),
+        names=names,
+        rows=class_rows(scores, mistakes, names),
+        confusions=[(names[each.true], names[each.predicted], each) for each in mistakes[:_CONFUSIONS]],
+        confusions_left=len(mistakes) - _CONFUSIONS,
+        mistakes=sum(each.images for each in mistakes),
+        cells=cells,
+        most_confused=most,
+        curves=curves(records, summary),
+        validated=summary["val_accuracy"] is not None,
+        num_bins=BINS,
+        calibration=Calibration.of(arrays, bins) if finite else None,
+        bars=charts.reliability(bins, 220) if finite else [],
+        wrong=shown(arrays, names, confidently_wrong(arrays.probabilities, arrays.labels)) if finite else [],
+        unsure=shown(arrays, names, least_sure(arrays.probabilities)) if finite else [],
+        has_images=bool(arrays.examples),
+        settings=settings(config),
+        config=json.dumps({key: value for key, value in config.items() if key != RESOLVED}, indent=2),
+        command=command(folder, config),
+        versions={**resolved.get("versions", {}), "Python": resolved.get("python", "not recorded")},
+        device=resolved.get("device", "not recorded"),
+        processor=resolved.get("processor"),
+        colors={
+            name: charts.mixed(color, share)
+            for name, color, share in (
+                ("right", RIGHT, 1),
+                ("wrong", WRONG, 1),
+                ("faint_right", RIGHT, FAINTEST),
+                ("faint_wrong", WRONG, FAINTEST),
+            )
+        },
+        geometry=charts,
+    )
+
+
+class ClassRow(NamedTuple):
+    """A class in the table of classes."""
+
+    score: ClassScore
+    taken_for: str
+    """What its images are most often taken for; empty if all are right."""
+    taken: int
+    """How many of them."""
+
+
+def class_rows(scores: Sequence[ClassScore], mistakes: Sequence[Confusion], names: Sequence[str]) -> list[ClassRow]:
+    """The classes, the worst first; those without images last."""
+    first: dict[int, Confusion] = {}
+    for mistake in mistakes:
+        first.setdefault(mistake.true, mistake)
+    found = [
+        ClassRow(score, names[first[i].predicted] if i in first else "", first[i].images if i in first else 0)
+        for i, score in enumerate(scores)
+    ]
+    return sorted(found, key=lambda row: (not row.score.images, row.score.recall or 0, row.score.f1 or 0))
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (a fraction) that was measured on `n` images."""
+    z2 = 1.959963984540054**2 / n
+    middle, half = share + z2 / 2, (z2 * share * (1 - share) + z2**2 / 4) ** 0.5
+    return (middle - half) / (1 + z2), (middle + half) / (1 + z2)
+
+
+class Calibration(NamedTuple):
+    """Whether the probabilities are what they say. All are fractions."""
+
+    confidence: float
+    """Mean probability of the most probable class."""
+    accuracy: float
+    gap: float
+    """Confidence less accuracy."""
+    error_of_gap: float
+    """Its standard error."""
+    expected_error: float
+    bins: Sequence[ConfidenceBin]
+    """Those that hold images."""
+
+    @classmethod
+    def of(cls, arrays: RunArrays, bins: Sequence[ConfidenceBin]) -> "Calibration":
+        """That of a run."""
+        confidence = arrays.probabilities.max(-1).astype(np.float64)
+        differences = confidence - (arrays.predictions == arrays.labels)
+        gap, n = float(differences.mean()), len(differences)
+        spread = float(differences.std(ddof=1) / n**0.5) if n > 1 else 0.0
+        mean = float(confidence.mean())
+        return cls(mean, mean - gap, gap, spread, calibration_error(bins), [b for b in bins if b.images])
+
+    @property
+    def verdict(self) -> str:
+        """In a word."""
+        if abs(self.gap) <= 2 * self.error_of_gap:
+            return "neither over- nor underconfident"
+        return "overconfident" if self.gap > 0 else "underconfident"
+
+
+class Shown(NamedTuple):
+    """A test image on the page."""
+
+    source: str
+    """A data URI; empty where the run keeps no image."""
+    true: str
+    predicted: str
+    probability: float
+    true_probability: float
+    number: int
+    """Of the image in the test split, from 0."""
+
+
+def shown(arrays: RunArrays, names: Sequence[str], indices: np.ndarray[Any, Any]) -> list[Shown]:
+    """Test images by their index, with what the network says of them."""
+    found = []
+    for i in indices.tolist():
+        true, predicted, row = int(arrays.labels[i]), int(arrays.predictions[i]), arrays.probabilities[i]
+        source = data_uri(arrays.examples[i]) if i in arrays.examples else ""
+        values = float(row[predicted]), float(row[true])
+        found.append(Shown(source, names[true], names[predicted], *values, i))
+    return found
+
+
+def data_uri(pixels: np.ndarray[Any, Any]) -> str:
+    """An image, uint8 (H, W, C), as a PNG that is part of the page."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    if image.height > _PIXELS:
+        image = image.resize((_PIXELS, _PIXELS), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def curves(records: Sequence[EpochRecord], summary: Summary) -> list[charts.Chart]:
+    """Loss, accuracy and learning rate by epoch."""
+    epochs = [record.epoch for record in records]
+    validated = summary["val_accuracy"] is not None
+    best = summary["best_epoch"] if validated else None
+    made = []
+    for title, name in (("Loss (cross-entropy, nats)", "loss"), ("Accuracy (%)", "accuracy")):
+        train, val = ([getattr(record, f"{split}_{name}") for record in records] for split in ("train", "val"))
+        lines = {"validation": val, "training": train} if validated else {"training": train}
+        told = "; ".join(f"{of} from {values[0]:.4g} to {values[-1]:.4g}" for of, values in lines.items())
+        made.append(charts.line_chart(title, f"{title} by epoch: {told}", epochs, lines, best))
+    rates = [record.learning_rate for record in records]
+    told = f"Learning rate by epoch: from {rates[0]:.4g} to {rates[-1]:.4g}"
+    return [*made, charts.line_chart("Learning rate", told, epochs, {"learning rate": rates}, best)]
+
+
+class Setting(NamedTuple):
+    """A setting of the run."""
+
+    name: str
+    value: str
+    default: str
+    differs: bool
+
+
+def settings(config: dict[str, Any]) -> list[Setting]:
+    """The settings of a run, those that differ from their defaults first, without those that say where it is."""
+    transfers = "source" in config
+    defaults = _flat(to_json(TransferConfig() if transfers else ExperimentConfig()))
+    values = {**defaults, **_flat({key: value for key, value in config.items() if key != RESOLVED})}
+    found = [
+        Setting(name, _text(value), _text(defaults.get(name)), value != defaults.get(name))
+        for name, value in values.items()
+        if name not in PLACES
+    ]
+    return sorted(found, key=lambda setting: not setting.differs)
+
+
+def _flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{where}{name}.") if isinstance(value, dict) else {f"{where}{name}": value}
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_text, value)) or "none"
+    if isinstance(value, bool) or value is None:
+        return "none" if value is None else "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else one_line(str(value)) or "none"
+
+
+def command(folder: Path, config: dict[str, Any]) -> str:
+    """The command that makes the run again, beside the one there is."""
+    program = "transfer" if "source" in config else "train"
+    words = ["jaxcnn", program, "--config", str(folder / "config.json"), "--name", f"{folder.name}_again"]
+    return shlex.join(words)

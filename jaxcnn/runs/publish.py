@@ -1,0 +1,68 @@
+"""A finished run's network as a folder to hand on, laid out as on the Hugging Face hub."""
+
+import json
+import shutil
+from pathlib import Path
+
+from jaxcnn.errors import InputError, MachineError, reason, require
+from jaxcnn.files import is_there, whole_folder, write_json, write_text
+from jaxcnn.runs.finished import read_finished, training_settings
+from jaxcnn.runs.model_card import About, card_text
+from jaxcnn.runs.present import present
+from jaxcnn.weights import pytorch_network
+from jaxcnn.weights.card import KEY, to_metadata
+from jaxcnn.weights.files import write_state_dict
+from jaxcnn.weights.onnx_file import require_onnx, write_onnx
+from jaxcnn.weights.source import read_source
+
+MODEL = "model.py"
+"""The network in PyTorch; also what tells that a folder is a published model."""
+
+_PICTURES = {"confusion.png": "Confusion matrix of the test images", "curves.png": "Loss and accuracy by epoch"}
+
+
+def publish(run: Path, folder: Path, about: About, *, onnx: bool = False, overwrite: bool = False) -> None:
+    """Writes the best epoch's network of a finished run with all that is needed to use it, and a card.
+
+    The folder is written completely or not at all. Pictures that the run lacks are drawn first.
+
+    Args:
+        run: the run's folder.
+        folder: where to write.
+        about: what the run's folder does not tell.
+        onnx: also write `model.onnx`, for which the extra `onnx` is needed.
+        overwrite: replace a model that was published there before.
+
+    Raises:
+        InputError: when the run is not finished, or the folder is taken.
+        MachineError: when it cannot be written.
+    """
+    named = about.license.replace("-", "").replace(".", "").isalnum()
+    require(named, "license", about.license, "give an abbreviation as mit, apache-2.0 or cc-by-4.0, or unknown")
+    finished = read_finished(run)
+    if onnx:
+        require_onnx()
+    if is_there(folder) and not (overwrite and is_there(folder / MODEL)):
+        remedy = "give another folder" + ("" if overwrite or not is_there(folder / MODEL) else " or --overwrite")
+        raise InputError(f"{folder} exists{' and is no published model' if overwrite else ''}; {remedy}")
+    variables, model, _, _, card = read_source(run)
+    if card is None or not (card.mean and card.std):
+        raise InputError(f"{run} does not tell mean and std of its images, which a published model needs")
+    names = list(card.class_names) or [str(label) for label in range(model.num_classes)]
+    present(run)
+    try:
+        with whole_folder(folder) as new:
+            write_state_dict(new / "model.safetensors", variables, model, to_metadata(model, card))
+            described = json.loads(to_metadata(model, card)[KEY])
+            write_json(
+                new / "config.json", {**described, "class_names": names, "training": training_settings(finished)}
+            )
+            write_text(new / MODEL, Path(pytorch_network.__file__).read_text(encoding="utf-8"))
+            figures = {file: title for file, title in _PICTURES.items() if (run / file).is_file()}
+            for file in figures:
+                shutil.copyfile(run / file, new / file)
+            if onnx:
+                write_onnx(new / "model.onnx", pytorch_network.load(new))
+            write_text(new / "README.md", card_text(finished, card, names, about, figures=figures, onnx=onnx))
+    except OSError as error:
+        raise MachineError(f"cannot write {folder}: {reason(error)}; free space or give another destination") from error
