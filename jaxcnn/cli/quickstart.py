@@ -73,7 +73,7 @@ def quickstart(flags: Flags) -> None:
 
     pretrainings, transfers = configs(flags)
     study = masks_study(transfers, flags.runs_dir / "comparison", pretrainings)
-    result = run_study(study, Existing(overwrite=flags.overwrite), pictures=True)
+    result = run_study(study, Existing(overwrite=flags.overwrite), figures="png", pictures=True)
     require_all(result.failed, len(pretrainings) + len(transfers))
 
 

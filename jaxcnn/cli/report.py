@@ -1,13 +1,15 @@
 """Draw the figures, tables and page of finished runs again, without training; compare runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from jaxcnn.cli.config_file import read_config
 from jaxcnn.cli.flags import parse_flags
+from jaxcnn.config.experiment import ExperimentConfig, TransferConfig
 from jaxcnn.errors import InputError, local_path
 from jaxcnn.runs.style import Figures
 
@@ -21,7 +23,7 @@ class Flags:
     figures: Figures = "png"
     """The format of the figures; svg and pdf are for print."""
     comparison: Path | None = None
-    """A folder to write a comparison of the runs to: a table by mask, over seeds, and a figure."""
+    """A folder to write a comparison of the runs to: tables and figures by mask, over seeds."""
 
 
 def report(flags: Flags) -> None:
@@ -30,10 +32,8 @@ def report(flags: Flags) -> None:
     Raises:
         InputError: when a folder holds no finished run, or lacks what is needed.
     """
-    from jaxcnn.runs.comparison import comparison_table, write_comparison
     from jaxcnn.runs.console import Terminal
     from jaxcnn.runs.present import present_again
-    from jaxcnn.runs.reading import read_summary
 
     if not flags.runs:
         raise InputError("there is nothing to show; give the folder of at least one run, before the flags")
@@ -43,11 +43,33 @@ def report(flags: Flags) -> None:
         made = present_again(run, flags.figures)
         console.print(f"{run}: wrote {', '.join(path.name for path in made)}", markup=False)
     if flags.comparison is not None:
-        folder = local_path("--comparison", flags.comparison)
-        summaries = [read_summary(run / "summary.json") for run in runs]
-        write_comparison(folder, runs, summaries, flags.figures)
-        console.print(comparison_table(summaries))
-        console.print(f"comparison in {folder}", markup=False)
+        compare(runs, local_path("--comparison", flags.comparison), flags.figures)
+
+
+def compare(runs: Sequence[Path], folder: Path, figures: Figures) -> None:
+    """Compares finished runs by mask, over seeds, as `jaxcnn study` does; writes the comparison and prints it.
+
+    Raises:
+        InputError: when two runs have the same mask and seed, or the files of one cannot be read.
+    """
+    from jaxcnn.runs.console import Terminal
+    from jaxcnn.runs.reading import read_json, read_summary
+    from jaxcnn.studies.plan import masks_study
+    from jaxcnn.studies.records import Finished
+    from jaxcnn.studies.report import print_comparison, write_report
+    from jaxcnn.studies.rows import make_row
+
+    configs: list[ExperimentConfig] = []
+    for run in runs:
+        path = run.resolve()  # where the run is now: it may have been moved or renamed
+        kind = TransferConfig if "source" in read_json(path / "config.json") else ExperimentConfig
+        configs.append(replace(read_config(path / "config.json", kind), runs_dir=path.parent, name=path.name))
+    study = masks_study(configs, folder)
+    finished = [
+        Finished(case, run, make_row(config, settings, read_summary(run / "summary.json")))
+        for run, (case, settings, config) in zip(runs, study.runs, strict=True)
+    ]
+    print_comparison(Terminal(soft_wrap=True), write_report(study, finished, figures=figures), folder)
 
 
 def program(argv: Sequence[str]) -> None:

@@ -11,12 +11,13 @@ import tyro
 from jaxcnn.cli import flags as training
 from jaxcnn.cli import transfer_flags as transfers
 from jaxcnn.cli.digits import NETWORK, SOURCE, TARGET
-from jaxcnn.cli.flags import narrow, shallow, value_of
+from jaxcnn.cli.flags import config_from, fields_of, value_of
 from jaxcnn.cli.train import default_for
 from jaxcnn.config.experiment import DataConfig, ExperimentConfig, TransferConfig
 from jaxcnn.config.network import ModelConfig
 from jaxcnn.config.training import FreezeConfig, OptimConfig, TrainConfig
 from jaxcnn.errors import InputError
+from jaxcnn.runs.style import Figures
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,10 @@ class _StudyFlags:
     """Train the sources too, one for each seed, on these classes of the data set, with the network --model."""
     baseline: str = ""
     """The case that the others are compared to; the first if not given. The plan lists them."""
+    figures: Figures = "svg"
+    """The format of the figures; the page has SVG ones in any case."""
     pictures: bool = False
-    """Draw the pictures of each run."""
+    """Draw the figures of each run too, and write its page."""
     jobs: int | None = None
     """Train so many runs at once, in processes that share this machine's processors evenly."""
     cluster: str | None = None
@@ -87,18 +90,18 @@ def parse(argv: Sequence[str]) -> tuple[ExperimentConfig, dict[str, Any]]:
     flags: _OfTransfers | _OfTraining
     if value_of("--of", argv) == "train":
         flags = training.read_flags(_OfTraining, default_for(argv), __doc__ or "", argv, seed=0)
-        base = narrow(ExperimentConfig, flags, model=narrow(ModelConfig, flags.model))
+        base = config_from(ExperimentConfig, flags, model=config_from(ModelConfig, flags.model))
         name = f"study_{base.data.title}"
     else:
         target = value_of("--target", argv) or value_of("--data.name", argv)
         sourceless = target == "digits" and not {"--source", "--config"} & {word.partition("=")[0] for word in argv}
-        network = _Network(**shallow(NETWORK if sourceless else ModelConfig()))
+        network = _Network(**fields_of(NETWORK if sourceless else ModelConfig()))
         flags, _ = transfers.read_flags(
             _OfTransfers, __doc__ or "", argv, settings=_settings, model=network, seed=0,
             source_classes=SOURCE if sourceless else (),
         )  # fmt: skip
-        freeze = FreezeConfig(**{**shallow(flags.freeze), "mask": flags.mask})
-        base = narrow(TransferConfig, flags, freeze=freeze, model=narrow(ModelConfig, flags.model))
+        freeze = FreezeConfig(**{**fields_of(flags.freeze), "mask": flags.mask})
+        base = config_from(TransferConfig, flags, freeze=freeze, model=config_from(ModelConfig, flags.model))
         what = "study" if flags.preset == "none" else flags.preset
         pair = base.data.title if flags.source_classes else transfers.default_name(base).removeprefix("transfer_")
         name = f"{what}_{pair}"
@@ -111,7 +114,7 @@ def parse(argv: Sequence[str]) -> tuple[ExperimentConfig, dict[str, Any]]:
     }
 
 
-_PASSED = ("depths", "seeds", "source_classes", "baseline", "pictures", "overwrite", "jobs", "cluster")
+_PASSED = ("depths", "seeds", "source_classes", "baseline", "figures", "pictures", "overwrite", "jobs", "cluster")
 
 
 def _values(base: ExperimentConfig, vary: Sequence[Sequence[str]]) -> dict[str, list[Any]]:

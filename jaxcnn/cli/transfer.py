@@ -20,5 +20,5 @@ def program(argv: Sequence[str]) -> None:
 
     first = configs[0]
     folder = first.runs_dir / re.sub(rf"_{first.freeze.mask}(_seed\d+)?$", "_comparison", first.name)
-    result = run_study(masks_study(configs, folder), existing, pictures=True)
+    result = run_study(masks_study(configs, folder), existing, figures="png", pictures=True)
     require_all(result.failed, len(configs))

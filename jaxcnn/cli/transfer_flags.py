@@ -1,4 +1,4 @@
-"""Flags of transfers, and the runs that a command line asks for."""
+"""The flags of transfers, and the runs that they describe."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -9,56 +9,57 @@ from typing import Any, Literal, TypeVar
 import tyro
 
 from jaxcnn.cli.config_file import read_config
-from jaxcnn.cli.flags import WEIGHT_FILES, narrow, on_existing, parse_flags, shallow, value_of
-from jaxcnn.config.experiment import DataConfig, Existing, TransferConfig
+from jaxcnn.cli.flags import WEIGHT_FILES, config_from, existing_from, fields_of, parse_flags, value_of
+from jaxcnn.config.experiment import DataConfig, Existing, TransferConfig, case_name
 from jaxcnn.config.network import ModelConfig
 from jaxcnn.config.training import FreezeConfig, Mask, OptimConfig, TrainConfig
 from jaxcnn.errors import InputError, local_path
 
 MASKS: tuple[Mask, ...] = ("scratch", "frozen", "partial", "full")  # in the order of a comparison
 CHOICES = (*MASKS, "all")
-# Epochs, learning rate and patience of the original's transfers to CIFAR-100. Those to SVHN that it does not
-# give (partial and full) are the same, and so are a comparison's, whose masks share one budget.
+# Epochs, learning rate and patience of the original's transfers to CIFAR-100. They are used for SVHN too, for which the
+# original gives none with `partial` and `full`. A comparison of all masks uses those of `scratch` for each.
 SETTINGS = {"frozen": (100, 1e-3, 10), "partial": (150, 1e-3, 15), "full": (200, 5e-4, 15), "scratch": (200, 1e-3, 15)}
-_NAMES = ("cifar10", "cifar100", "svhn", "digits", "folder", "npz")  # which no folder of that name hides
+# These are names even if a folder of that name exists.
+_NAMES = ("cifar10", "cifar100", "svhn", "digits", "folder", "npz")
 TARGET_ACCURACY = {"cifar100": 95.0, "svhn": 98.0}
 
 
 @dataclass(frozen=True)
 class FreezeFlags(FreezeConfig):
-    """What is frozen, but for the mask."""
+    """What is frozen, without the mask."""
 
-    mask: tyro.conf.Suppress[Mask] = "full"  # --mask is a flag of its own: it takes `all` too
+    mask: tyro.conf.Suppress[Mask] = "full"  # --mask is a separate flag, because it also takes `all`
 
 
 @dataclass(frozen=True)
 class Flags(TransferConfig):
-    """What the command line of a transfer may hold."""
+    """The flags of a transfer."""
 
-    model: tyro.conf.Suppress[ModelConfig] = field(default_factory=ModelConfig)  # the source's
+    model: tyro.conf.Suppress[ModelConfig] = field(default_factory=ModelConfig)  # comes from the source
     freeze: tyro.conf.OmitArgPrefixes[FreezeFlags] = field(default_factory=FreezeFlags)
     """What is frozen."""
     mask: Literal["scratch", "full", "partial", "frozen", "all"] = "full"
     """frozen: all blocks; partial: blocks 0 to freeze_until_block; full: nothing; scratch: nothing, and new weights;
-    all: each of them under one budget, compared."""
+    all: compare these four, trained with the same settings."""
     target: str = "cifar100"
-    """The data set to transfer to, or a folder of image files by class; it and the mask decide the defaults of epochs,
-    rate, patience, target accuracy."""
+    """The data set to transfer to, a folder of image files by class, or a .npz file. Target and mask decide the
+    defaults of epochs, learning rate, patience and target accuracy."""
     seeds: tuple[int, ...] = ()
-    """With --mask all: compare over these seeds."""
+    """With --mask all: repeat the comparison with these seeds."""
     config: Path | None = None
     """A saved config.json to start from; other flags change it."""
     overwrite: bool = False
-    """Begin again if the run's folder is there already."""
+    """Delete an existing run in this folder and start again."""
     extend: bool = False
-    """Train a run that is there already for more epochs than it was begun with."""
+    """Train an existing run for more epochs."""
 
 
 AnyFlags = TypeVar("AnyFlags", bound=Flags)
 
 
 def settings(target: str, mask: str) -> TransferConfig:
-    """The original's settings for a target and a mask (`all` compares, so all its masks share one budget)."""
+    """The original's settings for a target and a mask. `all` has those of `scratch`."""
     epochs, learning_rate, patience = SETTINGS["scratch" if mask == "all" else mask]
     return TransferConfig(
         data=DataConfig(name=target),
@@ -73,7 +74,7 @@ def settings(target: str, mask: str) -> TransferConfig:
 
 
 def _own_images(target: str) -> DataConfig | None:
-    """The set that a target names by its path: a folder or a `.npz` file; None if it is a name."""
+    """The data set if `target` is the path of a folder or of a `.npz` file; None if it is a name."""
     if target in _NAMES or target.startswith("hf:"):
         return None
     path = local_path("target", target)
@@ -90,21 +91,24 @@ def read_flags(
     settings: Callable[[str, str], TransferConfig] = settings,
     **more: Any,
 ) -> tuple[AnyFlags, str]:
-    """The flags of a command line, and the name that the program gave to the saved run it starts from, if any.
+    """Parses a command line into flags of a transfer.
 
     Args:
-        kind: of the flags.
-        description: of the program.
+        kind: class of the flags.
+        description: description of the program.
         argv: the command line.
-        settings: the defaults for a target and a mask.
-        more: defaults of what `kind` has beyond a transfer.
+        settings: returns the defaults for a target and a mask.
+        more: defaults of the flags that `kind` adds to those of a transfer.
+
+    Returns:
+        The flags, and the name that the program generates for the settings in `--config`; "" without `--config`.
 
     Raises:
-        InputError: when flags contradict each other.
+        InputError: when a value is unusable or flags contradict each other.
     """
     argv = list(argv)
     saved, target, mask = (value_of(flag, argv) for flag in ("--config", "--target", "--mask"))
-    # With --data.dir, the target is the name of a set in that folder.
+    # With --data.dir, the target is the name of a data set in that folder, not a path.
     own = None if target is None or value_of("--data.dir", argv) is not None else _own_images(target)
     target = target or value_of("--data.name", argv)
     generated = ""
@@ -118,9 +122,9 @@ def read_flags(
         default = replace(default, source=Path(value_of("--runs-dir", argv) or default.runs_dir) / "cifar10")
     data = replace(default.data, name=target) if own is None else replace(default.data, name=own.name, dir=own.dir)
     values = {
-        **shallow(default),
+        **fields_of(default),
         "data": data,
-        "freeze": FreezeFlags(**{**shallow(default.freeze), "mask": "full"}),
+        "freeze": FreezeFlags(**{**fields_of(default.freeze), "mask": "full"}),
         "mask": mask if mask in CHOICES else "full",
         "target": target,
         **more,
@@ -132,20 +136,21 @@ def read_flags(
 
 
 def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
-    """The transfers that the command line asks for, one for each mask and seed, and what to do with those there are.
+    """Parses a command line into transfers, one per mask and seed, and what to do with existing runs.
 
     Raises:
-        InputError: when flags contradict each other.
+        InputError: when a value is unusable or flags contradict each other.
     """
     flags, generated = read_flags(Flags, "Transfer saved weights to another data set.", argv)
     if flags.seeds and flags.mask != "all":
         raise InputError(f"seeds={flags.seeds!r} belongs to --mask all; give --seed to a single run")
     masks: tuple[Mask, ...] = MASKS if flags.mask == "all" else (flags.mask,)
     cases = [
-        narrow(TransferConfig, flags, freeze=FreezeConfig(**{**shallow(flags.freeze), "mask": mask})) for mask in masks
+        config_from(TransferConfig, flags, freeze=FreezeConfig(**{**fields_of(flags.freeze), "mask": mask}))
+        for mask in masks
     ]
     config, name = cases[0], flags.name
-    if generated and re.fullmatch(rf"{re.escape(generated)}(_seed\d+)?", name):  # by the saved settings
+    if generated and re.fullmatch(rf"{re.escape(generated)}(_seed\d+)?", name):  # the saved name was generated
         name = name if len(masks) == 1 and f"{default_name(config)}_{case_name(cases[0])}" == generated else ""
     if len(masks) > 1 or not name:
         cases = [replace(case, name=f"{name or default_name(config)}_{case_name(case)}") for case in cases]
@@ -154,7 +159,7 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
         for seed in flags.seeds or (flags.seed,)
         for case in cases
     ]
-    return configs, on_existing(flags)
+    return configs, existing_from(flags)
 
 
 def default_name(config: TransferConfig) -> str:
@@ -163,10 +168,3 @@ def default_name(config: TransferConfig) -> str:
     file = path.suffix in WEIGHT_FILES
     source = path.parent.name if path.name == "model.pth" and path.parent.name else path.stem if file else path.name
     return f"transfer_{source or 'model'}_to_{config.data.title.replace('/', '_').replace(':', '_')}"
-
-
-def case_name(config: TransferConfig) -> str:
-    """What is copied and frozen, in a run's name: the mask, or the numbers of stages."""
-    freeze = config.freeze
-    frozen = freeze.mask if freeze.frozen_stages is None else f"frozen{freeze.frozen_stages}"
-    return f"copied{config.copied_stages}_{frozen}" if config.copied_stages else frozen

@@ -170,6 +170,14 @@ class TransferConfig(NetworkOverrides, ExperimentConfig):
             )
 
 
+def case_name(config: ExperimentConfig) -> str:
+    """What a run copies and freezes, as a part of a name: the mask, or the numbers of stages."""
+    freeze = config.freeze
+    frozen = freeze.mask if freeze.frozen_stages is None else f"frozen{freeze.frozen_stages}"
+    copied = config.copied_stages if isinstance(config, TransferConfig) else None
+    return f"copied{copied}_{frozen}" if copied else frozen
+
+
 def from_dict(kind: type[Any], values: object, where: str = "") -> Any:
     """Builds a configuration of type `kind` from parsed JSON.
 

@@ -20,7 +20,7 @@ from jaxcnn.data.splits import Dataset
 from jaxcnn.errors import InputError, InUseError, JaxcnnError, MachineError, reason
 from jaxcnn.files import TEMPORARY, write_json
 from jaxcnn.kernels.precision import resolve_precision
-from jaxcnn.runs.processor import describe_processor
+from jaxcnn.runs.processor import count_processors, describe_processor
 from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.runs.summary import Summary
 
@@ -252,7 +252,7 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
         "processor": describe_processor(),
-        "threads": _count_processors(),
+        "threads": count_processors(),
         "settings": {
             "float": str(jnp.result_type(float)),  # float64 under JAX_ENABLE_X64
             **{name: os.environ[name] for name in _SETTINGS if name in os.environ},
@@ -267,11 +267,6 @@ def resolve(dataset: Dataset) -> dict[str, Any]:
         "test_origin": dataset.test_origin,
         "origin": dataset.origin,
     }
-
-
-def _count_processors() -> int:
-    """Number of processors that this process may use. XLA splits its work among them, which affects rounding."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _differences(old: Any, new: Any, where: str = "") -> dict[str, tuple[Any, Any]]:

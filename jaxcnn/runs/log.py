@@ -14,7 +14,8 @@ from jaxcnn.runs.streams import warn
 from jaxcnn.runs.summary import SUMMARY, Summary
 from jaxcnn.runs.tables import csv_text, read_table
 
-_IN_SUMMARY = ("seed", "data.name", "freeze.mask")  # settings that have a column anyway
+# Settings that have a column anyway.
+_IN_SUMMARY = ("seed", "data.name", "freeze.mask", "freeze.frozen_stages", "copied_stages")
 
 
 class _Run(NamedTuple):

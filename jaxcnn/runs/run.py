@@ -158,10 +158,8 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
         if existing.overwrite and config.source.resolve().is_relative_to(folder.resolve()):
             raise InputError(f"--overwrite would remove {folder}, and with it the source; give another --name")
         source = open_source(config)
+        copied_stages(config, source.config)  # raises if the network does not have the stages to copy and freeze
     model = config.model if source is None else source.config
-    frozen_stages(config.freeze, model, 0)  # raises if the network does not have these stages, as does the next
-    if isinstance(config, TransferConfig):
-        copied_stages(config, model)
     dataset = load_dataset(config.data, input_size=model.input_size, in_channels=model.in_channels, seed=config.seed)
     if original:
         if model.in_channels != 3:

@@ -38,11 +38,11 @@ _SETTINGS = {
 def line(i: int, points: int) -> dict[str, Any]:
     """How the `i`-th line of a figure is drawn: a colour, and a dash and a marker that tell it apart in grey.
 
-    `points` is how many it has; about ten of them are marked.
+    `points` is how many it has; about ten of them are marked. Beyond the palette, colours come again with other dashes.
     """
     return {
         "color": PALETTE[i % len(PALETTE)],
-        "linestyle": _DASHES[i % len(_DASHES)],
+        "linestyle": _DASHES[(i + i // len(PALETTE)) % len(_DASHES)],
         "marker": _MARKERS[i % len(_MARKERS)],
         "markevery": max(1, points // 10),
     }

@@ -14,11 +14,11 @@ class Summary(TypedDict):
     """Name of the run's folder."""
     dataset: str
     mask: str
-    """The name of the case: partial where a number of stages was given that no mask has."""
+    """If a number of frozen stages was given, the mask that is closest: partial, or frozen if no block trains."""
     copied_stages: int | None
-    """Stages that began with the source's weights; None of a run that an earlier version finished, as the next."""
+    """Stages that started with the source's weights, counted from the input."""
     frozen_stages: int | None
-    """Stages that were frozen in the end, counted from the input."""
+    """Stages that were frozen in the last epoch, counted from the input."""
     seed: int
     test_accuracy: float
     balanced_accuracy: float | None
@@ -55,5 +55,7 @@ SUMMARY: dict[str, type | UnionType] = {
 }
 """The fields and their types. float also allows int, because JSON does not distinguish 1 and 1.0."""
 
-NEW = ("balanced_accuracy", "top5_accuracy", "calibration_error", "temperature")
+NEW = (
+    "copied_stages", "frozen_stages", "balanced_accuracy", "top5_accuracy", "calibration_error", "temperature",
+)  # fmt: skip
 """The fields that earlier versions did not write."""

@@ -35,7 +35,7 @@ def latex_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _latex_cell(cell: str) -> str:
     text = "".join(_LATEX.get(c, c) for c in cell)
-    return re.sub(r"^-(?=\d)", "$-$", text)
+    return re.sub(r"(?<!\S)-(?=\d)", "$-$", text)
 
 
 _LATEX = {c: rf"\{c}" for c in "&%$#_{}"} | {

@@ -1,96 +1,62 @@
-"""Figures of a study as SVG. Colours are those of Okabe and Ito; lines differ in style and marker as well."""
+"""Figures of a study, in the style of the runs' figures."""
 
-import contextlib
-import io
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
-from jaxcnn.runs.figures import _import_matplotlib
+from jaxcnn.runs.palette import FAINTEST
+from jaxcnn.runs.style import line, new_figure, one_line
 from jaxcnn.studies.records import CaseResult, Comparison, Row
 from jaxcnn.studies.statistics import estimate
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-MARKERS = "osD^vPX*"
-LINES = ("-", "--", "-.", ":")
+_SIZE = (7.5, 4.5)
+_SOLID, _BROKEN = "-", "--"
+_RUN = {"linestyle": "", "marker": ".", "alpha": 0.45}
+"""How a single run is drawn."""
 
 
-class _Svg:
-    """A figure in the making; `text` is its SVG once it is done."""
+def plot_accuracy(path: Path, comparison: Comparison, rows: Mapping[str, Sequence[Row]]) -> None:
+    """Plots test accuracy against depth, or by case where no number of stages varies.
 
-    text = ""
-    figure: Any
-
-
-@contextlib.contextmanager
-def _svg(width: float, height: float, alt: str) -> Iterator[_Svg]:
-    """A figure to draw on. What the user has set for other figures has no effect on it."""
-    matplotlib = _import_matplotlib()
-    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
-    own = {"svg.fonttype": "none", "svg.hashsalt": "jaxcnn", "axes.spines.top": False, "axes.spines.right": False}
-    with matplotlib.rc_context(defaults | own), warnings.catch_warnings(action="ignore"):  # as of missing glyphs
-        svg = _Svg()
-        svg.figure = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
-        yield svg
-        text = io.StringIO()
-        svg.figure.savefig(text, format="svg", metadata={"Date": None, "Title": alt})
-    svg.text = "".join(text.getvalue().partition("<svg")[1:])  # without what a page has of its own
-
-
-def _style(number: int) -> dict[str, Any]:
-    of = COLOURS, MARKERS
-    colour, marker = (each[number % len(each)] for each in of)
-    return {"color": colour, "marker": marker, "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
-
-
-def draw_accuracy(comparison: Comparison, rows: Mapping[str, Sequence[Row]]) -> str:
-    """Test accuracy against depth, or by case where nothing else is varied by its number of stages.
-
-    A dot is a run, a bar the 95 % t interval of a mean. Scratch is a band across; controls, whose source learned the
-    same task, have broken lines.
+    A dot is a run, a bar the 95 % t interval of a mean. Scratch is a band across the figure. Controls, whose source
+    learned the same task, have broken lines.
 
     Args:
+        path: of the figure.
         comparison: of the study.
-        rows: by case.
+        rows: the runs of each case.
     """
     depth = _depth_column(comparison)
-    with _svg(7.5, 4.5, "test accuracy") as svg:
-        axes = svg.figure.add_subplot()
+    with new_figure(path, *_SIZE) as figure:
+        axes = figure.add_subplot()
         lines: dict[str, list[tuple[float, CaseResult]]] = {}
-        for number, case in enumerate(comparison.cases):
+        for i, case in enumerate(comparison.cases):
             if depth is None:
-                lines.setdefault("", []).append((number, case))
+                lines.setdefault("", []).append((i, case))
             elif case.settings["copied_stages"] == 0:
                 _draw_reference(axes, case)
             else:
                 lines.setdefault(_series(case, depth), []).append((case.settings[depth], case))
-        for number, (label, points) in enumerate(lines.items()):
-            style = _style(number) | {"linestyle": "--" if label.startswith("same") else "-"}
+        for i, (label, points) in enumerate(lines.items()):
+            style = line(i, 1) | {"linestyle": _BROKEN if label.startswith("same") else _SOLID}
             if depth is None:
                 style["linestyle"] = ""
-            shift = 0.04 * (number - (len(lines) - 1) / 2)  # so that intervals do not hide each other
-            xs, ys = [x + shift for x, _ in points], [case.test.mean for _, case in points]
-            bars = [
-                [y - (y if case.test.low is None else case.test.low) for y, (_, case) in zip(ys, points, strict=True)]
-            ]
-            axes.errorbar(xs, ys, yerr=bars * 2, capsize=3, label=label or None, **style)
+            shift = 0.04 * (i - (len(lines) - 1) / 2)  # so that intervals do not hide each other
+            xs, means = [x + shift for x, _ in points], [case.test.mean for _, case in points]
+            bars = [0.0 if case.test.low is None else case.test.mean - case.test.low for _, case in points]
+            axes.errorbar(xs, means, yerr=bars, capsize=3, label=one_line(label) or None, **style)
             for x, (_, case) in zip(xs, points, strict=True):
-                values = [row["test_accuracy"] for row in rows[case.name]]
-                axes.plot([x + 0.1] * len(values), values, ".", color=style["color"], alpha=0.45)
+                accuracies = [row["test_accuracy"] for row in rows[case.name]]
+                axes.plot([x + 0.1] * len(accuracies), accuracies, color=style["color"], **_RUN)
         if depth is None:
-            names = [case.name for case in comparison.cases]
+            names = [one_line(case.name) for case in comparison.cases]
             axes.set_xticks(range(len(names)), names, rotation=20 if len("".join(names)) > 60 else 0, parse_math=False)
         else:
             axes.set_xlabel(f"{depth.replace('_', ' ')} (counted from the input)")
             axes.locator_params(axis="x", integer=True)
-            if len(lines) > 1:
-                svg.figure.legend(loc="outside right center", frameon=False, fontsize="small")
-            else:
-                axes.legend(frameon=False)
+            figure.legend(loc="outside right center")
         axes.set_ylabel("test accuracy (%)")
-        axes.grid(axis="y", alpha=0.3)
-    return svg.text
 
 
 def _depth_column(comparison: Comparison) -> str | None:
@@ -110,49 +76,45 @@ def _series(case: CaseResult, depth: str) -> str:
 
 
 def _draw_reference(axes: Any, case: CaseResult) -> None:
-    axes.axhline(case.test.mean, color="#000000", linestyle=":", label=case.name)
+    axes.axhline(case.test.mean, color="grey", linestyle=":", label=one_line(case.name))
     if case.test.low is not None:
-        axes.axhspan(case.test.low, case.test.high, color="#999999", alpha=0.2, linewidth=0)
+        axes.axhspan(case.test.low, case.test.high, color="grey", alpha=FAINTEST, linewidth=0)
 
 
-def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
-    """Validation accuracy by epoch: a line for the mean of each case, and a band for its 95 % t interval.
+def plot_validation(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """Plots validation accuracy by epoch: a line for the mean of each case, and a band for its 95 % t interval.
 
     Args:
-        curves: by case, validation accuracies (percent) of each run by epoch. Runs may differ in length; an epoch's
-            mean is over those that reached it.
+        path: of the figure.
+        curves: by case, the validation accuracies (percent) of each run by epoch. Runs may differ in length; the mean
+            of an epoch is over the runs that reached it.
     """
-    with _svg(7.5, 4.5, "validation accuracy by epoch") as svg:
-        axes = svg.figure.add_subplot()
-        for number, (name, runs) in enumerate(curves.items()):
-            reached = [[v for v in values if v is not None] for values in zip_longest(*runs)]
+    with new_figure(path, *_SIZE) as figure:
+        axes = figure.add_subplot()
+        for i, (name, runs) in enumerate(curves.items()):
+            reached = [[value for value in values if value is not None] for values in zip_longest(*runs)]
             found = [estimate(values) for values in reached]
-            epochs, style = range(1, len(found) + 1), _style(number)
-            every = max(1, len(found) // 8)
-            axes.plot(epochs, [each.mean for each in found], label=name, markevery=every, markersize=4, **style)
-            ends = [(each.mean, each.mean) if each.low is None else (each.low, each.high) for each in found]
-            low, high = zip(*ends, strict=True)
-            axes.fill_between(epochs, low, high, color=style["color"], alpha=0.12, linewidth=0)
+            epochs, style = range(1, len(found) + 1), line(i, len(found))
+            axes.plot(epochs, [each.mean for each in found], label=one_line(name), **style)
+            several = [each.n > 1 for each in found]
+            low = [each.mean if each.low is None else each.low for each in found]
+            high = [each.mean if each.high is None else each.high for each in found]
+            axes.fill_between(epochs, low, high, where=several, color=style["color"], alpha=FAINTEST, linewidth=0)
+        values = [value for runs in curves.values() for run in runs for value in run]
+        axes.set_ylim(max(0, min(values) - 5), min(100, max(values) + 5))  # a band over two runs is wide
         axes.set(xlabel="epoch", ylabel="validation accuracy (%)")
-        top = max((max(values) for runs in curves.values() for values in runs), default=100)
-        low_end = min((min(values) for runs in curves.values() for values in runs), default=0)
-        axes.set_ylim(max(0, low_end - 5), min(100, top + 5))  # a band over two runs is wide
         axes.locator_params(axis="x", integer=True)
-        axes.grid(alpha=0.3)
-        svg.figure.legend(loc="outside right center", frameon=False, fontsize="small")
-    return svg.text
+        figure.legend(loc="outside right center")
 
 
-def draw_time(comparison: Comparison, rows: Mapping[str, Sequence[Row]]) -> str:
-    """Test accuracy against training time: a small dot for a run, a large mark for the mean of a case."""
-    with _svg(7.5, 4.5, "test accuracy against seconds") as svg:
-        axes = svg.figure.add_subplot()
-        for number, case in enumerate(comparison.cases):
-            style = _style(number) | {"linestyle": ""}
+def plot_time(path: Path, comparison: Comparison, rows: Mapping[str, Sequence[Row]]) -> None:
+    """Plots test accuracy against training time: a small dot for a run, a large marker for the mean of a case."""
+    with new_figure(path, *_SIZE) as figure:
+        axes = figure.add_subplot()
+        for i, case in enumerate(comparison.cases):
+            style = line(i, 1) | {"linestyle": "", "markersize": 8}
             seconds, accuracies = ([row[name] for row in rows[case.name]] for name in ("seconds", "test_accuracy"))
-            axes.plot(seconds, accuracies, ".", color=style["color"], alpha=0.45)
-            axes.plot([case.seconds], [case.test.mean], label=case.name, markersize=8, **style)
+            axes.plot(seconds, accuracies, color=style["color"], **_RUN)
+            axes.plot([case.seconds], [case.test.mean], label=one_line(case.name), **style)
         axes.set(xlabel="training time (s)", ylabel="test accuracy (%)")
-        axes.grid(alpha=0.3)
-        svg.figure.legend(loc="outside right center", frameon=False, fontsize="small")
-    return svg.text
+        figure.legend(loc="outside right center")

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxcnn.config.experiment import ExperimentConfig, TransferConfig, to_json
+from jaxcnn.config.experiment import ExperimentConfig, TransferConfig, case_name, to_json
 from jaxcnn.config.network import ModelConfig
 from jaxcnn.config.training import Mask
 from jaxcnn.errors import InputError, require, require_choice, require_int
@@ -139,10 +139,20 @@ def make_study(
     return Study(folder, baseline or labels[0], tuple(runs), tuple(sources.values()))
 
 
-def masks_study(configs: Sequence[TransferConfig], folder: Path, sources: Sequence[ExperimentConfig] = ()) -> Study:
-    """The comparison of transfers that differ in their masks and seeds."""
-    runs = tuple(PlannedRun(each.freeze.mask, {"mask": each.freeze.mask}, each) for each in configs)
-    return Study(folder, runs[0].case, runs, tuple(sources))
+def masks_study(configs: Sequence[ExperimentConfig], folder: Path, sources: Sequence[ExperimentConfig] = ()) -> Study:
+    """The comparison of runs that differ in their masks (or numbers of stages) and seeds; to scratch, if it is there.
+
+    Raises:
+        InputError: when two runs have the same mask and seed.
+    """
+    runs = tuple(PlannedRun(case_name(each), {"mask": case_name(each)}, each) for each in configs)
+    names: dict[tuple[str, int], str] = {}
+    for case, _, config in runs:
+        if other := names.get((case, config.seed)):
+            raise InputError(f"{other} and {config.run_name} have the same mask and seed; give only one of them")
+        names[case, config.seed] = config.run_name
+    cases = [run.case for run in runs]
+    return Study(folder, "scratch" if "scratch" in cases else cases[0], runs, tuple(sources))
 
 
 def _preset_cases(

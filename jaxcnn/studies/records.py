@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jaxcnn.studies.statistics import Difference, Estimate
 
 Row = dict[str, Any]
-"""A run by column: `run`, `seed`, what varies, what `summary.json` holds, and `test_images` and `threads`."""
+"""A run by column: `run`, `seed`, what varies, the fields of `summary.json`, `test_images`, `processor`, `threads`."""
 
 
 class Finished(NamedTuple):

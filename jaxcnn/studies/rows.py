@@ -6,14 +6,14 @@ from typing import Any
 
 from jaxcnn.config.experiment import RESOLVED, ExperimentConfig
 from jaxcnn.files import write_text
-from jaxcnn.runs.folder import read_json
+from jaxcnn.runs.reading import read_json
 from jaxcnn.runs.summary import SUMMARY, Summary
 from jaxcnn.runs.tables import csv_text
 from jaxcnn.studies.records import Row
 
 
 def make_row(config: ExperimentConfig, settings: Mapping[str, Any], summary: Summary) -> Row:
-    """A finished run's row, with what varies in its study; what its folder does not tell is None."""
+    """The row of a finished run, with the settings that vary in its study. What its folder does not say is None."""
     resolved = read_json(config.runs_dir / config.run_name / "config.json").get(RESOLVED, {})
     return {
         "run": config.run_name,
@@ -21,6 +21,7 @@ def make_row(config: ExperimentConfig, settings: Mapping[str, Any], summary: Sum
         "seed": config.seed,
         **{name: value for name, value in summary.items() if name != "name" and name not in settings},
         "test_images": resolved.get("images", {}).get("test"),
+        "processor": resolved.get("processor"),
         "threads": resolved.get("threads"),
     }
 
@@ -31,6 +32,6 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
     Raises:
         MachineError: when it cannot be written.
     """
-    names = list(dict.fromkeys(["run", *columns, "seed", *SUMMARY, "test_images", "threads"]))
+    names = list(dict.fromkeys(["run", *columns, "seed", *SUMMARY, "test_images", "processor", "threads"]))
     names.remove("name")
     write_text(path, csv_text([names, *([row[name] for name in names] for row in rows)]))

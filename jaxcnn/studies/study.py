@@ -14,15 +14,14 @@ from jaxcnn.runs.console import Terminal
 from jaxcnn.runs.folder import source_digest
 from jaxcnn.runs.run import open_source, plan, run_experiment
 from jaxcnn.runs.streams import only_warns
+from jaxcnn.runs.style import Figures
 from jaxcnn.runs.summary import Summary
 from jaxcnn.studies.cluster import open_executor
-from jaxcnn.studies.compare import verdict
 from jaxcnn.studies.execute import Executor, Outcome, Turns, one_by_one
 from jaxcnn.studies.plan import Preset, Study, make_study
 from jaxcnn.studies.records import Comparison, Finished, Row
-from jaxcnn.studies.report import write_report
+from jaxcnn.studies.report import print_comparison, write_report
 from jaxcnn.studies.rows import make_row, write_rows
-from jaxcnn.studies.tables import terminal_tables
 from jaxcnn.weights.transfer import copied_stages
 
 
@@ -47,6 +46,7 @@ def study(
     depths: Sequence[int] = (),
     source_classes: Sequence[int] = (),
     baseline: str = "",
+    figures: Figures = "svg",
     pictures: bool = False,
     overwrite: bool = False,
     jobs: int | None = None,
@@ -72,7 +72,8 @@ def study(
         source_classes: train the sources too, one for each seed, on these classes of the same data set, with
             `base.model` as the network.
         baseline: the case to compare to; if empty, the first.
-        pictures: draw those of each run.
+        figures: the format of the figures; the page has SVG ones in any case.
+        pictures: draw the figures of each run too, and write its page.
         overwrite: begin all runs again.
         jobs: train so many runs at once, in processes that share this machine's processors evenly.
         cluster: train on the workers of a Dask scheduler at this address. Both need the extra `cluster`.
@@ -88,13 +89,15 @@ def study(
         baseline=baseline,
     )  # fmt: skip
     with open_executor(jobs=jobs, cluster=cluster) as (execute, at_once):
-        return run_study(planned, Existing(overwrite=overwrite), pictures=pictures, execute=execute, at_once=at_once)
+        existing = Existing(overwrite=overwrite)
+        return run_study(planned, existing, figures=figures, pictures=pictures, execute=execute, at_once=at_once)
 
 
 def run_study(
     study: Study,
     existing: Existing = CONTINUE,
     *,
+    figures: Figures = "svg",
     pictures: bool = False,
     execute: Executor = one_by_one,
     at_once: int = 1,
@@ -104,7 +107,8 @@ def run_study(
     Args:
         study: the plan.
         existing: what to do with runs that are there.
-        pictures: draw those of each run.
+        figures: the format of the figures.
+        pictures: draw the figures of each run too, and write its page.
         execute: how runs are trained.
         at_once: how many of them it trains at the same time.
 
@@ -120,7 +124,7 @@ def run_study(
     configs = [*study.sources, *(run.config for run in study.runs)]
     print_plan(console, study, len(summaries))
     turns = Turns(console, len(configs), done=len(summaries), at_once=at_once)
-    train = partial(run_experiment, existing=existing, pictures=pictures)
+    train = partial(run_experiment, existing=existing, figures=figures if pictures else None)
     failed: dict[str, str] = {}
     for outcome in execute([each for each in study.sources if each.run_name not in summaries], train, turns):
         _note(outcome, summaries, failed)
@@ -136,17 +140,15 @@ def run_study(
         name = outcome.config.run_name
         _, digest = found[name]
         if digest and outcome.summary and source_digest(outcome.config.runs_dir / name) not in (None, digest):
-            raise InputError(f"the weights that {name} began with changed meanwhile; compare once they stay")
+            raise InputError(f"the weights that {name} started from have changed meanwhile; repeat the comparison")
         with only_warns(str(study.folder / "results.csv")):
-            write_rows(study.folder / "results.csv", study.columns, [each.row for each in _rows(study, summaries)])
-    finished = _rows(study, summaries)
+            rows = [each.row for each in _finished(study, summaries)]
+            write_rows(study.folder / "results.csv", study.columns, rows)
+    finished = _finished(study, summaries)
     if not finished:
         raise InputError(f"all {len(study.runs)} runs of {study.folder} failed: {next(iter(failed.values()))}")
-    comparison = write_report(study, finished, list(failed))
-    console.print(terminal_tables(comparison))
-    for line in verdict(comparison):
-        console.print(line, markup=False, highlight=False)
-    console.print(f"comparison in {study.folder}", markup=False)
+    comparison = write_report(study, finished, list(failed), figures)
+    print_comparison(console, comparison, study.folder)
     return StudyResult([each.row for each in finished], comparison, list(failed), study.folder)
 
 
@@ -189,10 +191,10 @@ def _note(outcome: Outcome, summaries: dict[str, Summary], failed: dict[str, str
         summaries[outcome.config.run_name] = outcome.summary
 
 
-def _rows(study: Study, summaries: Mapping[str, Summary]) -> list[Finished]:
-    """The finished runs in the plan's order."""
+def _finished(study: Study, summaries: Mapping[str, Summary]) -> list[Finished]:
+    """The runs that have a summary (by the run's name), in the plan's order."""
     return [
-        Finished(run.case, folder, make_row(run.config, run.settings, summaries[run.config.run_name]))
+        Finished(run.case, run.config.runs_dir / name, make_row(run.config, run.settings, summaries[name]))
         for run in study.runs
-        if run.config.run_name in summaries and (folder := run.config.runs_dir / run.config.run_name)
+        if (name := run.config.run_name) in summaries
     ]

@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from jaxcnn.runs.tables import csv_text
+from jaxcnn.runs.tables import csv_text, escape_markdown, latex_text, markdown_text
 from jaxcnn.studies.records import CaseResult, Comparison
 
 
@@ -88,30 +88,12 @@ def terminal_tables(comparison: Comparison) -> Group:
 
 def markdown_table(comparison: Comparison) -> str:
     """The table as Markdown, with its legend."""
-    rows = [column_names(comparison), ("---", *["---:"] * 11), *cells(comparison)]
-    lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows]
-    return "".join(lines) + f"\n{legend(comparison)}\n"
+    return f"{markdown_text(column_names(comparison), cells(comparison))}\n{escape_markdown(legend(comparison))}\n"
 
 
 def latex_table(comparison: Comparison) -> str:
-    """The table as LaTeX, for the package booktabs."""
-    header, *rows = [
-        " & ".join(_latex(cell) for cell in row) + r" \\" for row in (column_names(comparison), *cells(comparison))
-    ]
-    lines = [rf"\begin{{tabular}}{{l{'r' * 11}}}", r"\toprule", header, r"\midrule", *rows, r"\bottomrule"]
-    return "\n".join([*lines, r"\end{tabular}", *(f"% {line}" for line in [legend(comparison)])]) + "\n"
-
-
-_LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-}
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    """The table as LaTeX for the package booktabs, with its legend as a comment."""
+    return f"{latex_text(column_names(comparison), cells(comparison))}% {legend(comparison)}\n"
 
 
 def csv_table(comparison: Comparison, columns: Sequence[str]) -> str:
