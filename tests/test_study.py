@@ -1,5 +1,6 @@
 """A study from its runs to its page: counted, continued, compared. Training itself is replaced here by numbers."""
 
+import base64
 import csv
 import json
 import re
@@ -20,6 +21,7 @@ from jaxcnn.config.experiment import CONTINUE, Existing
 from jaxcnn.errors import DivergedError
 from jaxcnn.files import write_text
 from jaxcnn.runs.log import update_log
+from jaxcnn.runs.style import Figures
 from jaxcnn.studies import report
 from jaxcnn.studies import study as module
 from jaxcnn.studies.compare import compare, verdict
@@ -47,8 +49,8 @@ class Trainer:
         summary = json.loads(path.read_text()) if path.exists() and not existing.overwrite else None
         return type("Plan", (), {"summary": summary, "resolved": {}})
 
-    def train(self, config: ExperimentConfig, existing: Existing, pictures: bool) -> Any:
-        assert not pictures
+    def train(self, config: ExperimentConfig, existing: Existing, figures: Figures | None) -> Any:
+        assert figures is None
         if config.run_name in self.failing:
             raise DivergedError("the loss is nan")
         self.trained.append(config.run_name)
@@ -189,9 +191,9 @@ def test_tables_label_each_spread_and_keep_to_their_formats() -> None:
     assert names[6:9] == ("difference to full", "95 % interval (Holm)", "p (Holm)")
     text = markdown_table(comparison)
     assert "±" not in text
-    assert r"| a\|b_50% | 3 | 56.33 | 5.51 | 42.65 to 70.01 |" in text
+    assert r"| a\|b\_50% | 3 | 56.33 | 5.51 | 42.65 to 70.01 |" in text
     latex = latex_table(comparison)
-    assert r"a|b\_50\% & 3 & 56.33 & 5.51 &" in latex
+    assert r"a\textbar{}b\_50\% & 3 & 56.33 & 5.51 &" in latex
     assert latex.count(r"\\") == 3
     assert all(rule in latex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
     header, *table = csv.reader(csv_table(comparison, ["mask"]).splitlines())
@@ -217,13 +219,17 @@ def test_the_page_stands_alone_and_leads_to_each_run(trainer: Trainer, tmp_path:
     write_text(folder / "report.html", "a run's report")
     result = run(tmp_path)
     page = Page((result.folder / "study.html").read_text())
-    assert not {"script", "link", "img", "iframe"} & {*page.tags}
-    assert page.tags.count("svg") == 3
-    outside = [link for link in page.links if not link.startswith("#")]
+    assert not {"script", "link", "iframe"} & {*page.tags}
+    figures = [link for link in page.links if link.startswith("data:image/svg+xml;base64,")]
+    assert page.tags.count("img") == len(figures) == 3
+    assert base64.b64decode(figures[0].partition(",")[2]) == (result.folder / "accuracy.svg").read_bytes()
+    outside = [link for link in page.links if link not in figures]
     assert "learning_rate%3D0.1_seed1/report.html" in outside
     assert len(outside) == 10
     assert not any("//" in link for link in outside)
     assert "url(http" not in (result.folder / "study.html").read_text()
+    run(tmp_path, figures="pdf")
+    assert {path.name for path in result.folder.glob("*.pdf")} == {"accuracy.pdf", "curves.pdf", "time.pdf"}
 
 
 def test_a_picture_that_cannot_be_drawn_costs_a_warning(

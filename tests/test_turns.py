@@ -15,17 +15,18 @@ from jaxcnn.config import DataConfig, ExperimentConfig
 from jaxcnn.config.experiment import CONTINUE, Existing
 from jaxcnn.errors import InputError
 from jaxcnn.runs import run
+from jaxcnn.runs.style import Figures
 from jaxcnn.runs.summary import SUMMARY
 from jaxcnn.studies.plan import Study
 
-MORE = ("test_images", "threads")
+MORE = ("test_images", "processor", "threads")
 
 
 def _best(name: int, validation: float, test: float) -> str:
     return f"best run by validation accuracy: {name} ({validation:.2f} %), test accuracy {test:.2f} %"
 
 
-def finish(config: ExperimentConfig, existing: Existing = CONTINUE, pictures: bool = True) -> dict[str, Any]:
+def finish(config: ExperimentConfig, existing: Existing = CONTINUE, figures: Figures | None = "png") -> dict[str, Any]:
     accuracy = {"cifar100": 60.0}.get(config.data.name, 90.0 + config.seed)
     numbers = {"test_accuracy": accuracy, "val_accuracy": accuracy - 2, "best_epoch": 1, "seconds": 1.0, "dataset": "x"}
     return {**numbers, "seed": config.seed, "trainable_parameters": 1, "mask": config.freeze.mask}
@@ -68,7 +69,7 @@ def test_each_run_of_a_comparison_says_which_it_is(
 ) -> None:
     from jaxcnn.studies import study
 
-    def no_report(planned: Study, finished: Any, failed: Any) -> Any:
+    def no_report(planned: Study, finished: Any, failed: Any, figures: Figures) -> Any:
         raise InputError("no report")
 
     monkeypatch.setattr(study, "run_experiment", finish)

@@ -15,7 +15,7 @@ class CellBar:
     def __init__(self) -> None:
         from IPython.display import HTML, display
 
-        self._html = HTML
+        self._html: Any = HTML
         self._handle: Any = display(HTML(""), display_id=True)
         self._shown = 0.0
 
