@@ -1,5 +1,6 @@
 """Runs are shown again from their folders by one command, in any format; a program may have none shown."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,18 +8,25 @@ from pathlib import Path
 import pytest
 from refusals import message
 from test_present import make_finished
-from tiny_run import TINY
+from tiny_run import TINY, rows
 
 from jaxcnn.cli.report import program
+from jaxcnn.files import write_json
 from jaxcnn.runs.present import remove_products
 from jaxcnn.runs.run import run_experiment
 
+COMPARED = {
+    *("results.csv", "comparison.csv", "comparison.md", "comparison.tex", "study.html"),
+    *("accuracy.svg", "curves.svg", "time.svg"),
+}
 DRAWN = {"curves.svg", "confusion.svg", "classes.md", "classes.tex", "report.html"}
 
 
 def test_a_command_draws_runs_again_and_compares_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = make_finished(tmp_path / "runs")
     other = shutil.copytree(one, tmp_path / "runs/b")
+    config = json.loads((other / "config.json").read_bytes())
+    write_json(other / "config.json", {**config, "seed": 1})
     (one / "report.html").write_text("old")
     before = {path.name for path in one.iterdir()}
     program([str(one), str(other), "--figures", "svg", "--comparison", str(tmp_path / "out")])
@@ -27,9 +35,13 @@ def test_a_command_draws_runs_again_and_compares_them(tmp_path: Path, capsys: py
     assert (one / "report.html").read_text() != "old"
     for name in DRAWN:
         assert name in out
-    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".csv", ".md", ".tex", ".svg"}
-    assert r"\begin{tabular}{lrrrrrr}" in (tmp_path / "out/comparison.tex").read_text()
-    assert "What transfer bought" in out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == COMPARED
+    (row,) = rows(tmp_path / "out/comparison.csv")
+    assert (row["case"], row["runs"], row["test_accuracy"]) == ("full", "2", "93.75")
+    assert [(row["run"], row["seed"]) for row in rows(tmp_path / "out/results.csv")] == [("a", "0"), ("b", "1")]
+    assert out.endswith(f"comparison in {tmp_path / 'out'}\n")
+    twice = message(lambda: program([str(one), str(one), "--comparison", str(tmp_path / "twice")]))
+    assert twice == "a and a have the same mask and seed; give only one of them"
 
 
 def test_what_cannot_be_drawn_again_is_refused(tmp_path: Path) -> None:

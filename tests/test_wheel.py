@@ -14,7 +14,7 @@ import pytest
 import jaxcnn
 
 ROOT = Path(__file__).parent.parent
-DATA = ("pretrained", "runs/templates")
+DATA = ("pretrained", "runs/templates", "studies/templates")
 SMALL = shlex.split(
     "--data.name digits --data.augment none --data.fraction 0.2 --train.epochs 1 --train.batch-size 64 "
     "--model.input-size 8 --model.in-channels 1 --model.num-blocks 1 --model.hidden-dims 4 8 4 "

@@ -70,7 +70,7 @@ class Flags:
 def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, overwrite: bool = False) -> "list[Outcome]":
     """Runs experiments in order and prints a table of the results. After an error the next one runs.
 
-    The best run by validation accuracy is named only if all successful runs have the same test images.
+    The best run by validation accuracy is named only if all successful runs have one, and the same test images.
 
     Args:
         experiments: pairs of a name, which replaces that of the configuration, and a configuration.

@@ -118,12 +118,17 @@ def _settings(run: Finished, about: About) -> list[tuple[str, str]]:
         "share of the training images": None if data.fraction == 1 else data.fraction,
         "labels": ", ".join(map(str, data.classes)) or None,
         "began with": transfer and transfer.source.name,
-        "frozen": transfer and config.freeze.mask,
+        "copied": _stages(None if transfer is None else transfer.copied_stages),
+        "frozen": transfer and (_stages(config.freeze.frozen_stages) or config.freeze.mask),
         "computed in": train.precision,
         "computed on": about.hardware or run.conditions.get("device"),
         "with": ", ".join(f"{name} {version}" for name, version in versions.items()) or None,
     }
     return [(name, _line(value)) for name, value in rows.items() if value is not None]
+
+
+def _stages(number: int | None) -> str | None:
+    return None if number is None else f"{number} stages, counted from the input"
 
 
 def _classes_table(classes: Sequence[Mapping[str, str]]) -> str:
