@@ -61,7 +61,7 @@ def test_labels_of_any_whole_type_are_taken() -> None:
 
 def test_images_that_the_network_does_not_read_are_refused() -> None:
     dataset = draw_dataset()
-    images, labels, _ = dataset.train
+    images, labels = dataset.train
     for changed, told in (
         (images.astype(np.float32) / 255, "holds float32 images of shape (8, 8, 3); the network reads uint8 (8, 8, 3)"),
         (images[:, :4], "holds uint8 images of shape (4, 8, 3)"),

@@ -18,7 +18,7 @@ from tiny_run import TINY
 
 from jaxcnn.config import ModelConfig
 from jaxcnn.config.experiment import RESOLVED, Existing
-from jaxcnn.data import archives, reader
+from jaxcnn.data import prepare, reader
 from jaxcnn.errors import InputError, JaxcnnError, UnreadableError, is_out_of_memory, unreadable
 from jaxcnn.files import digest, older_digest, write_json
 from jaxcnn.runs import run
@@ -49,9 +49,8 @@ READERS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
     "a run's summary": (lambda path: write_json(path, {"seed": 1}), read_summary),
     "an archive": (
         lambda path: path.write_bytes(b"1"),
-        lambda path: archives.read_cifar_binary(path, archives.CIFAR10),
+        lambda path: prepare._require_checksum(path, "0" * 32, path, "delete it"),
     ),
-    "a MATLAB file": (lambda path: path.write_bytes(b"1"), archives.read_svhn),
 }
 
 

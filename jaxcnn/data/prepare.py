@@ -25,7 +25,7 @@ from jaxcnn.data.archives import Contents, Examples
 from jaxcnn.data.locate import holds_sets, recognise
 from jaxcnn.data.official import CHECKSUMS, SETS, Layout, OfficialSet
 from jaxcnn.data.quiet import quiet
-from jaxcnn.errors import InputError, reason
+from jaxcnn.errors import InputError, reason, unreadable
 from jaxcnn.files import is_there
 
 with tfds.core.registered.skip_registration():  # tfds should not offer it by name
@@ -183,6 +183,7 @@ def _require_checksum(path: Path, expected: str, what: object, remedy: str) -> N
         with path.open("rb") as stream:
             found = hashlib.file_digest(stream, {32: "md5", 64: "sha256"}[len(expected)]).hexdigest()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {reason(error)}; download it again") from error
+        failed = InputError(f"{path} cannot be read: {reason(error)}; download it again")
+        raise unreadable(path, error) or failed from error
     if found != expected:
         raise InputError(f"{what} is not the official file: checksum {expected} expected, {found} found; {remedy}")
