@@ -55,7 +55,7 @@ def frozen_stages(freeze: FreezeConfig, config: ModelConfig, epoch: int) -> int:
 
 
 def mask_name(freeze: FreezeConfig, config: ModelConfig) -> Mask:
-    """The mask, or the one that a number of frozen stages amounts to; fc1 and fc2 may be frozen beside the blocks."""
+    """The mask, or the closest one to a number of frozen stages: `frozen` also stands for frozen fc1 and fc2."""
     frozen = freeze.frozen_stages or 0
     if freeze.mask != "full" or not frozen:
         return freeze.mask

@@ -111,10 +111,8 @@ def run_experiments(experiments: Sequence[tuple[str, ExperimentConfig]], *, over
     validated = {name: validation for name, (validation, _) in scores.items() if validation is not None}
     if len(images) == 1 and len(validated) == len(scores):
         best = max(validated, key=lambda name: validated[name])
-        told = (
-            f"best run by validation accuracy: {best} ({validated[best]:.2f} %), test accuracy {scores[best][1]:.2f} %"
-        )
-        console.print(told, markup=False)
+        text = f"{best} ({validated[best]:.2f} %), test accuracy {scores[best][1]:.2f} %"
+        console.print(f"best run by validation accuracy: {text}", markup=False)
     return outcomes
 
 

@@ -103,7 +103,7 @@ class FreezeConfig:
     freeze_until_block: int = 1
     """The last block that the mask `partial` freezes, counted from 0."""
     frozen_stages: int | None = None
-    """Freeze this many stages, counted from the input; with the default mask, which then names no depth."""
+    """Freeze this many stages, counted from the input. Needs the default mask."""
     probe_epochs: int = 0
     """Train only the head for this many epochs first (linear probing, then fine-tuning)."""
     unfreeze_every: int = 0
@@ -121,8 +121,8 @@ class FreezeConfig:
         if self.frozen_stages is not None:
             require_int("freeze.frozen_stages", self.frozen_stages, least=0)
             alone = self.mask == "full" or (self.mask == "scratch" and not self.frozen_stages)
-            told = f"the mask {self.mask} says what is frozen; leave one of them out"
-            require(alone, "freeze.frozen_stages", self.frozen_stages, told)
+            remedy = f"the mask {self.mask} says what is frozen; leave one of them out"
+            require(alone, "freeze.frozen_stages", self.frozen_stages, remedy)
         require_int("freeze.probe_epochs", self.probe_epochs, least=0)
         require_int("freeze.unfreeze_every", self.unfreeze_every, least=0)
         require_number("freeze.layer_decay", self.layer_decay, least=0, most=1, open_ends="(")

@@ -1,1 +1,1 @@
-"""Studies: many runs that differ in some settings and in their seeds, and what can be said of them."""
+"""Studies: planning, running and comparing many runs that differ in some settings and in their seeds."""

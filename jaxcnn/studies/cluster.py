@@ -1,7 +1,7 @@
-"""Several runs at once, on processes of this machine or on a cluster's: Dask hands them out.
+"""Several runs at the same time, in processes of this machine or of a cluster, by Dask.
 
-A worker that dies costs an epoch at most: Dask gives its run to another one, which goes on from the last checkpoint.
-The lock of a run's folder is the kernel's, and went with the process.
+If a worker dies, Dask gives its run to another one, which continues from the last checkpoint: at most one epoch is
+lost. The lock of a run's folder belongs to the process, so it ends with it.
 """
 
 import contextlib
@@ -20,15 +20,17 @@ from jaxcnn.runs.summary import Summary
 from jaxcnn.studies.execute import Executor, Outcome, Train, Turns, describe_error, one_by_one
 
 _PATIENCE = 300.0
-"""Seconds that a run waits for its folder, where the worker that had it is lost but has not ended yet."""
+"""Seconds that a run waits for its folder, in case a lost worker has not ended yet."""
 
 
 @contextlib.contextmanager
 def open_executor(*, jobs: int | None = None, cluster: str | None = None) -> Iterator[tuple[Executor, int]]:
-    """How runs are trained, and how many of them at once.
+    """Yields an executor, and the number of runs that it trains at the same time.
+
+    Without arguments, runs are trained one after the other in this process.
 
     Args:
-        jobs: processes on this machine, which share its processors evenly; with neither, one run after the other here.
+        jobs: number of processes on this machine, which share its processors evenly.
         cluster: address of a Dask scheduler, `tcp://host:8786`. Its workers need the same files under the same paths.
 
     Raises:
@@ -45,7 +47,7 @@ def open_executor(*, jobs: int | None = None, cluster: str | None = None) -> Ite
 
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("distributed"):
-            logging.getLogger(name).setLevel(logging.ERROR)  # workers that come and go are no news
+            logging.getLogger(name).setLevel(logging.ERROR)  # not a message for each worker that starts or ends
     if cluster is not None:
         try:
             client = Client(cluster, timeout="30s")
@@ -66,8 +68,8 @@ def open_executor(*, jobs: int | None = None, cluster: str | None = None) -> Ite
 
 
 def _shares(jobs: int) -> tuple[tuple[int, ...], ...]:
-    """The processors of each worker: as many for each, none for two of them as long as there are enough."""
-    if not hasattr(os, "sched_getaffinity"):  # as on macOS: Dask's own share of each worker has to do
+    """The processors of each worker: equally many, and no processor twice if there are enough."""
+    if not hasattr(os, "sched_getaffinity"):  # such as macOS
         return ()
     processors = sorted(os.sched_getaffinity(0))
     each = max(1, len(processors) // jobs)
@@ -77,7 +79,7 @@ def _shares(jobs: int) -> tuple[tuple[int, ...], ...]:
 def _hand_out(
     client: Any, shares: Sequence[Sequence[int]], configs: Sequence[ExperimentConfig], train: Train, turns: Turns
 ) -> Iterator[Outcome]:
-    """An `Executor` on a client's workers; outcomes come in the order in which runs end."""
+    """An `Executor` on the workers of a client."""
     from distributed import as_completed
 
     futures = {
@@ -97,14 +99,14 @@ def _hand_out(
 def _train(
     train: Train, config: ExperimentConfig, shares: Sequence[Sequence[int]]
 ) -> tuple[Summary | None, str | None]:
-    """What a worker does with a run; returns its summary, or what went wrong."""
+    """Trains a run in a worker. Returns its summary, or the message of an error."""
     from distributed import get_worker
 
-    if shares:  # before JAX starts, whose threads inherit it
+    if shares:  # before JAX starts its threads, which inherit it
         os.sched_setaffinity(0, shares[int(get_worker().name)])
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / len(shares):.3f}")  # on a GPU they share
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / len(shares):.3f}")  # of a shared GPU
     until = time.monotonic() + _PATIENCE
-    with contextlib.redirect_stdout(io.StringIO()):  # the program tells of runs that end
+    with contextlib.redirect_stdout(io.StringIO()):  # the program prints which runs are done
         while True:
             try:
                 return train(config), None

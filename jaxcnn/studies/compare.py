@@ -1,4 +1,4 @@
-"""What the rows of a study say: each case over its seeds, its difference to the baseline, and a verdict in words."""
+"""Comparing the cases of a study: each over its seeds, its difference to the baseline, and a verdict in words."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -12,8 +12,8 @@ def compare(groups: Sequence[tuple[str, dict[str, Any], Sequence[Row]]], baselin
     """Compares cases.
 
     Args:
-        groups: name, settings and rows of each case that has finished runs.
-        baseline: the name of the case that the others are compared to. It may be missing.
+        groups: (name, settings, rows) of each case that has finished runs.
+        baseline: name of the case that the others are compared to. It may be missing in `groups`.
     """
     accuracies = {name: {row["seed"]: row["test_accuracy"] for row in rows} for name, _, rows in groups}
     others = {name: values for name, values in accuracies.items() if name != baseline}
@@ -41,30 +41,30 @@ def _case(name: str, settings: dict[str, Any], rows: Sequence[Row], difference: 
 
 
 def verdict(comparison: Comparison) -> list[str]:
-    """What follows from the intervals, one sentence or two for each thing."""
+    """What follows from the intervals, in sentences."""
     if comparison.baseline not in [case.name for case in comparison.cases]:
         return [f"No run of {comparison.baseline} is finished, so there is nothing to compare to."]
     base = comparison.case(comparison.baseline)
-    told, open_ = [], []
+    apart, unclear = [], []
     for case in comparison.cases:
         if (difference := case.difference) is None:
             continue
         if difference.is_told_apart:
             way = "above" if difference.mean > 0 else "below"
-            told.append(
+            apart.append(
                 f"{case.name} is {abs(difference.mean):.2f} points {way} {base.name} ({_interval(difference)})."
             )
         else:
-            open_.append(_not_told_apart(case, base, difference))
-    said = [_choice(comparison)] if len(comparison.cases) > 1 else []
-    said += [*told, *open_]
+            unclear.append(_not_told_apart(case, base, difference))
+    lines = [_choice(comparison)] if len(comparison.cases) > 1 else []
+    lines += [*apart, *unclear]
     errors = [case.sampling_error for case in comparison.cases if case.sampling_error is not None]
     if errors:
-        said.append(
+        lines.append(
             f"The intervals are of the mean over seeds. The test set's size alone leaves each accuracy open by up to "
             f"{max(errors):.2f} points either way (95 % Wilson interval); cases that share it share most of that error."
         )
-    return said
+    return lines
 
 
 def _choice(comparison: Comparison) -> str:
@@ -80,8 +80,8 @@ def _choice(comparison: Comparison) -> str:
 
 def _not_told_apart(case: CaseResult, base: CaseResult, difference: Difference) -> str:
     if difference.low is None:
-        seen = f"one seed in common cannot tell {case.name} and {base.name} apart ({difference.mean:+.2f} points)"
-        return f"{seen[0].upper()}{seen[1:]}; give more seeds."
+        text = f"one seed in common cannot tell {case.name} and {base.name} apart ({difference.mean:+.2f} points)"
+        return f"{text[0].upper()}{text[1:]}; give more seeds."
     parts = [
         f"{case.name} and {base.name} can't be told apart ({difference.mean:+.2f} points, {_interval(difference)})"
     ]

@@ -1,4 +1,4 @@
-"""Runs one after the other: they are counted, timed, and do not stop at one that fails."""
+"""Running several experiments in order, with the time left. If one fails, the others still run."""
 
 import sys
 import time
@@ -13,33 +13,40 @@ from jaxcnn.runs.summary import Summary
 
 Train = Callable[[ExperimentConfig], Summary]
 Executor = Callable[[Sequence[ExperimentConfig], Train, "Turns"], Iterator["Outcome"]]
-"""Trains configurations by a function; yields an outcome for each, in whatever order they end."""
+"""Calls a training function for each configuration; yields the outcomes in any order."""
 
 
 class Outcome(NamedTuple):
-    """How one of several runs ended."""
+    """The result of one of several runs: a summary or an error."""
 
     config: ExperimentConfig
     summary: Summary | None
     error: str | None
-    """What went wrong, in one line."""
+    """The message, in one line."""
 
 
 class Turns:
-    """Says which of several runs comes now, and how long those that are left will take."""
+    """Prints which run starts or has finished, and an estimate of the time left."""
 
     def __init__(self, console: Console, total: int, *, done: int = 0, at_once: int = 1) -> None:
-        """`done` of `total` runs were finished before; `at_once` is how many go on at the same time."""
+        """Starts counting.
+
+        Args:
+            console: where to print.
+            total: number of runs.
+            done: number of runs that were finished before.
+            at_once: number of runs that are trained at the same time.
+        """
         self._console, self._total, self._done, self._at_once = console, total, done, at_once
-        self._begun, self._ended, self._since = 0, 0, time.perf_counter()
+        self._started, self._ended, self._since = 0, 0, time.perf_counter()
 
     def begin(self, config: ExperimentConfig) -> None:
-        """A run begins."""
-        self._begun += 1
-        self._print(f"run {self._done + self._begun} of {self._total}: {config.run_name}{self._left()}")
+        """Prints that a run starts."""
+        self._started += 1
+        self._print(f"run {self._done + self._started} of {self._total}: {config.run_name}{self._left()}")
 
     def end(self, outcome: Outcome) -> None:
-        """A run has ended."""
+        """Counts a run that has ended. Prints its error, or that it is done if several run at the same time."""
         self._ended += 1
         if outcome.error is not None:
             print(f"error: {outcome.config.run_name}: {outcome.error}", file=sys.stderr)
@@ -59,34 +66,34 @@ class Turns:
 
 
 def describe_time(seconds: float) -> str:
-    """A duration as one says it: 40 s, 12 min, 3.5 h."""
+    """Formats a duration: 40 s, 12 min, 3.5 h."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def require_all(failed: Sequence[str], total: int) -> None:
-    """Refuses to end well where runs failed.
+    """Checks that no run failed.
 
     Raises:
-        InputError: naming them.
+        InputError: naming the runs that did.
     """
     if failed:
         raise InputError(f"{len(failed)} of {total} runs failed: {', '.join(failed)}; see above")
 
 
 def describe_error(error: Exception) -> str:
-    """What a failed run says, in one line."""
+    """The message of an error in one line, with its type if it is not one of this project's."""
     return str(error) if isinstance(error, JaxcnnError) else f"{type(error).__name__}: {reason(error)}"
 
 
 def one_by_one(configs: Sequence[ExperimentConfig], train: Train, turns: Turns) -> Iterator[Outcome]:
-    """Trains in this process, in order, going on past a run that fails for whatever reason."""
+    """An `Executor` that trains in this process, in order."""
     for config in configs:
         turns.begin(config)
         try:
             outcome = Outcome(config, train(config), None)
-        except Exception as error:  # a night's other runs must not end with it
+        except Exception as error:  # any kind, so that the other runs are not lost
             outcome = Outcome(config, None, describe_error(error))
         turns.end(outcome)
         yield outcome

@@ -1,4 +1,4 @@
-"""A study's plan: which settings it compares, with which seeds, and the runs that this takes."""
+"""Planning a study: the settings to compare, the seeds, and the runs that result."""
 
 import hashlib
 import json
@@ -20,10 +20,10 @@ Preset = Literal["masks", "depth", "yosinski"]
 MASKS: tuple[Mask, ...] = ("scratch", "frozen", "partial", "full")
 
 SOURCE_SEEDS = 1000
-"""What is added to a run's seed for the source that the study trains for it: that draws other weights than the run."""
+"""Added to a run's seed for the source that the study trains for it, so that both start from different weights."""
 
 _COLUMNS = {"freeze.mask": "mask", "freeze.frozen_stages": "frozen_stages", "data.name": "dataset"}
-"""Fields that a run's summary has under another name."""
+"""Fields that have another name in a run's summary."""
 _FIXED = ("name", "runs_dir", "device", "seed")
 
 
@@ -31,9 +31,9 @@ class PlannedRun(NamedTuple):
     """A run of a study."""
 
     case: str
-    """What tells its settings from the others'; runs that differ in their seeds share it."""
+    """Label of its settings; runs that differ only in their seeds share it."""
     settings: dict[str, Any]
-    """What varies, by the name of its column."""
+    """The settings that vary, by the name of their column."""
     config: ExperimentConfig
 
 
@@ -42,16 +42,16 @@ class Study:
     """Runs to compare."""
 
     folder: Path
-    """Where the comparison is written."""
+    """The folder of the comparison."""
     baseline: str
     """The case that the others are compared to."""
     runs: tuple[PlannedRun, ...]
     sources: tuple[ExperimentConfig, ...] = ()
-    """Runs that come first, as the others begin with their weights; they are not compared."""
+    """Runs to train first, because others start from their weights; they are not compared."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What varies, by the names of columns."""
+        """The names of the settings that vary."""
         return tuple(self.runs[0].settings)
 
     @property
@@ -66,7 +66,7 @@ class _Case(NamedTuple):
     changes: dict[str, Any]
     """Values by dotted field."""
     task: str = "other"
-    """Whose weights it begins with: those of another task, or of the same one."""
+    """Whether it starts from the weights of another task or of the same one."""
 
 
 def make_study(
@@ -80,13 +80,13 @@ def make_study(
     source_classes: Sequence[int] = (),
     baseline: str = "",
 ) -> Study:
-    """The runs of a study: a preset's cases, times each combination of the values that vary, times the seeds.
+    """Plans a study: the cases of a preset, times each combination of the values that vary, times the seeds.
 
     Args:
-        base: what all runs share. Its name is the study's folder in its `runs_dir`.
+        base: the settings that all runs share. Its name is that of the study's folder in its `runs_dir`.
         model: the network, whose stages a preset counts.
-        seeds: of the runs.
-        vary: values by field, `optim.learning_rate` for one; `freeze.` may be left out.
+        seeds: seeds of the runs.
+        vary: values by field, such as `optim.learning_rate`; `freeze.` may be left out.
         preset: masks: the four masks; depth: every stage copied, each number of them frozen, and scratch; yosinski: n
             stages copied, frozen or not, from the source's task and from the same task, and scratch.
         depths: the numbers of stages for depth and yosinski; all if empty.
@@ -128,9 +128,9 @@ def make_study(
                 source = _source(config, model, case.task, source_classes)
                 sources[source.name] = source
                 config = replace(config, source=folder / source.name)
-            told = _flat(to_json(config))
+            values = _flat(to_json(config))
             settings = {
-                column: value if isinstance(value, (int, float)) else told.get(_field(column), value)
+                column: value if isinstance(value, (int, float)) else values.get(_field(column), value)
                 for column, value in case.settings.items()
             }
             runs.append(PlannedRun(case.label, settings, config))
@@ -183,7 +183,7 @@ def _preset_cases(
 
 
 def _resolve(base: ExperimentConfig, vary: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-    """The values by the configuration's own names of their fields."""
+    """Replaces the names of the fields by those of the configuration."""
     known = [name for name in _flat(to_json(base)) if name not in _FIXED]
     if isinstance(base, TransferConfig):
         known = [name for name in known if not name.startswith("model.")]  # the network is the source's
@@ -204,7 +204,7 @@ def _resolve(base: ExperimentConfig, vary: Mapping[str, Sequence[Any]]) -> dict[
 
 
 def _vary(case: _Case, combination: Sequence[tuple[str, Any]]) -> _Case:
-    """A preset's case with further changes."""
+    """Adds changes to a case."""
     labels, settings, changes = [case.label] if case.label else [], dict(case.settings), dict(case.changes)
     for field, value in combination:
         if field in changes or _column(field) in settings:
@@ -225,7 +225,7 @@ def _field(column: str) -> str:
 
 
 def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """JSON values of nested sections by dotted name."""
+    """The values of nested JSON objects by dotted name."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         found |= _flat(value, f"{where}{name}.") if isinstance(value, dict) else {f"{where}{name}": value}
@@ -233,7 +233,7 @@ def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
 
 def _apply(config: ExperimentConfig, case: _Case) -> ExperimentConfig:
-    """A configuration with a case's changes, all at once: some go together only."""
+    """Applies the changes of a case, all at once, because some are only valid together."""
     sections: dict[str, dict[str, Any]] = {}
     for field, value in case.changes.items():
         section, _, name = field.rpartition(".")
@@ -243,7 +243,7 @@ def _apply(config: ExperimentConfig, case: _Case) -> ExperimentConfig:
 
 
 def _source(config: TransferConfig, model: ModelConfig, task: str, source_classes: Sequence[int]) -> ExperimentConfig:
-    """The run whose weights another one begins with: on other classes, or on the very images that it trains on."""
+    """The source of a run: trained on other classes, or on the images of the run itself."""
     data = replace(config.data, split_seed=config.seed)
     if task == "other":
         data = replace(config.data, classes=tuple(source_classes), fraction=1.0)
@@ -261,7 +261,7 @@ def _source(config: TransferConfig, model: ModelConfig, task: str, source_classe
 
 
 def _names(cases: Sequence[_Case]) -> dict[str, str]:
-    """Names of folders by case, which follow from its own settings alone."""
+    """Names of folders by case: its label. A digest of its settings tells long or equal ones apart."""
     names = {case.label: re.sub(r"[^\w.+=-]+", "_", case.label).strip("._")[:120] for case in cases}
     often = Counter(names.values())
     for case in cases:

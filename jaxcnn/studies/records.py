@@ -1,4 +1,4 @@
-"""What a study's results are made of: rows of runs, and cases compared."""
+"""The results of a study: rows of runs, and a comparison of cases."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,30 +18,30 @@ class Finished(NamedTuple):
 
 
 class CaseResult(NamedTuple):
-    """What came of a case; accuracies in percent, differences in points."""
+    """The result of a case. Accuracies are in percent, differences in percentage points."""
 
     name: str
     settings: dict[str, Any]
     """What varies, by column."""
     test: Estimate
     validation: Estimate | None
-    """None where nothing is held out."""
+    """None without validation images."""
     difference: Difference | None
-    """Of the test accuracy to the baseline's; None of the baseline, and where they share no seed."""
+    """In test accuracy to the baseline. None for the baseline, and for a case that shares no seed with it."""
     sampling_error: float | None
-    """What the size of the test set alone leaves open; None where it is not known."""
+    """Half the width of Wilson's interval on so many test images; None if their number is not known."""
     best_epoch: float
     seconds: float
     trainable_parameters: int
 
 
 class Comparison(NamedTuple):
-    """The cases of a study."""
+    """The compared cases of a study."""
 
     cases: list[CaseResult]
     baseline: str
     chosen: str | None
-    """The case with the highest mean validation accuracy; None where a case has none."""
+    """The case with the highest mean validation accuracy; None if a case has no validation images."""
 
     def case(self, name: str) -> CaseResult:
         """The case of a name."""

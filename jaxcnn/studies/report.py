@@ -1,4 +1,4 @@
-"""What a study leaves in its folder: tables, figures and a page, all made from the rows."""
+"""Writing the tables, figures and page of a study."""
 
 import base64
 import os

@@ -1,4 +1,4 @@
-"""The results of a study as rows: one for each run, numbers as numbers."""
+"""The results of a study as a table with a row for each run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ def make_row(config: ExperimentConfig, settings: Mapping[str, Any], summary: Sum
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """Writes `results.csv`, with the columns that vary after the run's name.
+    """Writes `results.csv`: the name of the run, then the settings that vary, then the rest.
 
     Raises:
         MachineError: when it cannot be written.

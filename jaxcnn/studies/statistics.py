@@ -1,4 +1,4 @@
-"""How sure a comparison of a few runs is: intervals, paired differences, corrections, and how many runs would do."""
+"""Statistics of a few runs: intervals, paired differences, corrections, power and sample size."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -8,13 +8,13 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
-"""Of every interval."""
+"""Level of every interval."""
 POWER = 0.8
 _MOST_PAIRS = 200
 
 
 class Estimate(NamedTuple):
-    """A mean over runs. What takes two runs is None of one."""
+    """A mean over runs. Fields that need two runs are None if there is one."""
 
     n: int
     mean: float

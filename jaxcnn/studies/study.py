@@ -1,4 +1,4 @@
-"""A study from its plan to its page: what the program does, and what a notebook calls."""
+"""Running a study; for programs and notebooks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,10 +26,10 @@ from jaxcnn.weights.transfer import copied_stages
 
 
 class StudyResult(NamedTuple):
-    """What came of a study."""
+    """The result of a study."""
 
     rows: list[Row]
-    """A run by column, in the plan's order; `results.csv` has the same."""
+    """The finished runs in the order of the plan, as in `results.csv`."""
     comparison: Comparison
     failed: list[str]
     """Names of the runs that failed."""
@@ -52,9 +52,10 @@ def study(
     jobs: int | None = None,
     cluster: str | None = None,
 ) -> StudyResult:
-    """Trains and compares settings over seeds, or finishes what an earlier call began.
+    """Trains and compares settings over seeds.
 
-    Finished runs are not trained again, and half-finished ones go on. A run that fails does not stop the others.
+    A repeated call continues: finished runs are not trained again, and interrupted ones go on. If a run fails, the
+    others are still trained.
 
     Example:
         ```python
@@ -63,9 +64,9 @@ def study(
         ```
 
     Args:
-        base: what all runs share. Its name is the study's folder in its `runs_dir`.
-        seeds: of the runs.
-        vary: values by field, `optim.learning_rate` for one; `freeze.` may be left out. Every combination is trained.
+        base: the settings that all runs share. Its name is that of the study's folder in its `runs_dir`.
+        seeds: seeds of the runs.
+        vary: values by field, such as `optim.learning_rate`; `freeze.` may be left out. Every combination is trained.
         preset: masks: the four masks; depth: every stage copied, each number of them frozen, and scratch; yosinski: n
             stages copied, frozen or not, from the source's task and from the same task, and scratch.
         depths: the numbers of stages for depth and yosinski; all if empty.
@@ -74,12 +75,12 @@ def study(
         baseline: the case to compare to; if empty, the first.
         figures: the format of the figures; the page has SVG ones in any case.
         pictures: draw the figures of each run too, and write its page.
-        overwrite: begin all runs again.
-        jobs: train so many runs at once, in processes that share this machine's processors evenly.
+        overwrite: delete existing runs and start again.
+        jobs: train this many runs at the same time, in processes that share this machine's processors evenly.
         cluster: train on the workers of a Dask scheduler at this address. Both need the extra `cluster`.
 
     Raises:
-        InputError: when the study cannot be run as asked for, before anything is trained, or when every run failed.
+        InputError: before training, when an argument or a run's folder is unusable; after it, when every run failed.
     """
     base = base if base.name else replace(base, name=f"study_{base.data.title}")
     trains_source = bool(source_classes) or not isinstance(base, TransferConfig)
@@ -102,24 +103,24 @@ def run_study(
     execute: Executor = one_by_one,
     at_once: int = 1,
 ) -> StudyResult:
-    """Runs what is not finished of a study, and compares.
+    """Trains the runs of a study that are not finished, and compares all of them.
 
     Args:
         study: the plan.
-        existing: what to do with runs that are there.
+        existing: what to do with existing runs.
         figures: the format of the figures.
         pictures: draw the figures of each run too, and write its page.
-        execute: how runs are trained.
-        at_once: how many of them it trains at the same time.
+        execute: trains the runs.
+        at_once: number of runs that it trains at the same time.
 
     Raises:
-        InputError: when the study's folder is a run's or a run cannot be what the plan says, before anything is
-            trained; when a source changed meanwhile; when every run failed.
+        InputError: before training, when the study's folder holds a run, or a run's settings or folder are unusable;
+            after it, when a source has changed meanwhile, or every run failed.
     """
     console = Terminal(soft_wrap=True)
     if (study.folder / "config.json").exists():
         raise InputError(f"{study.folder} holds a run; give the study another name")
-    found = _look(study, existing)
+    found = _check_runs(study, existing)
     summaries = {name: summary for name, (summary, _) in found.items() if summary is not None}
     configs = [*study.sources, *(run.config for run in study.runs)]
     print_plan(console, study, len(summaries))
@@ -127,16 +128,16 @@ def run_study(
     train = partial(run_experiment, existing=existing, figures=figures if pictures else None)
     failed: dict[str, str] = {}
     for outcome in execute([each for each in study.sources if each.run_name not in summaries], train, turns):
-        _note(outcome, summaries, failed)
+        _record(outcome, summaries, failed)
     ready = []
     for run in study.runs:
         source = run.config.source.name if isinstance(run.config, TransferConfig) else ""
         if source in failed:
-            _note(Outcome(run.config, None, f"its source {source} failed"), summaries, failed)
+            _record(Outcome(run.config, None, f"its source {source} failed"), summaries, failed)
         elif run.config.run_name not in summaries:
             ready.append(run.config)
     for outcome in execute(ready, train, turns):
-        _note(outcome, summaries, failed)
+        _record(outcome, summaries, failed)
         name = outcome.config.run_name
         _, digest = found[name]
         if digest and outcome.summary and source_digest(outcome.config.runs_dir / name) not in (None, digest):
@@ -153,7 +154,7 @@ def run_study(
 
 
 def print_plan(console: Console, study: Study, finished: int) -> None:
-    """Prints what a study will train."""
+    """Prints what a study compares and how many runs it takes."""
     seeds = dict.fromkeys(run.config.seed for run in study.runs)
     sources = f", and {len(study.sources)} sources" if study.sources else ""
     lines = [
@@ -165,18 +166,18 @@ def print_plan(console: Console, study: Study, finished: int) -> None:
         console.print(line, markup=False, highlight=False)
 
 
-def _look(study: Study, existing: Existing) -> dict[str, tuple[Summary | None, str | None]]:
-    """By the names of runs, what is finished of them and the digest of their source, if that is there already.
+def _check_runs(study: Study, existing: Existing) -> dict[str, tuple[Summary | None, str | None]]:
+    """Checks all runs. Returns by name the summary, if a run is finished, and the digest of its source, if that exists.
 
     Raises:
-        InputError: when a run cannot be what the plan says.
+        InputError: when a run's settings or its folder are unusable.
     """
     found: dict[str, tuple[Summary | None, str | None]] = {}
     trained = {each.runs_dir / each.run_name: each for each in study.sources}
     for config in [*study.sources, *(run.config for run in study.runs)]:
         source = trained.get(config.source) if isinstance(config, TransferConfig) else None
         if source is not None and isinstance(config, TransferConfig) and found[source.run_name][0] is None:
-            copied_stages(config, source.model)  # all that can be told before the source is there
+            copied_stages(config, source.model)  # the source does not exist yet, so no more can be checked
             found[config.run_name] = None, None
         else:
             planned = plan(config, existing)
@@ -184,7 +185,7 @@ def _look(study: Study, existing: Existing) -> dict[str, tuple[Summary | None, s
     return found
 
 
-def _note(outcome: Outcome, summaries: dict[str, Summary], failed: dict[str, str]) -> None:
+def _record(outcome: Outcome, summaries: dict[str, Summary], failed: dict[str, str]) -> None:
     if outcome.summary is None:
         failed[outcome.config.run_name] = outcome.error or "no result"
     else:

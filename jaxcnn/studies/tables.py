@@ -1,4 +1,4 @@
-"""A comparison as a table: for the terminal, Markdown and LaTeX, and as CSV with plain numbers."""
+"""A comparison as a table for the terminal, Markdown and LaTeX, and as CSV with unrounded numbers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from jaxcnn.studies.records import CaseResult, Comparison
 
 
 def column_names(comparison: Comparison) -> tuple[str, ...]:
-    """What the columns of `cells` hold."""
+    """The header of `cells`."""
     return (
         "case",
         "runs",
@@ -31,7 +31,7 @@ def column_names(comparison: Comparison) -> tuple[str, ...]:
 
 
 def cells(comparison: Comparison) -> list[tuple[str, ...]]:
-    """A row of text for each case; what needs two runs is empty of one."""
+    """A row of text for each case. Cells that need two runs are empty if there is one."""
     return [_cells(case, comparison.chosen) for case in comparison.cases]
 
 
@@ -55,7 +55,7 @@ def _cells(case: CaseResult, chosen: str | None) -> tuple[str, ...]:
 
 
 def legend(comparison: Comparison) -> str:
-    """What the table's columns mean, in words."""
+    """The meaning of the columns, in words."""
     decides = (
         "* marks the highest mean validation accuracy: this column decides a choice, and test accuracy never does."
         if comparison.chosen is not None
@@ -72,7 +72,7 @@ _PARTS = ((0, 1, 2, 3, 4, 5), (0, 6, 7, 8), (0, 9, 10, 11))
 
 
 def terminal_tables(comparison: Comparison) -> Group:
-    """The table for a terminal, in parts: together they are too wide for most."""
+    """The table for a terminal, in three parts, because it would be too wide."""
     tables = []
     for columns in _PARTS:
         table = Table(box=box.SIMPLE_HEAD)
@@ -97,7 +97,7 @@ def latex_table(comparison: Comparison) -> str:
 
 
 def csv_table(comparison: Comparison, columns: Sequence[str]) -> str:
-    """The table as CSV: a row for each case, what varies first, and numbers to their last digit."""
+    """The table as CSV: a row for each case with its name, its settings in `columns`, and unrounded numbers."""
     header = [
         *("case", *columns, "runs", "test_accuracy", "test_sd", "test_low", "test_high", "val_accuracy", "chosen"),
         *("difference", "difference_low", "difference_high", "p", "more_seeds", "sampling_error"),

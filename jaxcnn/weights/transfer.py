@@ -41,10 +41,10 @@ class Transplant(NamedTuple):
 
 
 def copied_stages(config: TransferConfig, model: ModelConfig) -> int:
-    """How many stages of a network, counted from the input, begin with the source's weights.
+    """The number of stages, counted from the input, that start with the source's weights.
 
     Raises:
-        InputError: when that is more than there are, or stages above these are to be frozen as they begin.
+        InputError: when the network has fewer stages, or stages with new weights would be frozen.
     """
     if config.freeze.mask == "scratch":
         return 0
