@@ -10,7 +10,7 @@ from refusals import message
 from test_present import make_finished
 from tiny_run import TINY, rows
 
-from jaxcnn.cli.report import program
+from jaxcnn.cli.report import compare, program
 from jaxcnn.files import write_json
 from jaxcnn.runs.present import remove_products
 from jaxcnn.runs.run import run_experiment
@@ -27,6 +27,8 @@ def test_a_command_draws_runs_again_and_compares_them(tmp_path: Path, capsys: py
     other = shutil.copytree(one, tmp_path / "runs/b")
     config = json.loads((other / "config.json").read_bytes())
     write_json(other / "config.json", {**config, "seed": 1})
+    summary = json.loads((other / "summary.json").read_bytes())
+    write_json(other / "summary.json", {**summary, "seed": 1})
     (one / "report.html").write_text("old")
     before = {path.name for path in one.iterdir()}
     program([str(one), str(other), "--figures", "svg", "--comparison", str(tmp_path / "out")])
@@ -40,8 +42,10 @@ def test_a_command_draws_runs_again_and_compares_them(tmp_path: Path, capsys: py
     assert (row["case"], row["runs"], row["test_accuracy"]) == ("full", "2", "93.75")
     assert [(row["run"], row["seed"]) for row in rows(tmp_path / "out/results.csv")] == [("a", "0"), ("b", "1")]
     assert out.endswith(f"comparison in {tmp_path / 'out'}\n")
-    twice = message(lambda: program([str(one), str(one), "--comparison", str(tmp_path / "twice")]))
-    assert twice == "a and a have the same mask and seed; give only one of them"
+    assert (
+        message(lambda: compare([one, one], tmp_path / "twice", "png"))
+        == "a and a have the same mask and seed; give only one of them"
+    )
 
 
 def test_what_cannot_be_drawn_again_is_refused(tmp_path: Path) -> None:

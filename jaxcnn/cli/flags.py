@@ -34,7 +34,7 @@ class _ModelFlags(ModelConfig):
 
 @dataclass(frozen=True)
 class Flags(ExperimentConfig):
-    """What the command line of a training run may hold."""
+    """The flags of a training run."""
 
     model: _ModelFlags = field(default_factory=_ModelFlags)
     """Network."""

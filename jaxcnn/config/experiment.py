@@ -235,3 +235,11 @@ CONTINUE = Existing()
 def to_json(config: ExperimentConfig) -> dict[str, Any]:
     """A configuration as JSON values, which `from_dict` reads back."""
     return dict(json.loads(json.dumps(asdict(config), default=str)))
+
+
+def flatten(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """The values of nested JSON objects by dotted name, such as `optim.learning_rate`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flatten(value, f"{where}{name}.") if isinstance(value, dict) else {f"{where}{name}": value}
+    return found

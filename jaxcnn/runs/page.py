@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxcnn.config.experiment import PLACES, RESOLVED, ExperimentConfig, TransferConfig, to_json
+from jaxcnn.config.experiment import PLACES, RESOLVED, ExperimentConfig, TransferConfig, flatten, to_json
 from jaxcnn.runs import charts
 from jaxcnn.runs.arrays import RunArrays
 from jaxcnn.runs.calibration import BINS, ConfidenceBin, calibration_error, confidence_bins
@@ -223,21 +223,14 @@ class Setting(NamedTuple):
 def settings(config: dict[str, Any]) -> list[Setting]:
     """The settings of a run, those that differ from their defaults first, without those that say where it is."""
     transfers = "source" in config
-    defaults = _flat(to_json(TransferConfig() if transfers else ExperimentConfig()))
-    values = {**defaults, **_flat({key: value for key, value in config.items() if key != RESOLVED})}
+    defaults = flatten(to_json(TransferConfig() if transfers else ExperimentConfig()))
+    values = {**defaults, **flatten({key: value for key, value in config.items() if key != RESOLVED})}
     found = [
         Setting(name, _text(value), _text(defaults.get(name)), value != defaults.get(name))
         for name, value in values.items()
         if name not in PLACES
     ]
     return sorted(found, key=lambda setting: not setting.differs)
-
-
-def _flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{where}{name}.") if isinstance(value, dict) else {f"{where}{name}": value}
-    return found
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxcnn.config.experiment import ExperimentConfig, TransferConfig, case_name, to_json
+from jaxcnn.config.experiment import ExperimentConfig, TransferConfig, case_name, flatten, to_json
 from jaxcnn.config.network import ModelConfig
 from jaxcnn.config.training import Mask
 from jaxcnn.errors import InputError, require, require_choice, require_int
@@ -128,7 +128,7 @@ def make_study(
                 source = _source(config, model, case.task, source_classes)
                 sources[source.name] = source
                 config = replace(config, source=folder / source.name)
-            values = _flat(to_json(config))
+            values = flatten(to_json(config))
             settings = {
                 column: value if isinstance(value, (int, float)) else values.get(_field(column), value)
                 for column, value in case.settings.items()
@@ -184,7 +184,7 @@ def _preset_cases(
 
 def _resolve(base: ExperimentConfig, vary: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
     """Replaces the names of the fields by those of the configuration."""
-    known = [name for name in _flat(to_json(base)) if name not in _FIXED]
+    known = [name for name in flatten(to_json(base)) if name not in _FIXED]
     if isinstance(base, TransferConfig):
         known = [name for name in known if not name.startswith("model.")]  # the network is the source's
     else:
@@ -222,14 +222,6 @@ def _column(field: str) -> str:
 
 def _field(column: str) -> str:
     return next((field for field, name in _COLUMNS.items() if name == column), column)
-
-
-def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """The values of nested JSON objects by dotted name."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{where}{name}.") if isinstance(value, dict) else {f"{where}{name}": value}
-    return found
 
 
 def _apply(config: ExperimentConfig, case: _Case) -> ExperimentConfig:
