@@ -110,6 +110,7 @@ def make(
     logits = rng.normal(size=(n, classes)) + near[labels] / 4 + 3 * (np.arange(classes) == labels[:, None])
     probabilities = softmax(logits)
     resolved = {"class_names": names, "versions": {"jax": "0.0.1"}, "device": "abacus", "processor": "ten fingers"}
+    resolved |= {"origin": "/data/pictures"}
     config = to_json(replace(ExperimentConfig(), name=folder.name, runs_dir=folder.parent, seed=7))
     write_json(folder / "config.json", {**config, "resolved": resolved})
     values = {"name": folder.name, **SUMMARY, "val_accuracy": 60.0, "val_loss": 1.0, "best_epoch": 20, "epochs": 30}
@@ -172,7 +173,9 @@ def test_the_page_of_a_hundred_classes(hundred: Path) -> None:
     titles = re.findall(r"<title>(class number \d+) taken for (class number \d+): (\d+) of 100</title>", page.html)
     cells = {(NAMES_100.index(t), NAMES_100.index(p)): int(images) for t, p, images in titles}
     assert cells == wrong
-    assert f"And {len(wrong) - 30:,} smaller ones." in page.text
+    assert f"These are the 30 largest of {len(wrong):,}." in page.text
+    assert "The 10 epochs after it brought no more. Validation loss was lowest in epoch 30." in page.text
+    assert "Images /data/pictures Device abacus (ten fingers)" in page.text
     assert "Among the five most probable 88.25 %" in page.text
     assert "divided by 1.500, a temperature that was fitted" in page.text
     assert "ten fingers" in page.text

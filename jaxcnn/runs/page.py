@@ -58,6 +58,7 @@ def render(
     mistakes = confusions(matrix)
     cells, most = charts.matrix_cells(matrix, names) if len(names) <= _MATRIX else ([], 0.0)
     finite = bool(np.isfinite(arrays.probabilities).all())
+    losses = [(each.val_loss, each.epoch) for each in records if each.val_loss is not None]
     bins = confidence_bins(arrays.probabilities, arrays.labels) if finite else []
     return environment.get_template("report.html.jinja").render(
         name=one_line(summary["name"]),
@@ -75,6 +76,7 @@ def render(
         most_confused=most,
         curves=curves(records, summary),
         validated=summary["val_accuracy"] is not None,
+        lowest_loss=min(losses)[1] if losses else None,
         num_bins=BINS,
         calibration=Calibration.of(arrays, bins) if finite else None,
         bars=charts.reliability(bins, 220) if finite else [],
@@ -84,6 +86,7 @@ def render(
         settings=settings(config),
         config=json.dumps({key: value for key, value in config.items() if key != RESOLVED}, indent=2),
         command=command(folder, config),
+        origin=resolved.get("origin"),
         versions={**resolved.get("versions", {}), "Python": resolved.get("python", "not recorded")},
         device=resolved.get("device", "not recorded"),
         processor=resolved.get("processor"),
