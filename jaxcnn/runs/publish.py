@@ -15,10 +15,9 @@ from jaxcnn.weights.files import write_state_dict
 from jaxcnn.weights.onnx_file import require_onnx, write_onnx
 from jaxcnn.weights.source import read_source
 
-MODEL = "model.py"
-"""The network in PyTorch; also what tells that a folder is a published model."""
-
 _PICTURES = {"confusion.png": "Confusion matrix of the test images", "curves.png": "Loss and accuracy by epoch"}
+_FILES = {"model.safetensors", "config.json", "model.py", "model.onnx", "README.md", *_PICTURES}
+"""All that a published folder may hold."""
 
 
 def publish(run: Path, folder: Path, about: About, *, onnx: bool = False, overwrite: bool = False) -> None:
@@ -42,9 +41,8 @@ def publish(run: Path, folder: Path, about: About, *, onnx: bool = False, overwr
     finished = read_finished(run)
     if onnx:
         require_onnx()
-    if is_there(folder) and not (overwrite and is_there(folder / MODEL)):
-        remedy = "give another folder" + ("" if overwrite or not is_there(folder / MODEL) else " or --overwrite")
-        raise InputError(f"{folder} exists{' and is no published model' if overwrite else ''}; {remedy}")
+    if is_there(folder):
+        _require_replaceable(folder, overwrite)
     variables, model, _, _, card = read_source(run)
     if card is None or not (card.mean and card.std):
         raise InputError(f"{run} does not tell mean and std of its images, which a published model needs")
@@ -52,12 +50,11 @@ def publish(run: Path, folder: Path, about: About, *, onnx: bool = False, overwr
     present(run)
     try:
         with whole_folder(folder) as new:
-            write_state_dict(new / "model.safetensors", variables, model, to_metadata(model, card))
-            described = json.loads(to_metadata(model, card)[KEY])
-            write_json(
-                new / "config.json", {**described, "class_names": names, "training": training_settings(finished)}
-            )
-            write_text(new / MODEL, Path(pytorch_network.__file__).read_text(encoding="utf-8"))
+            metadata = to_metadata(model, card)
+            write_state_dict(new / "model.safetensors", variables, model, metadata)
+            described = {**json.loads(metadata[KEY]), "class_names": names, "training": training_settings(finished)}
+            write_json(new / "config.json", described)
+            write_text(new / "model.py", Path(pytorch_network.__file__).read_text(encoding="utf-8"))
             figures = {file: title for file, title in _PICTURES.items() if (run / file).is_file()}
             for file in figures:
                 shutil.copyfile(run / file, new / file)
@@ -66,3 +63,17 @@ def publish(run: Path, folder: Path, about: About, *, onnx: bool = False, overwr
             write_text(new / "README.md", card_text(finished, card, names, about, figures=figures, onnx=onnx))
     except OSError as error:
         raise MachineError(f"cannot write {folder}: {reason(error)}; free space or give another destination") from error
+
+
+def _require_replaceable(folder: Path, overwrite: bool) -> None:
+    """Refuses what is no published model, and one that holds something of the user's own, such as `.git`.
+
+    Raises:
+        InputError: also when `overwrite` is false.
+    """
+    if not (folder / "config.json").is_file() or not (folder / "model.py").is_file():
+        raise InputError(f"{folder} exists and is no published model; give another folder")
+    if not overwrite:
+        raise InputError(f"{folder} exists; give another folder or --overwrite")
+    if foreign := sorted({path.name for path in folder.iterdir()} - _FILES):
+        raise InputError(f"{folder} holds {foreign[0]!r}, which --overwrite would remove; give another folder")
