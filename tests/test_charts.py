@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcnn.runs.charts import line_chart, matrix_cells, mixed, nice_ticks
+from jaxcnn.runs.charts import line_chart, matrix_cells, nice_ticks
+from jaxcnn.runs.palette import mix_with_white
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -32,6 +33,6 @@ def test_a_single_confusion_is_seen_in_the_matrix_and_the_largest_is_darkest() -
     cells, most = matrix_cells(matrix, [f"class number {i}" for i in range(100)])
     assert most == 11 / 110
     colors = {(cell.row, cell.column): cell.color for cell in cells}
-    assert colors[5, 6] == mixed("#D55E00", 1) == "#d55e00"
-    assert colors[3, 4] == mixed("#D55E00", 0.15 + 0.85 * 0.1)
+    assert colors[5, 6] == mix_with_white("#D55E00", 1) == "#d55e00"
+    assert colors[3, 4] == mix_with_white("#D55E00", 0.15 + 0.85 * 0.1)
     assert len(cells) == 102

@@ -25,7 +25,7 @@ from jaxcnn.config.experiment import to_json
 from jaxcnn.files import write_json, write_npy
 from jaxcnn.runs.arrays import RunArrays
 from jaxcnn.runs.calibration import confidence_bins
-from jaxcnn.runs.examples import confidently_wrong, least_sure, telling
+from jaxcnn.runs.examples import confidently_wrong, least_sure, select_examples
 from jaxcnn.runs.metrics import write_metrics
 from jaxcnn.runs.page import Calibration, command, settings, wilson
 from jaxcnn.runs.present import write_page
@@ -119,7 +119,7 @@ def make(
         "probabilities": probabilities,
     }
     if keep:
-        arrays["examples"] = telling(probabilities, labels)
+        arrays["examples"] = select_examples(probabilities, labels)
         arrays["example_images"] = rng.integers(0, 256, (len(arrays["examples"]), 32, 32, 3), dtype=np.uint8)
     for name, array in arrays.items():
         write_npy(folder / "results" / f"{name}.npy", array)

@@ -1,4 +1,4 @@
-"""A finished run's network as a folder to hand on, laid out as on the Hugging Face hub."""
+"""Publishing a finished run's network as a folder in the layout of the Hugging Face hub."""
 
 import json
 import shutil
@@ -21,20 +21,20 @@ _FILES = {"model.safetensors", "config.json", "model.py", "model.onnx", "README.
 
 
 def publish(run: Path, folder: Path, about: About, *, onnx: bool = False, overwrite: bool = False) -> None:
-    """Writes the best epoch's network of a finished run with all that is needed to use it, and a card.
+    """Writes the weights of a finished run's best epoch, PyTorch code that uses them, and a model card.
 
-    The folder is written completely or not at all. Pictures that the run lacks are drawn first.
+    The folder is written completely or not at all. Pictures that the run does not have yet are drawn first.
 
     Args:
         run: the run's folder.
-        folder: where to write.
-        about: what the run's folder does not tell.
-        onnx: also write `model.onnx`, for which the extra `onnx` is needed.
-        overwrite: replace a model that was published there before.
+        folder: the folder to write.
+        about: facts for the card that the run's folder does not contain.
+        onnx: also write `model.onnx`; needs the extra `onnx`.
+        overwrite: replace a published model.
 
     Raises:
-        InputError: when the run is not finished, or the folder is taken.
-        MachineError: when it cannot be written.
+        InputError: when the run is not finished, or the folder exists and may not be replaced.
+        MachineError: when the folder cannot be written.
     """
     named = about.license.replace("-", "").replace(".", "").isalnum()
     require(named, "license", about.license, "give an abbreviation as mit, apache-2.0 or cc-by-4.0, or unknown")
