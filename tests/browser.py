@@ -1,6 +1,7 @@
 """A page in headless Chromium, over its DevTools protocol: what it asks for, what it complains of, what it measures."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ class Browser:
     def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         while b"\0" not in self._rest:
-            part = self._process.stdout.read1(2**16)  # type: ignore[attr-defined]  # a BufferedReader's
+            part = os.read(self._process.stdout.fileno(), 2**16)
             assert part, "the browser is gone"
             self._rest += part
         message, _, self._rest = self._rest.partition(b"\0")

@@ -271,6 +271,10 @@ def test_a_folder_is_replaced_if_asked_and_only_if_it_was_published(
     (tmp_path / "photos").mkdir()
     told = message(lambda: publish(finished, tmp_path / "photos", About(), overwrite=True))
     assert told == f"{tmp_path / 'photos'} exists and is no published model; give another folder"
+    (folder / "notes.txt").write_text("mine")
+    told = message(lambda: publish(finished, folder, About(), overwrite=True))
+    assert told == f"{folder} holds 'notes.txt', which --overwrite would remove; give another folder"
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 def test_what_cannot_be_published_is_refused(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_a_removal_that_is_cut_short_leaves_a_run_that_can_be_removed(finished: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folder_module.shutil, "rmtree", lambda path: send(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt), folder_module._lock_folder(tmp_path / "tiny"):
-            folder_module._empty(tmp_path / "tiny")
+            folder_module._delete_contents(tmp_path / "tiny")
     assert not (tmp_path / "tiny/summary.json").exists()
     assert run_experiment(config, OVERWRITE)["epochs"] == 1
 

@@ -3,8 +3,6 @@
 import logging
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -319,42 +317,3 @@ def test_a_network_of_another_number_of_classes_is_refused() -> None:
     config = experiment(replace(MODEL, num_classes=3))
     with pytest.raises(InputError, match=r"num_classes=3 is not usable: noise has 4 classes"):
         next(fit(begin(config), config, draw_dataset()))
-
-
-@contextmanager
-def forgotten_programs() -> Iterator[None]:
-    """JAX without what it traced and compiled, and without what is kept on disk: all of it is the CPU's."""
-
-    def forget() -> None:
-        jax.clear_caches()
-        train_module.compiled_eval_step.cache_clear()
-
-    kept = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
-    forget()
-    yield
-    forget()
-    jax.config.update("jax_compilation_cache_dir", kept)
-
-
-@pytest.mark.parametrize("mask", ["frozen", pytest.param("full", marks=pytest.mark.slow)])
-def test_the_form_for_accelerators_trains_the_same(mask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A whole run with AutoAugment, in float64: an epoch in one call, whole batches augmented, XLA's convolutions."""
-    config = replace(experiment(augment="autoaugment", epochs=2), freeze=FreezeConfig(mask=mask))
-
-    def trained() -> tuple[Any, list[EpochRecord]]:
-        wide = jax.tree.map(
-            lambda a: np.asarray(a, np.float64 if a.dtype.kind == "f" else a.dtype), draw_variables(MODEL)
-        )
-        frozen = 2 if mask == "frozen" else 0
-        state = init_state(wide, MODEL, config.optim, seed=0, frozen_stages=frozen)
-        states, records = run(config, draw_dataset(), state=state)
-        return states[-1], records
-
-    with jax.enable_x64(True):
-        ours, told = trained()
-        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-        with forgotten_programs():
-            theirs, told_too = trained()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-9), ours, theirs)
-    np.testing.assert_allclose(np.array(untimed(told), float), np.array(untimed(told_too), float), rtol=1e-6, atol=1e-9)

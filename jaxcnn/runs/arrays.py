@@ -1,4 +1,4 @@
-"""What a finished run said of its test images, as `results/` holds it."""
+"""Reading the arrays in a finished run's `results/`."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from jaxcnn.errors import InputError, reason
 
 
 class RunArrays(NamedTuple):
-    """Of N test images and K classes, in the order of the test split."""
+    """Predictions for N test images and K classes, in the order of the test split."""
 
     labels: np.ndarray[Any, Any]
     """int32 (N,)."""
@@ -18,14 +18,14 @@ class RunArrays(NamedTuple):
     probabilities: np.ndarray[Any, Any]
     """float32 (N, K)."""
     examples: dict[int, np.ndarray[Any, Any]]
-    """Some of the images, uint8 (H, W, C), by index; runs of earlier versions kept none."""
+    """Some of the test images, uint8 (H, W, C), by index. Runs of earlier versions have none."""
 
 
 def read_arrays(folder: Path) -> RunArrays:
-    """The arrays of the run in a folder.
+    """Reads the arrays of a run.
 
     Raises:
-        InputError: when one cannot be read, or they do not fit each other.
+        InputError: when an array cannot be read, or their shapes do not match.
     """
     labels, predictions, probabilities = (_read(folder, name) for name in ("labels", "predictions", "probabilities"))
     if not (labels.shape == predictions.shape == probabilities.shape[:1] and probabilities.ndim == 2):

@@ -1,4 +1,4 @@
-"""Whether probabilities are what they say: how often the predictions made with a confidence are right."""
+"""Calibration: how often predictions of a given confidence are right, and temperature scaling."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 BINS = 15
-"""Of equal width, as in Guo et al., "On Calibration of Modern Neural Networks" (2017)."""
+"""Number of bins of equal width, as in Guo et al., "On Calibration of Modern Neural Networks" (2017)."""
 
 _MOST = 100.0
-"""Temperatures lie between its reciprocal and this: where all images are right, ever lower ones fit better."""
+"""Highest temperature; the lowest is its reciprocal. If all images are right, no temperature is low enough."""
 
 
 class ConfidenceBin(NamedTuple):
@@ -50,7 +50,7 @@ def calibration_error(bins: Sequence[ConfidenceBin]) -> float:
 
 
 def fit_temperature(logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> float:
-    """What to divide logits by so that the mean cross-entropy of these images is lowest (temperature scaling).
+    """The temperature for which the mean cross-entropy of `logits / temperature` is lowest.
 
     Args:
         logits: floating (N, K), finite, of images that the network was not trained on.
@@ -63,7 +63,7 @@ def fit_temperature(logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) 
     of_label = wide[np.arange(len(labels)), labels]
 
     def slope(inverse: float) -> float:
-        """Of the mean cross-entropy by the inverse temperature, in which it is convex."""
+        """Derivative of the mean cross-entropy by the inverse temperature. It increases, because that is convex."""
         powers = np.exp(wide * inverse)
         return float(np.mean((powers * wide).sum(-1) / powers.sum(-1) - of_label))
 

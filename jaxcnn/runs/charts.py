@@ -1,4 +1,4 @@
-"""Charts of a run's page as coordinates, which its template draws as SVG in the colours of light and dark pages."""
+"""Coordinates of the charts on a run's page. The template draws them as SVG, in light or dark colours."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.runs.calibration import ConfidenceBin
-from jaxcnn.runs.palette import FAINTEST, RIGHT, WRONG
+from jaxcnn.runs.palette import FAINTEST, RIGHT, WRONG, mix_with_white
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT_EDGE, TOP, BOTTOM = 52, 350, 10, 186
-"""Of the area within the axes."""
+"""Edges of the area inside the axes."""
 
 
 class Tick(NamedTuple):
@@ -26,40 +26,41 @@ class Line(NamedTuple):
 
     name: str
     path: str
-    """Of SVG."""
+    """The `d` attribute of an SVG path."""
     dots: tuple[tuple[float, float], ...]
-    """Where there are few points, each of them; a line of a single point would be invisible."""
+    """All points, if there are few. Without dots a line of one point would be invisible."""
 
 
 class Chart(NamedTuple):
     """Lines over epochs."""
 
     title: str
-    told: str
-    """What it shows, in words."""
+    description: str
+    """What the chart shows, for screen readers."""
     lines: tuple[Line, ...]
     x: tuple[Tick, ...]
     y: tuple[Tick, ...]
     best: float | None
-    """Where the epoch is whose weights are kept, if validation chose it."""
+    """Horizontal position of the epoch whose weights are kept; None if validation did not choose it."""
     end: float
+    """Horizontal position of the last epoch."""
 
 
 def line_chart(
     title: str,
-    told: str,
+    description: str,
     epochs: Sequence[int],
     lines: Mapping[str, Sequence[float | None]],
     best: int | None,
 ) -> Chart:
-    """A chart of values by epoch; those that are None or not finite are left out.
+    """A chart of values by epoch. Values that are None or not finite are left out.
 
     Args:
-        title: of the chart.
-        told: what it shows, for those who do not see it.
-        epochs: ascending.
-        lines: values by name, one an epoch.
-        best: the epoch to mark.
+        title: title of the chart.
+        description: what the chart shows, for screen readers.
+        epochs: numbers of the epochs, ascending.
+        lines: for each name, one value per epoch.
+        best: the epoch to mark; None marks none.
     """
     known = [v for values in lines.values() for v in values if v is not None and math.isfinite(v)]
     y_ticks = nice_ticks(min(known, default=0.0), max(known, default=1.0))
@@ -88,7 +89,7 @@ def line_chart(
     whole = (each for each in nice_ticks(first, last) if first <= each <= last and each % 1 == 0)
     return Chart(
         title,
-        told,
+        description,
         tuple(drawn),
         tuple(Tick(x(each), f"{each:g}") for each in whole),
         tuple(Tick(y(each), f"{each:g}") for each in y_ticks),
@@ -100,7 +101,7 @@ def line_chart(
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """At most `most` round numbers at equal distances, the first no larger than `low`, the last no less than `high`."""
     if high <= low:
-        high = low + (abs(low) or 1.0)
+        low, high = min(low, 0.0), max(high, 0.0) or 1.0
     power = 10.0 ** math.floor(math.log10(high / most - low / most))
     for step in (power * factor for factor in (1, 2, 2.5, 5, 10, 20)):
         first, last = math.floor(low / step), math.ceil(high / step)
@@ -116,16 +117,16 @@ class Cell(NamedTuple):
     column: int
     color: str
     text: str
-    """The share in percent; drawn where cells are large enough."""
+    """The share in percent, shown if cells are large enough."""
     dark: bool
-    """Whether the text on it has to be white."""
-    told: str
+    """Whether the cell is so dark that its text must be white."""
+    tooltip: str
 
 
 def matrix_cells(matrix: np.ndarray[Any, Any], names: Sequence[str]) -> tuple[list[Cell], float]:
-    """The cells that hold images, and the largest share of a class (a fraction) that was taken for one other.
+    """The cells that are not empty, and the largest off-diagonal share of a true class (a fraction).
 
-    Colours of confusions reach their darkest at that share, those of the diagonal at the whole class.
+    Confusions are darkest at that share, and cells of the diagonal at 100 % of the class.
     """
     totals = np.maximum(matrix.sum(axis=1), 1)
     shares = matrix / totals[:, None]
@@ -136,34 +137,28 @@ def matrix_cells(matrix: np.ndarray[Any, Any], names: Sequence[str]) -> tuple[li
         share, images = float(shares[row, column]), int(matrix[row, column])
         right = row == column
         part = share if right else share / most
-        color = mixed(RIGHT if right else WRONG, FAINTEST + (1 - FAINTEST) * part)
+        color = mix_with_white(RIGHT if right else WRONG, FAINTEST + (1 - FAINTEST) * part)
         what = "right" if right else f"taken for {names[column]}"
-        told = f"{names[row]} {what}: {images} of {totals[row]}"
-        cells.append(Cell(row, column, color, f"{100 * share:.0f}", part > 0.55, told))
+        tooltip = f"{names[row]} {what}: {images} of {totals[row]}"
+        cells.append(Cell(row, column, color, f"{100 * share:.0f}", part > 0.55, tooltip))
     return cells, most
 
 
-def mixed(color: str, share: float) -> str:
-    """A share of a colour (#RRGGBB) on white."""
-    parts = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(255 + share * (part - 255)):02x}" for part in parts)
-
-
 class Bar(NamedTuple):
-    """A bin of the reliability diagram, in its coordinates."""
+    """A bin of the reliability diagram, in coordinates of the drawing."""
 
     x: float
     width: float
     top: float
-    """Of the bar, whose height is the accuracy."""
+    """Upper end of the bar. Its height is the accuracy of the bin's images."""
     dot: tuple[float, float]
-    """The bin's mean confidence on the diagonal, where the bar would end if that were right."""
+    """The point of the diagonal at the bin's mean confidence. A calibrated bar ends at this height."""
     share: float
-    """Height of its images' bar, relative to the fullest bin's."""
+    """Number of images, as a fraction of that of the fullest bin."""
 
 
 def reliability(bins: Sequence[ConfidenceBin], size: float) -> list[Bar]:
-    """The bins that hold images, in a square of this size whose origin is at the top left."""
+    """The bins that are not empty, in a square of this size with its origin at the top left."""
     fullest = max(each.images for each in bins)
     return [
         Bar(

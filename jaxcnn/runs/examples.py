@@ -1,11 +1,11 @@
-"""Test images that tell much about a network: those it got most confidently wrong, and those it was least sure of."""
+"""Which test images a run keeps for its page: the most confidently wrong ones and the least certain ones."""
 
 from typing import Any
 
 import numpy as np
 
 MOST = 12
-"""Of each kind."""
+"""Maximum number of images of each kind."""
 
 
 def confidently_wrong(probabilities: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -25,8 +25,8 @@ def least_sure(probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.argsort(probabilities.max(-1), kind="stable")[:MOST]
 
 
-def telling(probabilities: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Indices of both kinds, ascending; none where probabilities are not finite."""
+def select_examples(probabilities: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Indices of the images of both kinds, ascending; empty if a probability is not finite."""
     if not np.isfinite(probabilities).all():
         return np.empty(0, np.int64)
     return np.union1d(confidently_wrong(probabilities, labels), least_sure(probabilities))

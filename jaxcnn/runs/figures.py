@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxcnn.runs.palette import FAINTEST, RIGHT, WRONG
+from jaxcnn.runs.palette import FAINTEST, RIGHT, WRONG, mix_with_white
 from jaxcnn.runs.style import NAME_LENGTH, line, new_figure, one_line
 
 if TYPE_CHECKING:
@@ -68,9 +68,7 @@ def plot_confusion(path: Path, matrix: np.ndarray[Any, Any], class_names: Sequen
 
 
 def _ramp(color: str) -> Any:
-    """Colours from a faint form of one, which is still seen on white, to itself."""
-    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+    """A colormap from a faint form of the colour to the colour itself."""
+    from matplotlib.colors import LinearSegmentedColormap
 
-    red, green, blue = to_rgb(color)
-    faint = (1 + FAINTEST * (red - 1), 1 + FAINTEST * (green - 1), 1 + FAINTEST * (blue - 1))
-    return LinearSegmentedColormap.from_list("", [faint, (red, green, blue)])
+    return LinearSegmentedColormap.from_list("", [mix_with_white(color, FAINTEST), color])

@@ -1,4 +1,4 @@
-"""What a finished run left in its folder, read back."""
+"""Reading a finished run back from its folder."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,20 +17,20 @@ class Finished(NamedTuple):
     config: ExperimentConfig
     summary: Summary
     images: dict[str, int]
-    """How many: train, validation and test."""
+    """Number of images by split: train, validation and test."""
     test_origin: str
-    """Where the test images come from: the split of that name, or what serves in its place."""
+    """Which images served as the test split; "test" if the data set has one."""
     conditions: dict[str, Any]
-    """What it was computed with: versions, python, device, as far as they are known."""
+    """Versions, python and device of the run, as far as they were recorded."""
     classes: list[dict[str, str]]
-    """The lines of `classes.csv`, by column."""
+    """The rows of `classes.csv`, each by column name."""
 
 
 def read_finished(run: Path) -> Finished:
-    """A finished run from its folder.
+    """Reads a finished run from its folder.
 
     Raises:
-        InputError: when it is no folder of a finished run's, or damaged; the message names the file.
+        InputError: when the folder holds no finished run, or a file is damaged; the message names the file.
     """
     for name in ("config.json", "summary.json", "classes.csv"):
         if not (run / name).is_file():
@@ -65,7 +65,7 @@ def _read_classes(path: Path) -> list[dict[str, str]]:
         for cells in classes:
             cells["class"]
             for name in cells.keys() - {"class"}:
-                float(cells[name] or 0)  # of a class without images nothing can be told
+                float(cells[name] or 0)  # cells are empty for a class without images
     except (ValueError, KeyError) as error:
         told = "has no column class" if isinstance(error, KeyError) else f"cannot be read: {error}"
         raise InputError(f"{path} {told}; --overwrite begins the run again") from error
@@ -73,7 +73,7 @@ def _read_classes(path: Path) -> list[dict[str, str]]:
 
 
 def training_settings(run: Finished) -> dict[str, Any]:
-    """Every setting of a run, and what it was computed with, but not where its files lie on this machine."""
+    """The settings, versions and device of a run, without the paths of files on this machine."""
     settings = to_json(run.config)
     for name in ("name", "runs_dir", "device", "model"):
         del settings[name]

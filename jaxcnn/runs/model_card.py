@@ -1,4 +1,4 @@
-"""A model's card: what it is, how it was made, how good it is and what it is not good for."""
+"""A model card: what the model is, how it was trained, its accuracy and its limits."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from jaxcnn.runs.finished import Finished
 from jaxcnn.runs.tables import escape_markdown, markdown_text
 
 _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "svhn": "ufldl-stanford/svhn"}
-"""What the Hugging Face hub calls data sets."""
+"""Names of data sets on the Hugging Face hub."""
 
 _FIGURES = (
     ("test_accuracy", "accuracy (%)", "{:.2f}"),
@@ -24,26 +24,26 @@ _FIGURES = (
     ("temperature", "temperature, fitted on the validation images", "{:.3f}"),
 )
 _COLUMNS = {"images": "{:.0f}", "accuracy": "{:.2f}", "precision": "{:.4f}", "f1": "{:.4f}"}
-"""What is shown of `classes.csv`, where it is there, and how. Recall is what it calls accuracy."""
+"""The columns of `classes.csv` to show, if they exist, and their formats. Recall equals accuracy."""
 
 
 class About(NamedTuple):
-    """What a run's folder does not tell, as Markdown; nothing is said of what is empty."""
+    """Facts for the card that a run's folder does not contain, as Markdown. Empty fields are left out."""
 
     name: str = ""
-    """Of weights that come with the project; of others it is the run's."""
+    """Name of the model; if empty, the run's name."""
     dataset: str = ""
-    """What to call the data set, if not as the run does."""
+    """Name of the data set; if empty, the hub's or the run's."""
     license: str = "unknown"
-    """As the Hugging Face hub abbreviates it."""
+    """Licence, abbreviated as on the Hugging Face hub."""
     origin: str = ""
-    """Where the images come from, and under which terms."""
+    """Where the images come from, and their terms of use."""
     command: str = ""
-    """That trains such a network."""
+    """Command that trains such a network."""
     hardware: str = ""
-    """That it was trained on."""
+    """Hardware that the network was trained on; if empty, the device that the run recorded."""
     rounding: str = ""
-    """What rounding the weights changed."""
+    """What rounding the weights to float16 changed."""
 
 
 def card_text(
@@ -58,12 +58,12 @@ def card_text(
     """The card of a run's network, as Markdown with the front matter of the Hugging Face hub.
 
     Args:
-        run: what it tells.
-        card: what belongs to its network.
-        class_names: by label.
-        about: what the run does not tell.
-        figures: titles of pictures that lie beside the card, by file name.
-        onnx: whether `model.onnx` does.
+        run: the finished run.
+        card: preprocessing of the run's network.
+        class_names: names of the classes, in the order of the labels.
+        about: facts that the run's folder does not contain.
+        figures: titles of the pictures beside the card, by file name.
+        onnx: whether `model.onnx` is beside the card.
     """
     summary: dict[str, Any] = {**run.summary}
     tested = [each for each in run.classes if each.get("accuracy")]
@@ -100,7 +100,7 @@ def card_text(
 
 
 def _settings(run: Finished, about: About) -> list[tuple[str, str]]:
-    """Rows that say how a run was trained."""
+    """Rows of the table that says how the run was trained."""
     config, summary = run.config, run.summary
     optim, train, data = config.optim, config.train, config.data
     transfer = config if isinstance(config, TransferConfig) else None
@@ -147,5 +147,5 @@ def _line(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """A text in one line of Markdown, with nothing in it read as markup."""
+    """A text as one line of Markdown, with markup escaped."""
     return escape_markdown(_line(value))

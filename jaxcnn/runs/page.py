@@ -16,18 +16,18 @@ from jaxcnn.runs import charts
 from jaxcnn.runs.arrays import RunArrays
 from jaxcnn.runs.calibration import BINS, ConfidenceBin, calibration_error, confidence_bins
 from jaxcnn.runs.examples import confidently_wrong, least_sure
-from jaxcnn.runs.palette import FAINTEST, RIGHT, WRONG
+from jaxcnn.runs.palette import FAINTEST, RIGHT, WRONG, mix_with_white
 from jaxcnn.runs.scores import ClassScore, Confusion, class_scores, confusion_matrix, confusions
 from jaxcnn.runs.style import one_line
 from jaxcnn.runs.summary import Summary
 from jaxcnn.training.records import EpochRecord
 
 _CONFUSIONS = 30
-"""What the list of confusions shows of more."""
+"""Maximum length of the list of confusions."""
 _MATRIX = 200
-"""Classes of the largest matrix that is drawn."""
+"""Maximum number of classes for which the matrix is drawn."""
 _PIXELS = 96
-"""Height of the largest image in the page; larger ones are made smaller."""
+"""Maximum height of an image on the page. Larger images are scaled down."""
 
 
 def render(
@@ -36,11 +36,11 @@ def render(
     """The page of a finished run as HTML.
 
     Args:
-        folder: of the run, for the command that repeats it.
-        config: what `config.json` holds.
-        summary: what `summary.json` holds.
-        records: of all epochs.
-        arrays: what `results/` holds.
+        folder: the run's folder, for the command that repeats the run.
+        config: the content of `config.json`.
+        summary: the content of `summary.json`.
+        records: the records of all epochs.
+        arrays: the arrays in `results/`.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined  # late: training need not wait for it
 
@@ -58,6 +58,7 @@ def render(
     mistakes = confusions(matrix)
     cells, most = charts.matrix_cells(matrix, names) if len(names) <= _MATRIX else ([], 0.0)
     finite = bool(np.isfinite(arrays.probabilities).all())
+    losses = [(each.val_loss, each.epoch) for each in records if each.val_loss is not None]
     bins = confidence_bins(arrays.probabilities, arrays.labels) if finite else []
     return environment.get_template("report.html.jinja").render(
         name=one_line(summary["name"]),
@@ -75,20 +76,22 @@ def render(
         most_confused=most,
         curves=curves(records, summary),
         validated=summary["val_accuracy"] is not None,
+        lowest_loss=min(losses)[1] if losses else None,
         num_bins=BINS,
         calibration=Calibration.of(arrays, bins) if finite else None,
         bars=charts.reliability(bins, 220) if finite else [],
-        wrong=shown(arrays, names, confidently_wrong(arrays.probabilities, arrays.labels)) if finite else [],
-        unsure=shown(arrays, names, least_sure(arrays.probabilities)) if finite else [],
+        wrong=example_images(arrays, names, confidently_wrong(arrays.probabilities, arrays.labels)) if finite else [],
+        unsure=example_images(arrays, names, least_sure(arrays.probabilities)) if finite else [],
         has_images=bool(arrays.examples),
         settings=settings(config),
         config=json.dumps({key: value for key, value in config.items() if key != RESOLVED}, indent=2),
         command=command(folder, config),
+        origin=resolved.get("origin"),
         versions={**resolved.get("versions", {}), "Python": resolved.get("python", "not recorded")},
         device=resolved.get("device", "not recorded"),
         processor=resolved.get("processor"),
         colors={
-            name: charts.mixed(color, share)
+            name: mix_with_white(color, share)
             for name, color, share in (
                 ("right", RIGHT, 1),
                 ("wrong", WRONG, 1),
@@ -105,13 +108,13 @@ class ClassRow(NamedTuple):
 
     score: ClassScore
     taken_for: str
-    """What its images are most often taken for; empty if all are right."""
+    """The most frequent wrong prediction for its images; empty if all are right."""
     taken: int
-    """How many of them."""
+    """Number of images with that prediction."""
 
 
 def class_rows(scores: Sequence[ClassScore], mistakes: Sequence[Confusion], names: Sequence[str]) -> list[ClassRow]:
-    """The classes, the worst first; those without images last."""
+    """The classes by recall, lowest first. Classes without images come last."""
     first: dict[int, Confusion] = {}
     for mistake in mistakes:
         first.setdefault(mistake.true, mistake)
@@ -123,29 +126,30 @@ def class_rows(scores: Sequence[ClassScore], mistakes: Sequence[Confusion], name
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (a fraction) that was measured on `n` images."""
+    """Wilson's 95 % confidence interval of a proportion (0 to 1) measured on `n` images."""
     z2 = 1.959963984540054**2 / n
     middle, half = share + z2 / 2, (z2 * share * (1 - share) + z2**2 / 4) ** 0.5
     return (middle - half) / (1 + z2), (middle + half) / (1 + z2)
 
 
 class Calibration(NamedTuple):
-    """Whether the probabilities are what they say. All are fractions."""
+    """How well a network's confidence matches its accuracy. All values are fractions."""
 
     confidence: float
     """Mean probability of the most probable class."""
     accuracy: float
     gap: float
-    """Confidence less accuracy."""
+    """Confidence minus accuracy."""
     error_of_gap: float
-    """Its standard error."""
+    """Standard error of the gap."""
     expected_error: float
+    """Expected calibration error."""
     bins: Sequence[ConfidenceBin]
-    """Those that hold images."""
+    """The bins that are not empty."""
 
     @classmethod
     def of(cls, arrays: RunArrays, bins: Sequence[ConfidenceBin]) -> "Calibration":
-        """That of a run."""
+        """Computes the calibration of a run from its arrays and all of its bins."""
         confidence = arrays.probabilities.max(-1).astype(np.float64)
         differences = confidence - (arrays.predictions == arrays.labels)
         gap, n = float(differences.mean()), len(differences)
@@ -155,38 +159,38 @@ class Calibration(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """In a word."""
+        """The result in words. Overconfident means that the gap exceeds two standard errors."""
         if abs(self.gap) <= 2 * self.error_of_gap:
             return "neither over- nor underconfident"
         return "overconfident" if self.gap > 0 else "underconfident"
 
 
-class Shown(NamedTuple):
+class ExampleImage(NamedTuple):
     """A test image on the page."""
 
     source: str
-    """A data URI; empty where the run keeps no image."""
+    """A data URI; empty if the run did not keep the image."""
     true: str
     predicted: str
     probability: float
     true_probability: float
     number: int
-    """Of the image in the test split, from 0."""
+    """Index of the image in the test split, counted from 0."""
 
 
-def shown(arrays: RunArrays, names: Sequence[str], indices: np.ndarray[Any, Any]) -> list[Shown]:
-    """Test images by their index, with what the network says of them."""
+def example_images(arrays: RunArrays, names: Sequence[str], indices: np.ndarray[Any, Any]) -> list[ExampleImage]:
+    """The test images with these indices, with their predictions and probabilities."""
     found = []
     for i in indices.tolist():
         true, predicted, row = int(arrays.labels[i]), int(arrays.predictions[i]), arrays.probabilities[i]
         source = data_uri(arrays.examples[i]) if i in arrays.examples else ""
         values = float(row[predicted]), float(row[true])
-        found.append(Shown(source, names[true], names[predicted], *values, i))
+        found.append(ExampleImage(source, names[true], names[predicted], *values, i))
     return found
 
 
 def data_uri(pixels: np.ndarray[Any, Any]) -> str:
-    """An image, uint8 (H, W, C), as a PNG that is part of the page."""
+    """An image, uint8 (H, W, C), as a data URI with a PNG."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     if image.height > _PIXELS:
         image = image.resize((_PIXELS, _PIXELS), Image.Resampling.LANCZOS)
@@ -204,11 +208,11 @@ def curves(records: Sequence[EpochRecord], summary: Summary) -> list[charts.Char
     for title, name in (("Loss (cross-entropy, nats)", "loss"), ("Accuracy (%)", "accuracy")):
         train, val = ([getattr(record, f"{split}_{name}") for record in records] for split in ("train", "val"))
         lines = {"validation": val, "training": train} if validated else {"training": train}
-        told = "; ".join(f"{of} from {values[0]:.4g} to {values[-1]:.4g}" for of, values in lines.items())
-        made.append(charts.line_chart(title, f"{title} by epoch: {told}", epochs, lines, best))
+        description = "; ".join(f"{of} from {values[0]:.4g} to {values[-1]:.4g}" for of, values in lines.items())
+        made.append(charts.line_chart(title, f"{title} by epoch: {description}", epochs, lines, best))
     rates = [record.learning_rate for record in records]
-    told = f"Learning rate by epoch: from {rates[0]:.4g} to {rates[-1]:.4g}"
-    return [*made, charts.line_chart("Learning rate", told, epochs, {"learning rate": rates}, best)]
+    description = f"Learning rate by epoch: from {rates[0]:.4g} to {rates[-1]:.4g}"
+    return [*made, charts.line_chart("Learning rate", description, epochs, {"learning rate": rates}, best)]
 
 
 class Setting(NamedTuple):
@@ -221,7 +225,7 @@ class Setting(NamedTuple):
 
 
 def settings(config: dict[str, Any]) -> list[Setting]:
-    """The settings of a run, those that differ from their defaults first, without those that say where it is."""
+    """The settings of a run except `PLACES`. Those that differ from their defaults come first."""
     transfers = "source" in config
     defaults = flatten(to_json(TransferConfig() if transfers else ExperimentConfig()))
     values = {**defaults, **flatten({key: value for key, value in config.items() if key != RESOLVED})}
@@ -242,7 +246,7 @@ def _text(value: Any) -> str:
 
 
 def command(folder: Path, config: dict[str, Any]) -> str:
-    """The command that makes the run again, beside the one there is."""
+    """The command that repeats the run under another name."""
     program = "transfer" if "source" in config else "train"
     words = ["jaxcnn", program, "--config", str(folder / "config.json"), "--name", f"{folder.name}_again"]
     return shlex.join(words)

@@ -13,7 +13,7 @@ from jaxcnn.data.splits import Dataset
 from jaxcnn.files import write_json, write_npy, write_text
 from jaxcnn.masks import mask_name
 from jaxcnn.runs.calibration import calibration_error, confidence_bins
-from jaxcnn.runs.examples import telling
+from jaxcnn.runs.examples import select_examples
 from jaxcnn.runs.metrics import Board, write_metrics
 from jaxcnn.runs.scores import COLUMNS, balanced_accuracy, class_scores, row, top_accuracy
 from jaxcnn.runs.summary import Summary
@@ -54,7 +54,7 @@ def write_results(
     predictions = logits.argmax(-1).astype(np.int32)
     probabilities = softmax(logits / np.float64(temperature or 1))
     finite = bool(np.isfinite(probabilities).all())
-    examples = telling(probabilities, labels)
+    examples = select_examples(probabilities, labels)
     write_metrics(folder, records)  # again: a kill after the last checkpoint leaves a line out
     for name, values in (
         ("train_loss", [r.train_loss for r in records]),

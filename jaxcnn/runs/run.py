@@ -45,7 +45,7 @@ from jaxcnn.weights.card import to_metadata
 from jaxcnn.weights.checkpoint import Progress, open_checkpoints
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict
-from jaxcnn.weights.pretrained import locate_weights, or_a_name
+from jaxcnn.weights.pretrained import locate_weights, names_hint
 from jaxcnn.weights.source import read_source
 from jaxcnn.weights.transfer import Source, copied_stages, transplant
 
@@ -207,7 +207,7 @@ def open_source(config: TransferConfig) -> Source:
     if not is_there(locate_weights(config.source)):
         raise InputError(
             f"source={str(config.source)!r} does not exist; train one with jaxcnn cifar10, "
-            f"or give --source a run's folder or a model.pth{or_a_name()}"
+            f"or give --source a run's folder or a model.pth{names_hint()}"
         )
     source = read_source(config.source, config)
     if config.dropout_rate is not None:

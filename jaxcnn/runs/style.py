@@ -1,4 +1,4 @@
-"""How figures look: for a page and for print, to the colour-blind, and in grey."""
+"""The style of all figures: readable in print, in grey and for the colour-blind."""
 
 import contextlib
 import os
@@ -36,9 +36,10 @@ _SETTINGS = {
 
 
 def line(i: int, points: int) -> dict[str, Any]:
-    """How the `i`-th line of a figure is drawn: a colour, and a dash and a marker that tell it apart in grey.
+    """matplotlib's properties of the `i`-th line of a figure: colour, and dash and marker to tell lines apart in grey.
 
-    `points` is how many it has; about ten of them are marked. Beyond the palette, colours come again with other dashes.
+    `points` is the number of points on the line. About ten of them get a marker. Beyond the palette, colours come
+    again with other dashes.
     """
     return {
         "color": PALETTE[i % len(PALETTE)],
@@ -50,27 +51,27 @@ def line(i: int, points: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def new_figure(path: Path, width: float, height: float) -> Iterator[Any]:
-    """A figure to draw on, in inches, written in the end. What the user has set for other figures has no effect on it.
+    """Yields a matplotlib figure of this size in inches, and writes it at the end.
 
-    The suffix of `path` decides the format, one of `Figures`; any other suffix means PNG.
+    The suffix of `path` decides the format: svg, pdf, or PNG for any other suffix. matplotlib's defaults and this
+    module's settings apply, whatever the user has configured.
     """
     matplotlib = _import_matplotlib()
     defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     kind = path.suffix[1:] if path.suffix[1:] in dates else "png"
-    with (
-        matplotlib.rc_context({**defaults, **_SETTINGS}),
-        warnings.catch_warnings(action="ignore"),
-    ):  # glyphs a font lacks
+    # Warnings: such as missing glyphs.
+    with matplotlib.rc_context({**defaults, **_SETTINGS}), warnings.catch_warnings(action="ignore"):
         figure = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
         yield figure
         write_whole(path, lambda temporary: figure.savefig(temporary, format=kind, metadata=dates.get(kind)))
 
 
 def _import_matplotlib() -> Any:
-    """Imports matplotlib: late, as training need not wait for it, and whatever backend MPLBACKEND names.
+    """Imports matplotlib without the backend that MPLBACKEND names.
 
-    A notebook's processes inherit one that is only there in the notebook. None is needed to write a file.
+    A process started from a notebook inherits a MPLBACKEND that exists only in the notebook, and the import would fail.
+    Writing a file needs no backend. The import is late so that training does not wait for it.
     """
     named = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
     try:
@@ -80,16 +81,16 @@ def _import_matplotlib() -> Any:
             os.environ["MPLBACKEND"] = named
     if named is not None:
         with contextlib.suppress(ValueError):
-            matplotlib.rcParams["backend"] = named  # for others in this process
+            matplotlib.rcParams["backend"] = named  # for other code in this process
     return matplotlib
 
 
 NAME_LENGTH = 24
-"""Characters of a class's name that a figure has room for."""
+"""Maximum number of characters of a class name in a figure."""
 
 
 def one_line(name: str, most: int = 200) -> str:
-    """A name in one line of at most `most` characters that any file can hold."""
+    """A name as one printable line of at most `most` characters."""
     line = " ".join(name.encode(errors="replace").decode().split())
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
     return shown if len(shown) <= most else f"{shown[: most - 1]}\N{HORIZONTAL ELLIPSIS}"

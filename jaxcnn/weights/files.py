@@ -16,7 +16,7 @@ from jaxcnn.config.network import ModelConfig
 from jaxcnn.errors import InputError, JaxcnnError, is_out_of_memory, reason, unreadable
 from jaxcnn.files import is_there, write_whole
 from jaxcnn.weights.convert import to_arrays
-from jaxcnn.weights.pretrained import or_a_name
+from jaxcnn.weights.pretrained import names_hint
 from jaxcnn.weights.state_dicts import find_network
 from jaxcnn.weights.torch_file import save_torch_file
 
@@ -90,7 +90,7 @@ def load_file(path: Path) -> Any:
         beside = path.with_name(path.name + ".index")
         if is_there(beside):
             raise InputError(f"{path} is a TensorFlow checkpoint; {_FROM_ELSEWHERE}")
-        raise InputError(f"{path} does not exist; give the path of a model.pth or .safetensors file{or_a_name()}")
+        raise InputError(f"{path} does not exist; give the path of a model.pth or .safetensors file{names_hint()}")
     try:
         with path.open("rb") as file:
             head = file.read(4096)

@@ -1,4 +1,4 @@
-"""A network as an ONNX file, by PyTorch's exporter."""
+"""Writing a network as an ONNX file with PyTorch's exporter."""
 
 import logging
 import warnings
@@ -12,10 +12,10 @@ from jaxcnn.weights.pytorch_network import TorchClassifier
 
 
 def require_onnx() -> None:
-    """Refuses where PyTorch's exporter lacks what it needs.
+    """Checks that the packages which PyTorch's exporter needs are installed.
 
     Raises:
-        InputError: naming the extra that has it.
+        InputError: when one is missing; the message names the extra.
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
@@ -27,10 +27,8 @@ def write_onnx(path: Path, classifier: TorchClassifier) -> None:
     import torch
 
     pixels = torch.zeros(2, classifier.channels, classifier.size, classifier.size, dtype=torch.uint8)
-    with (
-        warnings.catch_warnings(action="ignore"),
-        _only_errors("torch.onnx"),
-    ):  # it tells of its plans, and of torchvision
+    # The exporter reports its progress, and that torchvision is missing, as warnings and log entries.
+    with warnings.catch_warnings(action="ignore"), _only_errors("torch.onnx"):
         torch.onnx.export(
             classifier,
             (pixels,),
