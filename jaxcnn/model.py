@@ -9,10 +9,7 @@ upwards. fc3, the head, comes after the last stage.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
 from operator import index
-from typing import Any, final
 
 import flax.linen as nn
 import jax
@@ -29,8 +26,10 @@ from jaxcnn.kernels.conv import conv3x3
 from jaxcnn.kernels.dense import dense
 from jaxcnn.kernels.dropout import dropout
 from jaxcnn.kernels.executables import jit
+from jaxcnn.kernels.features import Features
 from jaxcnn.kernels.norm import batch_norm
 from jaxcnn.kernels.pool import max_pool2x2
+from jaxcnn.kernels.shards import Shards, places, whole_batch
 
 PRNG = "threefry2x32"
 """The random number generator, whatever JAX's default is set to, so that one seed always gives one run."""
@@ -68,32 +67,6 @@ def bias_init(weight_init: str, fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("values", "columns"), meta_fields=("stage",))
-@final
-@dataclass(frozen=True)
-class Features:
-    """The inputs of a stage, for each image: frozen stages compute them once, and training starts from them.
-
-    For a dense stage, columns that are zero for every image may be left out:
-
-        all inputs of fc1         values        columns
-        [[0.5, 0, 0, 2.0],        [[0.5, 2.0],  [0, 3]
-         [0.1, 0, 0, 0.0]]         [0.1, 0.0]]
-    """
-
-    values: Any
-    """Floating (N, H, W, C), or (N, C) where the stage is dense."""
-    stage: int
-    """Index of the stage that reads them; `num_stages` is the head."""
-    columns: Any = None
-    """int32 (C,), ascending: which of a dense stage's inputs `values` holds; None if it holds all."""
-
-
-def map_values(f: Callable[[Any], Any], x: Any) -> Any:
-    """f(x) for an array of images; for `Features`, the same features with f applied to their values."""
-    return replace(x, values=f(x.values)) if isinstance(x, Features) else f(x)
-
-
 class Conv(nn.Module):
     """3x3 convolution with padding 1: (B, H, W, C) -> (B, H, W, features).
 
@@ -122,6 +95,8 @@ class BatchNorm(nn.Module):
     number of batches is counted (`num_batches_tracked` in PyTorch). Images outside the mask do not count.
     """
 
+    shards: Shards | None = None
+
     @nn.compact
     def __call__(self, x: jax.Array, offset: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
         """Normalises x + offset by the batch's statistics if `train`, else by the running averages.
@@ -144,9 +119,9 @@ class BatchNorm(nn.Module):
         if not train:
             gain = scale * jax.lax.rsqrt(running_var.value + BN_EPSILON)
             return x * gain.astype(x.dtype) + (bias + (offset - running_mean.value) * gain).astype(x.dtype)
-        if math.prod(x.shape[:-1]) == 1:
+        if whole_batch(len(x), self.shards) * math.prod(x.shape[1:-1]) == 1:
             raise InputError(f"a batch of one image with maps of 1x1 has no variance to normalise by; x is {x.shape}")
-        y, mean, var, n = batch_norm(x, scale, bias, mask, epsilon=BN_EPSILON)
+        y, mean, var, n = batch_norm(x, scale, bias, mask, epsilon=BN_EPSILON, shards=self.shards)
         if not self.is_initializing():
             unbiased = var * (n / jnp.maximum(n - 1, 1))
             mean = mean + jax.lax.stop_gradient(offset)
@@ -161,6 +136,7 @@ class Block(nn.Module):
 
     config: ModelConfig
     index: int
+    shards: Shards | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None) -> jax.Array:
@@ -169,7 +145,7 @@ class Block(nn.Module):
         for j in range(config.layers_per_block[i]):
             x, bias = Conv(config.channels[i], config.weight_init, name=f"conv_{j}")(x)
             if config.apply_bn[i]:
-                x = BatchNorm(name=f"bn_{j}")(x, bias, train=train, mask=mask)
+                x = BatchNorm(self.shards, name=f"bn_{j}")(x, bias, train=train, mask=mask)
             else:
                 x = x + bias.astype(x.dtype)
             x = ACTIVATIONS[config.activation_function](x)
@@ -195,10 +171,14 @@ class Dense(nn.Module):
 
 
 class CNN(nn.Module):
-    """The network that `config` describes. It computes in `dtype`, or in the parameters' own type if that is None."""
+    """The network that `config` describes. It computes in `dtype`, or in the parameters' own type if that is None.
+
+    `shards` is for use inside `jax.shard_map`: it says how the batch is divided among devices.
+    """
 
     config: ModelConfig
     dtype: Dtype | None = None
+    shards: Shards | None = None
 
     @nn.compact
     @fixed_settings()
@@ -235,26 +215,30 @@ class CNN(nn.Module):
         for stage in range(first_stage, stop):
             training = train and stage >= eval_stages
             if stage < config.num_blocks:
-                x = Block(config, stage, name=f"block_{stage}")(x, train=training, mask=mask)
+                x = Block(config, stage, self.shards, name=f"block_{stage}")(x, train=training, mask=mask)
             else:
                 x = x.reshape(len(x), -1)
                 i = stage - config.num_blocks
                 if training and config.dropout_rate > 0:
-                    places = None if columns is None else _places(columns, len(x), config.dense_widths[i])
-                    x = dropout(self.make_rng("dropout"), x, config.dropout_rate, places=places)
+                    x = self._dropout(x, columns, config.dense_widths[i])
                 x = act(self._dense(i, config.hidden_dims[stage])(x, columns))
                 columns = None
         return x if end_stage is not None else self._dense(2, config.num_classes)(x, columns)
 
+    def _dropout(self, x: jax.Array, columns: jax.Array | None, width: int) -> jax.Array:
+        """Drops what would be dropped of the whole batch with all columns, whatever part of it x is."""
+        where = shape = None
+        if columns is not None or self.shards is not None:
+            columns = jnp.arange(width) if columns is None else columns
+            rows = places(len(x), self.shards).astype(jnp.uint32)
+            where = rows[:, None] * jnp.uint32(width) + columns.astype(jnp.uint32)
+        if self.shards is not None:
+            shape = self.shards.batch_size, width
+        return dropout(self.make_rng("dropout"), x, self.config.dropout_rate, places=where, shape=shape)
+
     def _dense(self, i: int, features: int) -> Dense:
         config = self.config
         return Dense(features, config.dense_widths[i], config.weight_init, self.dtype, name=f"fc{i + 1}")
-
-
-def _places(columns: jax.Array, rows: int, width: int) -> jax.Array:
-    """Row-major indices, uint32 (rows, C), of these columns in an array (rows, width)."""
-    places: jax.Array = jnp.arange(rows, dtype=jnp.uint32)[:, None] * jnp.uint32(width) + columns.astype(jnp.uint32)
-    return places
 
 
 @fixed_settings()
@@ -281,6 +265,6 @@ def init_variables(config: ModelConfig, key: jax.Array) -> VariableDict:
     return variables
 
 
-def make_network(model: ModelConfig, precision: Precision) -> CNN:
+def make_network(model: ModelConfig, precision: Precision, shards: Shards | None = None) -> CNN:
     """The network, computing in bfloat16, or (for float32) in the parameters' own type."""
-    return CNN(model, dtype=jnp.bfloat16 if precision == "bfloat16" else None)
+    return CNN(model, dtype=jnp.bfloat16 if precision == "bfloat16" else None, shards=shards)

@@ -29,7 +29,8 @@ from jaxcnn.data.augment import augment
 from jaxcnn.data.splits import Dataset, Split
 from jaxcnn.training.custom import Custom, CustomModule, restart
 from jaxcnn.training.decisions import plateau_scale
-from jaxcnn.training.loop import evaluate, evaluation_step
+from jaxcnn.training.epoch import evaluate
+from jaxcnn.training.loop import evaluation_step
 from jaxcnn.training.step import unfreeze
 
 pytestmark = pytest.mark.usefixtures("compiled_once")

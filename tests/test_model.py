@@ -15,7 +15,7 @@ from jax.extend.random import threefry_2x32
 from jaxcnn import CNN, DEEP, SHALLOW, InputError, ModelConfig, init_variables
 from jaxcnn.kernels.dropout import dropout, threefry2x32
 from jaxcnn.kernels.executables import jit
-from jaxcnn.model import Features
+from jaxcnn.kernels.features import Features
 from jaxcnn.training.step import cross_entropy
 from jaxcnn.weights.convert import entries, from_torch, to_torch
 from jaxcnn.weights.pytorch_network import TorchCNN

@@ -22,7 +22,7 @@ from small_training import (
 from jaxcnn.config import OptimConfig
 from jaxcnn.data.splits import Split, epoch_order
 from jaxcnn.kernels.executables import jit
-from jaxcnn.training.loop import batches, evaluate, make_train_epoch
+from jaxcnn.training.epoch import batches, evaluate, make_train_epoch
 from jaxcnn.training.records import Batch, Metrics, softmax
 from jaxcnn.training.step import init_state, make_eval_step, make_train_step
 from jaxcnn.weights.convert import from_torch, to_torch

@@ -25,7 +25,7 @@ from jaxcnn.files import write_json
 from jaxcnn.runs.run import first_variables
 from jaxcnn.studies import study
 from jaxcnn.studies.plan import Study
-from jaxcnn.training.loop import evaluate
+from jaxcnn.training.epoch import evaluate
 from jaxcnn.training.step import make_eval_step
 from jaxcnn.weights.convert import from_torch
 from jaxcnn.weights.files import read_state_dict, write_state_dict

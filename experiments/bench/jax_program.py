@@ -16,7 +16,8 @@ from jaxcnn.data.sets import CIFAR10_STANDARDISATION
 from jaxcnn.kernels.executables import jit
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables, key_of
-from jaxcnn.training.loop import OnStep, default_steps_per_call, evaluate, fit, make_train_epoch
+from jaxcnn.training.epoch import OnStep, default_steps_per_call, evaluate, make_train_epoch
+from jaxcnn.training.loop import fit
 from jaxcnn.training.optim import make_schedule
 from jaxcnn.training.step import init_state, make_eval_step, make_train_step
 from jaxcnn.weights.convert import from_torch

@@ -27,9 +27,10 @@ import torch
 from jaxcnn import SHALLOW, DataConfig, Dataset, OptimConfig, init_variables, load_dataset
 from jaxcnn.data.splits import Split, epoch_order
 from jaxcnn.errors import JaxcnnError
-from jaxcnn.training.loop import batches, default_steps_per_call, evaluate, make_train_epoch
+from jaxcnn.training.epoch import batches, default_steps_per_call, evaluate, make_train_epoch
 from jaxcnn.training.optim import make_schedule
-from jaxcnn.training.step import TrainStep, init_state, make_eval_step, make_train_step
+from jaxcnn.training.records import TrainStep
+from jaxcnn.training.step import init_state, make_eval_step, make_train_step
 from jaxcnn.weights.convert import to_torch
 from jaxcnn.weights.pytorch_network import torch_network
 

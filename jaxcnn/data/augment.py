@@ -10,13 +10,14 @@ from jaxcnn.config.training import Augment
 from jaxcnn.data.autoaugment import apply_policy, autoaugment, draw
 from jaxcnn.errors import InputError
 from jaxcnn.kernels.backend import cpu_or_plain, fixed_settings
+from jaxcnn.kernels.shards import Shards, places
 
 _PADDING = 4
 
 
 @fixed_settings()
-def augment(key: jax.Array, images: jax.Array, kind: Augment) -> jax.Array:
-    """Augments a batch. Each image has its own key, derived from `key` and its position in the batch.
+def augment(key: jax.Array, images: jax.Array, kind: Augment, shards: Shards | None = None) -> jax.Array:
+    """Augments a batch. Each image has its own key, derived from `key` and its place in the batch.
 
     On a CPU, AutoAugment takes the images one by one; an accelerator takes the whole batch. The result is the same.
 
@@ -24,6 +25,7 @@ def augment(key: jax.Array, images: jax.Array, kind: Augment) -> jax.Array:
         key: PRNG key.
         images: uint8 (B, H, W, C), C either 1 or 3.
         kind: "autoaugment" or "flipcrop" (see the functions of these names), or "none".
+        shards: how the batch is divided among devices, inside `jax.shard_map`.
 
     Returns:
         uint8 (B, H, W, C).
@@ -35,7 +37,7 @@ def augment(key: jax.Array, images: jax.Array, kind: Augment) -> jax.Array:
         raise InputError(f"images={images.dtype}{images.shape} is not usable: give uint8 (B, H, W, 1 or 3)")
     if kind == "none":
         return images
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places(len(images), shards))
     if kind == "flipcrop":
         return jax.vmap(flipcrop)(keys, images)  # faster than one by one on a CPU, too
     if kind != "autoaugment":

@@ -19,9 +19,33 @@ class Split(NamedTuple):
     """Images and their labels."""
 
     images: Any
-    """uint8 (N, H, W, C). Training on cached features has `model.Features` in their place."""
-    labels: np.ndarray
+    """uint8 (N, H, W, C), or `ImageRows`. Training on cached features has `kernels.features.Features` instead."""
+    labels: Any
     """int32 (N,)."""
+
+
+class ImageRows:
+    """Some images of a larger array, such as a memory-mapped file. They are copied only when they are indexed.
+
+    It has what `Split.images` needs of an array: its length, shape, dtype and number of bytes, and indexing by rows.
+    """
+
+    def __init__(self, images: Any, rows: np.ndarray) -> None:
+        self._images = images
+        self._rows = rows
+        self.shape = (len(rows), *images.shape[1:])
+        self.dtype = images.dtype
+        self.size = math.prod(self.shape)
+        self.nbytes = self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        rows = self._rows[index]
+        images = aligned_empty((*rows.shape, *self.shape[1:]), self.dtype)
+        np.take(self._images, rows, axis=0, out=images, mode="clip")  # other modes use a buffer
+        return images
 
 
 class Stored(NamedTuple):

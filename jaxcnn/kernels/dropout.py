@@ -12,7 +12,9 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA  # keeps the third word of the key schedule from being zero when the key is
 
 
-def dropout(key: Array, x: Array, rate: float, *, places: Array | None = None) -> Array:
+def dropout(
+    key: Array, x: Array, rate: float, *, places: Array | None = None, shape: tuple[int, int] | None = None
+) -> Array:
     """Sets each element to 0 with probability `rate`, to the nearest 1/65536, and scales the others to keep the mean.
 
     One threefry block has 64 random bits, which decide four elements: one in each quarter of the batch. With B = 8
@@ -30,38 +32,50 @@ def dropout(key: Array, x: Array, rate: float, *, places: Array | None = None) -
         key: PRNG key.
         x: floating-point (B, ...).
         rate: in [0, 1).
-        places: if x is a part of a wider array: uint32, of x's shape, the row-major index of each element there. Each
+        places: if x is a part of a larger array: uint32, of x's shape, the row-major index of each element there. Each
             element is then dropped exactly when it would be dropped in the whole array.
+        shape: rows and width of that array, if x does not have all of its rows.
 
     Returns:
         Of x's shape and type. Only reverse-mode differentiation is supported.
     """
-    if places is None:
-        places = lax.iota(jnp.uint32, x.size).reshape(x.shape)
-    dropped: Array = _dropout(jax.random.key_data(key), places[: -(-len(x) // 4)], x, rate)
+    words = jax.random.key_data(key)
+    if shape is not None and places is not None:
+        blocks = jnp.uint32(-(-shape[0] // 4) * shape[1])
+        counter, quarter = places % blocks, places // blocks
+    else:
+        every = lax.iota(jnp.uint32, x.size).reshape(x.shape) if places is None else places
+        counter, quarter = every[: -(-len(x) // 4)], None
+    dropped: Array = _dropout(words, counter, quarter, x, rate)
     return dropped
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _dropout(words: Array, counter: Array, x: Array, rate: float) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _dropout(words: Array, counter: Array, quarter: Array | None, x: Array, rate: float) -> Array:
+    """`counter` belongs to the images of one quarter; or, with `quarter` (0 to 3), both belong to each element of x."""
     dropped = min(round(rate * 2**16), 2**16 - 1)
-    quarter = len(counter)
     low, high = threefry2x32(words, counter, jnp.zeros_like(counter))
-    quarters = []
-    for i, draws in enumerate((low & 0xFFFF, low >> 16, high & 0xFFFF, high >> 16)):
-        some = x[i * quarter : (i + 1) * quarter]
-        quarters.append(jnp.where(draws[: len(some)] >= dropped, some * (2**16 / (2**16 - dropped)), 0))
-    return jnp.concatenate(quarters)
+    parts = (low & 0xFFFF, low >> 16, high & 0xFFFF, high >> 16)
+
+    def drop(x: Array, draws: Array) -> Array:
+        return jnp.where(draws >= dropped, x * (2**16 / (2**16 - dropped)), 0)
+
+    if quarter is not None:
+        return drop(x, jnp.select([quarter == i for i in range(4)], parts))
+    quarters = jnp.split(x, [len(counter) * i for i in (1, 2, 3)])
+    return jnp.concatenate([drop(some, draws[: len(some)]) for some, draws in zip(quarters, parts, strict=True)])
 
 
-def _forward(words: Array, counter: Array, x: Array, rate: float) -> tuple[Array, tuple[Array, Array]]:
-    return _dropout(words, counter, x, rate), (words, counter)
+def _forward(
+    words: Array, counter: Array, quarter: Array | None, x: Array, rate: float
+) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    return _dropout(words, counter, quarter, x, rate), (words, counter, quarter)
 
 
 @fixed_settings()
-def _backward(rate: float, saved: tuple[Array, Array], g: Array) -> tuple[None, None, Array]:
+def _backward(rate: float, saved: tuple[Array, Array, Array | None], g: Array) -> tuple[None, None, None, Array]:
     # The gradient is dropped and scaled like x. Automatic differentiation would draw 16 times as many numbers.
-    return None, None, _dropout(*saved, g, rate)
+    return None, None, None, _dropout(*saved, g, rate)
 
 
 _dropout.defvjp(_forward, _backward)

@@ -37,7 +37,8 @@ from jaxcnn.runs.streams import only_warns
 from jaxcnn.runs.style import Figures
 from jaxcnn.runs.summary import Summary
 from jaxcnn.training.decisions import kept_epoch, validates
-from jaxcnn.training.loop import Paused, evaluate, evaluation_step, fit
+from jaxcnn.training.epoch import evaluate
+from jaxcnn.training.loop import Paused, evaluation_step, fit
 from jaxcnn.training.records import EpochRecord, Metrics, TrainState
 from jaxcnn.training.soundness import require_trainable
 from jaxcnn.training.step import init_state

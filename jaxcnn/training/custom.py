@@ -26,6 +26,11 @@ class Custom(NamedTuple):
     augmentation: Augmentation | None = None
     optimizer: optax.GradientTransformation | None = None
 
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether a part of it may compute with the whole batch, so that devices cannot each run it on their images."""
+        return self.model is not None or self.augmentation is not None
+
 
 BUILT_IN = Custom()
 

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.config.network import ModelConfig
@@ -15,7 +17,9 @@ from jaxcnn.data.splits import Dataset, Split, aligned_empty
 from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.kernels.dense import dense_parts
 from jaxcnn.kernels.executables import kept_jit
-from jaxcnn.model import Features, make_network
+from jaxcnn.kernels.features import Features
+from jaxcnn.model import make_network
+from jaxcnn.training.devices import DIVIDED, EVERYWHERE, fetch, gather, padded_size
 
 FEATURE_CACHE_BYTES = 4 * 2**30
 """The most memory for cached features. If they need more, frozen stages run in every epoch."""
@@ -38,6 +42,7 @@ def compute_features(
     end_stage: int,
     batch_size: int,
     precision: Precision = "float32",
+    mesh: Mesh | None = None,
 ) -> list[Split]:
     """The splits with `Features` in place of their images: the inputs of stage `end_stage`, in evaluation mode.
 
@@ -47,9 +52,13 @@ def compute_features(
     peak memory, because all columns are computed first.
     """
     network = make_network(model, precision)
-    forward = kept_jit(
-        lambda variables, images: network.apply(variables, standardise(images, standardisation), end_stage=end_stage)
-    )
+
+    def forward(variables: Any, images: Any) -> Any:
+        return network.apply(variables, standardise(images, standardisation), end_stage=end_stage)
+
+    if mesh is not None:
+        forward = jax.shard_map(forward, mesh=mesh, in_specs=(EVERYWHERE, DIVIDED), out_specs=DIVIDED, check_vma=False)
+    compiled = kept_jit(forward)
 
     shape, dense = _feature_shape(model, end_stage), end_stage >= model.num_blocks
     nonzero = np.zeros(shape, bool)
@@ -58,8 +67,9 @@ def compute_features(
         n = len(split.labels)
         features = aligned_empty((n, *shape), jnp.bfloat16 if precision == "bfloat16" else np.float32)
         for start in range(0, n, batch_size):
-            batch = split.images[np.arange(start, start + batch_size) % n]  # the last batch has the same shape
-            some = np.asarray(forward(variables, batch))[: n - start]
+            rows = np.arange(start, start + padded_size(batch_size, mesh)) % n  # the last batch has the same shape
+            images = split.images[rows] if mesh is None else gather(split, rows, mesh).images
+            some = fetch(compiled(variables, images))[: min(batch_size, n - start)]
             features[start : start + batch_size] = some
             if dense:
                 np.logical_or(nonzero, some.any(0), out=nonzero)

@@ -1,16 +1,15 @@
 """Epochs and runs: `fit` trains on a data set and yields after each epoch.
 
-An image's way to the loss: `data.sets.load_dataset` reads it, `make_train_epoch` puts it into a batch, and the step of
-`step.make_train_step` passes it through `data.augment.augment`, `data.augment.standardise`, `model.CNN` and
+An image's way to the loss: `data.sets.load_dataset` reads it, `epoch.make_train_epoch` puts it into a batch, and the
+step of `step.make_train_step` passes it through `data.augment.augment`, `data.augment.standardise`, `model.CNN` and
 `step.cross_entropy`.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
-from operator import itemgetter
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,34 +17,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.data.splits import Dataset, Split, epoch_order
 from jaxcnn.errors import DivergedError
-from jaxcnn.kernels.backend import fixed_settings, is_cpu
-from jaxcnn.kernels.batch import take_images
-from jaxcnn.kernels.executables import Jit, jit, kept_jit
+from jaxcnn.kernels.backend import fixed_settings
+from jaxcnn.kernels.executables import jit, kept_jit
 from jaxcnn.kernels.precision import resolve_precision
 from jaxcnn.masks import frozen_stages, settled_epoch
-from jaxcnn.model import map_values
 from jaxcnn.training.class_weights import balanced_weights
 from jaxcnn.training.custom import BUILT_IN, Augmentation, Custom, Loss
 from jaxcnn.training.decisions import plateau_scale, reason_to_stop
+from jaxcnn.training.devices import DIVIDED, EVERYWHERE, divide, replicate
+from jaxcnn.training.epoch import (
+    OnStep,
+    ShouldStop,
+    TrainEpoch,
+    default_steps_per_call,
+    evaluate,
+    make_train_epoch,
+    never,
+)
 from jaxcnn.training.features import caches_features, compute_features
 from jaxcnn.training.optim import Schedule, make_schedule
-from jaxcnn.training.records import Batch, EpochRecord, Evaluation, Metrics, TrainState
+from jaxcnn.training.records import EpochRecord, EvalStep, Metrics, TrainState
 from jaxcnn.training.soundness import require_effect, require_trainable
-from jaxcnn.training.step import EvalStep, TrainStep, make_eval_step, make_train_step, unfreeze
-
-TrainEpoch = Callable[..., tuple[TrainState, Metrics]]
-OnStep = Callable[[int, Metrics], None]
-"""Called with the number of images since the epoch began or was resumed, and the metrics summed over them."""
-ShouldStop = Callable[[], bool]
-
-
-def never() -> bool:
-    """A `ShouldStop` that never stops an epoch."""
-    return False
+from jaxcnn.training.step import make_eval_step, make_train_step, unfreeze
 
 
 class Paused(Exception):
@@ -58,115 +56,18 @@ class Paused(Exception):
         """The metrics of each step of the epoch so far."""
 
 
-def default_steps_per_call() -> int | None:
-    """How many training steps run as one compiled call: 4 on a CPU, all of an epoch (None) on an accelerator.
-
-    On a CPU four steps a call are a tenth faster than one, since the later ones find their buffers in place. More gain
-    little, and a signal would wait longer.
-    """
-    return 4 if is_cpu() else None
-
-
-def padded_order(order: np.ndarray[Any, Any], batch_size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Indices int32 and mask bool, both (steps, batch_size); the last row is padded with index 0, mask False."""
-    steps = -(-len(order) // batch_size)
-    indices = np.zeros(steps * batch_size, np.int32)
-    indices[: len(order)] = order
-    mask = np.arange(steps * batch_size) < len(order)
-    return indices.reshape(steps, batch_size), mask.reshape(steps, batch_size)
-
-
-def batches(split: Split, order: np.ndarray[Any, Any], batch_size: int) -> Iterator[Batch]:
-    """The images of `split` in `order`, in batches of one shape; the last one is padded."""
-    for indices, mask in zip(*padded_order(order, batch_size), strict=True):
-        images = map_values(itemgetter(indices), split.images)
-        yield Batch(images, split.labels[indices], mask)
-
-
-def make_train_epoch(
-    step: TrainStep, split: Split, batch_size: int, *, steps_per_call: int | None, jit: Jit = jit
-) -> TrainEpoch:
-    """Makes the function that trains one epoch: `(state, order, scale, on_step, should_stop) -> (state, metrics)`.
-
-    `order` has the indices of the images, and `scale` multiplies the learning rate. The metrics are those of each step.
-    A short last batch is trained on too. The images are stored on the device (on a CPU they stay where they are).
-
-    A compiled loop runs `steps_per_call` steps, or the whole epoch if that is None. After each loop `on_step` is
-    called, then `should_stop`, which ends the epoch there if it returns true. The number of steps in a loop changes no
-    metric and no weight. A state that was passed in must not be used again: its buffers are reused.
-    """
-    stored = jax.device_put(split)
-    most = steps_per_call or -(-len(split.labels) // batch_size)
-
-    @partial(jit, donate_argnums=0)
-    @fixed_settings()
-    def run(
-        state: TrainState, stored: Any, indices: Any, mask: Any, steps: Any, scale: Any
-    ) -> tuple[TrainState, Metrics]:
-        def one(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
-            state, seen = carry
-            images = map_values(lambda images: take_images(images, indices[i]), stored.images)
-            state, metrics = step(state, Batch(images, stored.labels[indices[i]], mask[i]), scale)
-            return state, jax.tree.map(lambda history, value: history.at[i].set(value), seen, metrics)
-
-        done: tuple[TrainState, Metrics] = jax.lax.fori_loop(0, steps, one, (state, Metrics(*jnp.zeros((3, most)))))
-        return done
-
-    @fixed_settings()
-    def train(
-        state: TrainState, order: Any, scale: float, on_step: OnStep, should_stop: ShouldStop = never
-    ) -> tuple[TrainState, Metrics]:
-        indices, mask = padded_order(order, batch_size)
-        seen = Metrics(*np.zeros((3, 0)))
-        for start in range(0, len(indices), most):
-            some = np.arange(start, start + most) % len(indices)  # rows after `steps` only pad to one compiled shape
-            steps = min(most, len(indices) - start)
-            state, metrics = run(state, stored, indices[some], mask[some], steps, np.float32(scale))
-            seen = jax.tree.map(lambda a, b, n=steps: np.concatenate([a, np.asarray(b)[:n]]), seen, metrics)
-            on_step(min((start + steps) * batch_size, len(order)), jax.tree.map(np.sum, seen))
-            if should_stop():
-                break
-        return state, seen
-
-    return train
-
-
-def _total(metrics: Sequence[Metrics]) -> Metrics:
-    return Metrics(*(sum(np.float64(m[i]) for m in metrics) for i in range(3)))
-
-
-@fixed_settings()
-def evaluate(
-    step: EvalStep, variables: Any, split: Split, batch_size: int, *, seed: int | Sequence[int] = 0
-) -> Evaluation:
-    """Loss, accuracy and logits on all of `split`.
-
-    Args:
-        step: of `evaluation_step`.
-        variables: of the network.
-        split: images, or `Features`, and labels.
-        batch_size: images at a time; it does not change the result beyond rounding.
-        seed: of the augmentation, for a step that has one.
-    """
-    keys = np.random.default_rng(seed).integers(2**32, size=(-(-len(split.labels) // batch_size), 2), dtype=np.uint32)
-    parts = zip(batches(split, np.arange(len(split.labels)), batch_size), keys, strict=True)
-    results = [step(variables, batch, jnp.asarray(key)) for batch, key in parts]
-    total = _total([jax.tree.map(np.asarray, metrics) for metrics, _ in results])
-    logits = np.concatenate([np.asarray(each) for _, each in results])[: len(split.labels)]
-    return Evaluation(float(total.loss / total.count), float(100 * total.correct / total.count), logits)
-
-
 def evaluation_step(
     config: ExperimentConfig,
     dataset: Dataset,
     *,
     model: nn.Module | None = None,
     loss: Loss | None = None,
+    mesh: Mesh | None = None,
 ) -> EvalStep:
     """The compiled step by which a run evaluates, for images or their features.
 
-    Equal settings give the same step. So validation, the test and other runs share one compiled program. `model` and
-    `loss` are the arguments of `fit`.
+    Equal settings give the same step. So validation, the test and other runs share one compiled program. `model`,
+    `loss` and `mesh` are the arguments of `fit`.
     """
     custom = Custom(model=model, loss=loss)
     # A user's own module may not be hashable, so it is not looked up in the cache.
@@ -176,13 +77,19 @@ def evaluation_step(
         augmentation=config.data.augment if config.protocol == "original" else "none",
         precision=resolve_precision(config.train.precision),
         custom=custom,
+        mesh=mesh,
     )
 
 
 @lru_cache(maxsize=8)
-def compiled_eval_step(**settings: Any) -> EvalStep:
-    """`make_eval_step`, compiled. Equal settings give the same step."""
-    return kept_jit(make_eval_step(**settings))
+def compiled_eval_step(*, mesh: Mesh | None = None, **settings: Any) -> EvalStep:
+    """`make_eval_step`, compiled for a mesh or for one device. Equal settings give the same step."""
+    shards = None if settings.get("custom", BUILT_IN).needs_whole_batch else divide(0, mesh)
+    step = make_eval_step(**settings, shards=shards)
+    if mesh is not None and shards is not None:
+        places = (EVERYWHERE, DIVIDED, EVERYWHERE)
+        step = jax.shard_map(step, mesh=mesh, in_specs=places, out_specs=(EVERYWHERE, DIVIDED), check_vma=False)
+    return kept_jit(step)
 
 
 def fit(
@@ -198,6 +105,7 @@ def fit(
     loss: Loss | None = None,
     augmentation: Augmentation | None = None,
     optimizer: optax.GradientTransformation | None = None,
+    mesh: Mesh | None = None,
 ) -> Iterator[tuple[TrainState, EpochRecord]]:
     """Trains epoch by epoch until `config` or validation ends the run. Yields the state and the record of each epoch.
 
@@ -217,6 +125,8 @@ def fit(
             compiled with the step.
         optimizer: in place of `config.optim`. It has its own learning rate, which no schedule and no plateau scales. It
             has a single state for everything that trains, which is initialised again when stages are unfrozen.
+        mesh: of `training.devices.make_mesh`: each batch is divided among its devices. Results are the same up to
+            rounding. None trains on JAX's default device.
 
     Raises:
         InputError: when the data set does not fit the network, when an argument leaves a setting without effect, or
@@ -234,14 +144,15 @@ def fit(
     records = list(history)
     settled = settled_epoch(config.freeze, config.model)
     frozen, phase = -1, None
+    state = replicate(state, mesh)
     while len(records) < config.train.epochs and reason_to_stop(records, config) is None:
         began = time.perf_counter()
         epoch = len(records)
         if (now_frozen := frozen_stages(config.freeze, config.model, epoch)) != frozen:
             frozen = now_frozen
-            state = unfreeze(state, config.model, optim, frozen, custom)
+            state = replicate(unfreeze(state, config.model, optim, frozen, custom), mesh)
             phase = None  # frees its cached features before others are computed
-            phase = _make_phase(state, config, dataset, frozen, custom)
+            phase = _make_phase(state, config, dataset, frozen, custom, mesh)
         assert phase is not None
         ready = time.perf_counter()
         scale = plateau_scale([r.val_loss for r in records[settled:] if r.val_loss is not None], optim)
@@ -260,7 +171,7 @@ def fit(
         if phase.validation is not None:
             variables = {"params": state.params, "batch_stats": state.batch_stats}
             val_loss, val_accuracy, _ = evaluate(
-                phase.eval_step, variables, phase.validation, batch_size, seed=(config.seed, epoch)
+                phase.eval_step, variables, phase.validation, batch_size, seed=(config.seed, epoch), mesh=mesh
             )
             if not math.isfinite(val_loss):
                 raise _diverged(f"the validation loss is {val_loss} after step {(epoch + 1) * steps - 1}", epoch)
@@ -293,7 +204,7 @@ def _all_finite(params: Any) -> bool:
 @fixed_settings()
 def _rate(schedule: Schedule, state: TrainState) -> float:
     """The scheduled learning rate of the step that led to this state."""
-    return float(schedule(state.step - 1))
+    return float(schedule(jnp.asarray(np.asarray(state.step)) - 1))
 
 
 class _Phase(NamedTuple):
@@ -306,7 +217,9 @@ class _Phase(NamedTuple):
 
 
 @fixed_settings()
-def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, frozen: int, custom: Custom) -> _Phase:
+def _make_phase(
+    state: TrainState, config: ExperimentConfig, dataset: Dataset, frozen: int, custom: Custom, mesh: Mesh | None
+) -> _Phase:
     model, optim, batch_size = config.model, config.optim, config.train.batch_size
     train, validation = dataset.train, dataset.validation
     cached = custom.augmentation is None and caches_features(config, dataset, frozen)
@@ -319,8 +232,10 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
             end_stage=frozen,
             batch_size=batch_size,
             precision=config.train.precision,
+            mesh=mesh,
         )
         validation = held_out[0] if held_out else None
+    shards = None if custom.needs_whole_batch else divide(batch_size, mesh)
     steps_per_epoch = -(-len(train.labels) // batch_size)
     schedule = make_schedule(optim, steps_per_epoch=steps_per_epoch, epochs=config.train.epochs)
     step = make_train_step(
@@ -337,6 +252,7 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         class_weights=balanced_weights(train.labels, dataset.num_classes)
         if config.train.class_weights == "balanced"
         else None,
+        shards=shards,
     )
     train_epoch = make_train_epoch(
         step,
@@ -344,6 +260,8 @@ def _make_phase(state: TrainState, config: ExperimentConfig, dataset: Dataset, f
         batch_size,
         steps_per_call=default_steps_per_call(),
         jit=kept_jit if cached else jit,  # `jit` slows Adam, which is a large part of a step on features
+        mesh=mesh,
+        shards=shards,
     )
-    eval_step = evaluation_step(config, dataset, model=custom.model, loss=custom.loss)
+    eval_step = evaluation_step(config, dataset, model=custom.model, loss=custom.loss, mesh=mesh)
     return _Phase(schedule, train_epoch, eval_step, validation)

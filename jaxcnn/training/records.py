@@ -1,5 +1,6 @@
 """The types of training: its state, a batch, sums over a batch, the record of an epoch, an evaluation."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,10 +23,10 @@ class Batch(NamedTuple):
     """A batch of fixed size. Images outside the mask are padding. Outside of jit, the arrays may be NumPy's."""
 
     images: Any
-    """uint8 (B, H, W, C), or `model.Features` of B images."""
-    labels: jax.Array
+    """uint8 (B, H, W, C), or `kernels.features.Features` of B images."""
+    labels: Any
     """int32 (B,)."""
-    mask: jax.Array
+    mask: Any
     """bool (B,)."""
 
 
@@ -36,6 +37,12 @@ class Metrics(NamedTuple):
     """Sum of the cross-entropy, in nats, or of the user's own loss."""
     correct: Any
     count: Any
+
+
+TrainStep = Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
+"""Maps a state, a batch and a factor of the learning rate to the next state and the batch's metrics."""
+EvalStep = Callable[[Any, Batch, Any], tuple[Metrics, jax.Array]]
+"""Maps variables, a batch and a key's data to the batch's metrics and its logits (B, K)."""
 
 
 class EpochRecord(NamedTuple):

@@ -1,6 +1,6 @@
 """The training state, and the pure functions that are compiled: a training step and an evaluation step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,14 +15,13 @@ from jaxcnn.data.augment import augment, standardise
 from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.kernels.batch import image_by_image
 from jaxcnn.kernels.executables import kept_jit
+from jaxcnn.kernels.features import Features
+from jaxcnn.kernels.shards import Shards, total
 from jaxcnn.masks import partition
-from jaxcnn.model import PRNG, Features, key_of, make_network
+from jaxcnn.model import PRNG, key_of, make_network
 from jaxcnn.training.custom import BUILT_IN, Custom, CustomModule, one_an_image, restart
 from jaxcnn.training.optim import Schedule, make_optimizer
-from jaxcnn.training.records import Batch, Metrics, TrainState
-
-TrainStep = Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
-EvalStep = Callable[[Any, Batch, jax.Array], tuple[Metrics, jax.Array]]
+from jaxcnn.training.records import Batch, EvalStep, Metrics, TrainState, TrainStep
 
 
 @fixed_settings()
@@ -94,6 +93,7 @@ def make_train_step(
     precision: Precision = "float32",
     custom: Custom = BUILT_IN,
     class_weights: Sequence[float] | None = None,
+    shards: Shards | None = None,
 ) -> TrainStep:
     """A pure step `(state, batch, scale) -> (state, metrics)`; `scale` multiplies the scheduled learning rate.
 
@@ -113,9 +113,11 @@ def make_train_step(
         precision: bfloat16, or float32 for the parameters' own type.
         custom: the user's own network, loss, augmentation and optimiser.
         class_weights: a factor for the loss of each class. The batch's sum is still divided by its number of images.
+        shards: how the batch is divided among devices, for a step inside `jax.shard_map`. `custom` must then have no
+            network and no augmentation.
     """
     eval_stages = 0 if drifting_stats else frozen_stages
-    network = make_network(model, precision) if custom.model is None else CustomModule(custom.model)
+    network = make_network(model, precision, shards) if custom.model is None else CustomModule(custom.model)
     losses_of = partial(cross_entropy, label_smoothing=optim.label_smoothing) if custom.loss is None else custom.loss
     optimizer = make_optimizer(optim)
     clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
@@ -127,11 +129,12 @@ def make_train_step(
         inputs = batch.images
         if not isinstance(inputs, Features):
             if custom.augmentation is None:
-                inputs = augment(augment_key, inputs, augmentation)
+                inputs = augment(augment_key, inputs, augmentation, shards)
             else:
                 inputs = custom.augmentation(augment_key, inputs)
             inputs = standardise(inputs, standardisation, dtype=jax.tree.leaves(state.params)[0].dtype)
         count = jnp.sum(batch.mask)
+        whole_count = total(count, shards)
         frozen, trained = partition(state.params, model, frozen_stages)
 
         def objective(trained: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
@@ -149,9 +152,10 @@ def make_train_step(
                 losses = losses * jnp.asarray(class_weights, losses.dtype)[batch.labels]
             loss = jnp.sum(jnp.where(batch.mask, losses, 0))
             correct = jnp.sum((jnp.argmax(logits, -1) == batch.labels) & batch.mask)
-            return loss / count, (Metrics(loss, correct, count), updated.get("batch_stats", {}))
+            return loss / whole_count, (Metrics(loss, correct, count), updated.get("batch_stats", {}))
 
         gradient, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(trained)
+        gradient, metrics = total((gradient, metrics), shards)
         gradient, _ = clip.update(gradient, clip.init(trained))
         if custom.optimizer is not None:
             updates, opt_state = custom.optimizer.update(gradient, state.opt_state, trained)
@@ -179,6 +183,7 @@ def make_eval_step(
     augmentation: Augment = "none",
     precision: Precision = "float32",
     custom: Custom = BUILT_IN,
+    shards: Shards | None = None,
 ) -> EvalStep:
     """A pure step `(variables, batch, key) -> (metrics, logits (B, K))` in evaluation mode; logits in float32 or wider.
 
@@ -191,7 +196,7 @@ def make_eval_step(
     def step(variables: Any, batch: Batch, key: jax.Array) -> tuple[Metrics, jax.Array]:
         inputs = batch.images
         if not isinstance(inputs, Features):
-            inputs = augment(jax.random.wrap_key_data(key, impl=PRNG), inputs, augmentation)
+            inputs = augment(jax.random.wrap_key_data(key, impl=PRNG), inputs, augmentation, shards)
             inputs = standardise(inputs, standardisation, dtype=jax.tree.leaves(variables["params"])[0].dtype)
 
         def forward(x: Any) -> jax.Array:
@@ -204,6 +209,6 @@ def make_eval_step(
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         losses = jnp.where(batch.mask, one_an_image(losses_of(logits, batch.labels), batch.labels), 0)
         correct = jnp.sum((jnp.argmax(logits, -1) == batch.labels) & batch.mask)
-        return Metrics(jnp.sum(losses), correct, jnp.sum(batch.mask)), logits
+        return total(Metrics(jnp.sum(losses), correct, jnp.sum(batch.mask)), shards), logits
 
     return step
