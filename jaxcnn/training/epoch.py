@@ -113,13 +113,13 @@ def make_train_epoch(
     def run(
         state: TrainState, stored: Split, indices: Any, mask: Any, steps: Any, scale: Any
     ) -> tuple[TrainState, Metrics]:
+        if streamed:  # taken from the images of the call as from all images, they give the same bits
+            stored = Split(map_values(_join_steps, stored.images), _join_steps(stored.labels))
+
         def one(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, seen = carry
-            if streamed:
-                batch = Batch(map_values(itemgetter(i), stored.images), stored.labels[i], mask[i])
-            else:
-                images = map_values(lambda images: take_images(images, indices[i]), stored.images)
-                batch = Batch(images, stored.labels[indices[i]], mask[i])
+            images = map_values(lambda images: take_images(images, indices[i]), stored.images)
+            batch = Batch(images, stored.labels[indices[i]], mask[i])
             state, metrics = step(state, batch, scale)
             return state, jax.tree.map(lambda history, value: history.at[i].set(value), seen, metrics)
 
@@ -140,6 +140,12 @@ def make_train_epoch(
     def on_devices(rows: np.ndarray[Any, Any]) -> Any:
         return rows if mesh is None else put(mesh, DIVIDED_STEPS, rows.shape, rows.__getitem__)
 
+    width = padded_size(batch_size, mesh)
+    each = (
+        width if shards is None else width // (1 if mesh is None else mesh.size)
+    )  # images that a device has of a step
+    in_call = (np.arange(most)[:, None] * each + np.arange(width) % each).astype(np.int32)
+
     @fixed_settings()
     def load(rows: np.ndarray[Any, Any]) -> Split:
         return gather(split, rows, mesh) if stored is None else stored
@@ -148,7 +154,7 @@ def make_train_epoch(
     def train(
         state: TrainState, order: Any, scale: float, on_step: OnStep, should_stop: ShouldStop = never
     ) -> tuple[TrainState, Metrics]:
-        indices, mask = padded_order(order, batch_size, padded_size(batch_size, mesh))
+        indices, mask = padded_order(order, batch_size, width)
         starts = range(0, len(indices), most)
         # Rows after the epoch's end only pad to one compiled shape.
         rows = [np.arange(start, start + most) % len(indices) for start in starts]
@@ -156,9 +162,8 @@ def make_train_epoch(
         seen = Metrics(*np.zeros((3, 0)))
         for start, some, images in zip(starts, rows, _ahead(loaded) if streamed else loaded, strict=True):
             steps = min(most, len(indices) - start)
-            state, metrics = compiled(
-                state, images, on_devices(indices[some]), on_devices(mask[some]), steps, np.float32(scale)
-            )
+            places = on_devices(in_call if streamed else indices[some])
+            state, metrics = compiled(state, images, places, on_devices(mask[some]), steps, np.float32(scale))
             seen = jax.tree.map(lambda a, b, n=steps: np.concatenate([a, np.asarray(b)[:n]]), seen, metrics)
             on_step(min((start + steps) * batch_size, len(order)), jax.tree.map(np.sum, seen))
             if should_stop():
@@ -166,6 +171,11 @@ def make_train_epoch(
         return state, seen
 
     return train
+
+
+def _join_steps(x: jax.Array) -> jax.Array:
+    """(steps, images, ...) -> (steps * images, ...)."""
+    return x.reshape(-1, *x.shape[2:])
 
 
 def _division(images: Any) -> Any:
