@@ -12,7 +12,7 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA  # keeps the third word of the key schedule from being zero when the key is
 
 
-def dropout(key: Array, x: Array, rate: float, *, places: Array | None = None) -> Array:
+def dropout(key: Array, x: Array, rate: float, *, places: Array | None = None, plain: bool = False) -> Array:
     """Sets each element to 0 with probability `rate`, to the nearest 1/65536, and scales the others to keep the mean.
 
     One threefry block has 64 random bits, which decide four elements: one in each quarter of the batch. With B = 8
@@ -32,26 +32,46 @@ def dropout(key: Array, x: Array, rate: float, *, places: Array | None = None) -
         rate: in [0, 1).
         places: if x is a part of a wider array: uint32, of x's shape, the row-major index of each element there. Each
             element is then dropped exactly when it would be dropped in the whole array.
+        plain: drop the same elements, with JAX's own gradients, which also differentiate in forward mode.
 
     Returns:
-        Of x's shape and type. Only reverse-mode differentiation is supported.
+        Of x's shape and type.
     """
     if places is None:
         places = lax.iota(jnp.uint32, x.size).reshape(x.shape)
-    dropped: Array = _dropout(jax.random.key_data(key), places[: -(-len(x) // 4)], x, rate)
+    quarter = -(-x.shape[0] // 4)
+    dropped: Array = (_plain_dropout if plain else _dropout)(jax.random.key_data(key), places[:quarter], x, rate)
     return dropped
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _dropout(words: Array, counter: Array, x: Array, rate: float) -> Array:
-    dropped = min(round(rate * 2**16), 2**16 - 1)
+    least, scale = _least_and_scale(rate)
     quarter = len(counter)
-    low, high = threefry2x32(words, counter, jnp.zeros_like(counter))
     quarters = []
-    for i, draws in enumerate((low & 0xFFFF, low >> 16, high & 0xFFFF, high >> 16)):
+    for i, draws in enumerate(_draws(words, counter)):
         some = x[i * quarter : (i + 1) * quarter]
-        quarters.append(jnp.where(draws[: len(some)] >= dropped, some * (2**16 / (2**16 - dropped)), 0))
+        quarters.append(jnp.where(draws[: len(some)] >= least, some * scale, 0))
     return jnp.concatenate(quarters)
+
+
+def _plain_dropout(words: Array, counter: Array, x: Array, rate: float) -> Array:
+    # The batch, which a mesh may divide, stays in one piece; the draws are joined instead.
+    least, scale = _least_and_scale(rate)
+    draws = jnp.concatenate(_draws(words, counter))[: x.shape[0]]
+    return jnp.where(draws >= least, x * scale, 0)
+
+
+def _least_and_scale(rate: float) -> tuple[int, float]:
+    """The least of the draws 0 to 65535 that keeps an element, and what a kept element is multiplied by."""
+    least = min(round(rate * 2**16), 2**16 - 1)
+    return least, 2**16 / (2**16 - least)
+
+
+def _draws(words: Array, counter: Array) -> list[Array]:
+    """16 random bits for each element, by quarter of the batch."""
+    low, high = threefry2x32(words, counter, jnp.zeros_like(counter))
+    return [low & 0xFFFF, low >> 16, high & 0xFFFF, high >> 16]
 
 
 def _forward(words: Array, counter: Array, x: Array, rate: float) -> tuple[Array, tuple[Array, Array]]:

@@ -1,6 +1,5 @@
 """Batch normalisation with a hand-written gradient."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from jaxcnn.kernels.backend import fixed_settings
 
 
 def batch_norm(
-    x: Array, scale: Array, shift: Array, mask: Array | None = None, *, epsilon: float = 1e-5
+    x: Array, scale: Array, shift: Array, mask: Array | None = None, *, epsilon: float = 1e-5, plain: bool = False
 ) -> tuple[Array, Array, Array, Array]:
     """Normalises each channel by its mean and variance over the batch, then scales and shifts it.
 
@@ -21,20 +20,23 @@ def batch_norm(
         shift: (C,), added last.
         mask: bool (B,); images that are False do not count in the statistics. None counts all.
         epsilon: added to the variance.
+        plain: use JAX's own gradients, which also differentiate in forward mode.
 
     Returns:
         y (B, H, W, C); mean (C,); biased variance (C,); and the number of values that each statistic comes from. The
         statistics are computed in float32 or wider, with squares about the mean. They carry no gradient.
     """
-    weight = jnp.ones(len(x), bool) if mask is None else mask
-    y, mean, var, n = _norm(x, scale, shift, weight, epsilon)
+    weight = jnp.ones(x.shape[0], bool) if mask is None else mask
+    y, mean, var, n = (_plain_norm if plain else _norm)(x, scale, shift, weight, epsilon)
     return y, *lax.stop_gradient((mean, var, n))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _norm(x: Array, scale: Array, shift: Array, mask: Array, epsilon: float) -> tuple[Array, Array, Array, Array]:
+def _plain_norm(x: Array, scale: Array, shift: Array, mask: Array, epsilon: float) -> tuple[Array, Array, Array, Array]:
     y, mean, var, n = _norm_forward(x, scale, shift, mask, epsilon)[0]
     return y, mean, var, n
+
+
+_norm = jax.custom_vjp(_plain_norm, nondiff_argnums=(4,))
 
 
 def _norm_forward(x: Array, scale: Array, shift: Array, mask: Array, epsilon: float) -> tuple[Any, Any]:
