@@ -29,6 +29,15 @@ CONFIG = ModelConfig(
 )  # fmt: skip
 
 
+def random_variables(rng: np.random.Generator) -> Any:
+    """In float64; nothing is compiled."""
+    shapes = jax.eval_shape(lambda: init_variables(CONFIG, jax.random.key(0)))
+    return {
+        "params": jax.tree.map(lambda a: rng.uniform(-0.5, 0.5, a.shape), shapes["params"]),
+        "batch_stats": jax.tree.map(lambda a: rng.uniform(0.5, 1.5, a.shape).astype(a.dtype), shapes["batch_stats"]),
+    }
+
+
 def torch_network(variables: Any, train: bool) -> TorchCNN:
     network = TorchCNN(CONFIG).double()
     network.load_state_dict(to_torch(variables, CONFIG))
@@ -41,7 +50,7 @@ def test_first_and_second_derivatives_in_forward_mode_are_pytorchs(train: bool) 
     rng = np.random.default_rng(1)
     images, direction = rng.normal(size=(2, 3, 5, 5, 2))
     with jax.enable_x64(True):
-        variables = init_variables(CONFIG, jax.random.key(0))
+        variables = random_variables(rng)
         slopes = jax.tree.map(lambda a: rng.normal(size=a.shape), variables["params"])
 
         def logits(t: Any) -> Any:
@@ -123,8 +132,9 @@ def test_a_plain_dense_layer_takes_only_some_columns_too() -> None:
 
 
 def test_a_program_with_a_symbolic_batch_equals_the_network() -> None:
-    variables = init_variables(CONFIG, jax.random.key(0))
-    images = np.random.default_rng(1).normal(size=(5, 5, 5, 2)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(jnp.asarray, random_variables(rng))
+    images = rng.normal(size=(5, 5, 5, 2)).astype(np.float32)
 
     def logits_and_gradient(variables: Any, images: Any) -> Any:
         def loss(params: Any) -> Any:
