@@ -21,7 +21,7 @@ from flax.typing import Dtype, VariableDict
 from jaxcnn.config.network import ModelConfig
 from jaxcnn.config.training import Precision
 from jaxcnn.errors import InputError, require_int
-from jaxcnn.kernels.backend import fixed_settings
+from jaxcnn.kernels.backend import fixed_settings, needs_plain
 from jaxcnn.kernels.conv import conv3x3
 from jaxcnn.kernels.dense import dense
 from jaxcnn.kernels.dropout import dropout
@@ -76,6 +76,7 @@ class Conv(nn.Module):
 
     features: int
     weight_init: str
+    plain: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -85,7 +86,7 @@ class Conv(nn.Module):
         bias = self.param("bias", bias_init(self.weight_init, 9 * x.shape[-1]), shape[-1:])
         if self.is_initializing():  # only the shape matters here, and compiling the convolution takes seconds
             return jnp.zeros((*x.shape[:-1], self.features), x.dtype), bias
-        return conv3x3(x, kernel.astype(x.dtype)), bias
+        return conv3x3(x, kernel.astype(x.dtype), plain=self.plain), bias
 
 
 class BatchNorm(nn.Module):
@@ -95,6 +96,7 @@ class BatchNorm(nn.Module):
     number of batches is counted (`num_batches_tracked` in PyTorch). Images outside the mask do not count.
     """
 
+    plain: bool
     shards: Shards | None = None
 
     @nn.compact
@@ -119,9 +121,9 @@ class BatchNorm(nn.Module):
         if not train:
             gain = scale * jax.lax.rsqrt(running_var.value + BN_EPSILON)
             return x * gain.astype(x.dtype) + (bias + (offset - running_mean.value) * gain).astype(x.dtype)
-        if whole_batch(len(x), self.shards) * math.prod(x.shape[1:-1]) == 1:
+        if whole_batch(x.shape[0], self.shards) * math.prod(x.shape[1:-1]) == 1:
             raise InputError(f"a batch of one image with maps of 1x1 has no variance to normalise by; x is {x.shape}")
-        y, mean, var, n = batch_norm(x, scale, bias, mask, epsilon=BN_EPSILON, shards=self.shards)
+        y, mean, var, n = batch_norm(x, scale, bias, mask, epsilon=BN_EPSILON, shards=self.shards, plain=self.plain)
         if not self.is_initializing():
             unbiased = var * (n / jnp.maximum(n - 1, 1))
             mean = mean + jax.lax.stop_gradient(offset)
@@ -136,6 +138,7 @@ class Block(nn.Module):
 
     config: ModelConfig
     index: int
+    plain: bool
     shards: Shards | None = None
 
     @nn.compact
@@ -143,13 +146,13 @@ class Block(nn.Module):
         """(B, H, W, C) -> (B, H', W', hidden_dims[index]); H' is H or H // 2."""
         config, i = self.config, self.index
         for j in range(config.layers_per_block[i]):
-            x, bias = Conv(config.channels[i], config.weight_init, name=f"conv_{j}")(x)
+            x, bias = Conv(config.channels[i], config.weight_init, self.plain, name=f"conv_{j}")(x)
             if config.apply_bn[i]:
-                x = BatchNorm(self.shards, name=f"bn_{j}")(x, bias, train=train, mask=mask)
+                x = BatchNorm(self.plain, self.shards, name=f"bn_{j}")(x, bias, train=train, mask=mask)
             else:
                 x = x + bias.astype(x.dtype)
             x = ACTIVATIONS[config.activation_function](x)
-        return max_pool2x2(x) if config.apply_pooling[i] else x
+        return max_pool2x2(x, plain=self.plain) if config.apply_pooling[i] else x
 
 
 class Dense(nn.Module):
@@ -159,6 +162,7 @@ class Dense(nn.Module):
     width: int
     weight_init: str
     dtype: Dtype | None
+    plain: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, columns: jax.Array | None = None) -> jax.Array:
@@ -166,18 +170,27 @@ class Dense(nn.Module):
         kernel = self.param("kernel", KERNEL_INITS[self.weight_init], (self.width, self.features))
         bias = self.param("bias", bias_init(self.weight_init, self.width), (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y: jax.Array = dense(x, kernel, columns) + bias
+        y: jax.Array = dense(x, kernel, columns, plain=self.plain) + bias
         return y
 
 
 class CNN(nn.Module):
-    """The network that `config` describes. It computes in `dtype`, or in the parameters' own type if that is None.
+    """The network that `config` describes.
 
-    `shards` is for use inside `jax.shard_map`: it says how the batch is divided among devices.
+    Attributes:
+        config: its layers.
+        dtype: the type that it computes in; None for the parameters' own.
+        plain: compute with JAX's own operations and gradients. They are slower on a CPU, and give the same values up to
+            rounding. Dropout drops the same elements, and of equal maxima in a pool the first one gets the gradient, as
+            otherwise. Forward-mode differentiation (`jax.jvp`, `jax.jacfwd`, `jax.linearize`, `jax.hessian`) needs it.
+            It is not needed where an array lies on a mesh with explicit axes or has a symbolic dimension: there the
+            network always computes so.
+        shards: for use inside `jax.shard_map`: how the batch is divided among devices.
     """
 
     config: ModelConfig
     dtype: Dtype | None = None
+    plain: bool = False
     shards: Shards | None = None
 
     @nn.compact
@@ -210,35 +223,37 @@ class CNN(nn.Module):
         config = self.config
         act = ACTIVATIONS[config.activation_function]
         dtype = self.dtype or x.dtype
+        plain = self.plain or needs_plain((x, mask, self.variables))
         x = x.astype(dtype)
         stop = config.num_stages if end_stage is None else end_stage
         for stage in range(first_stage, stop):
             training = train and stage >= eval_stages
             if stage < config.num_blocks:
-                x = Block(config, stage, self.shards, name=f"block_{stage}")(x, train=training, mask=mask)
+                x = Block(config, stage, plain, self.shards, name=f"block_{stage}")(x, train=training, mask=mask)
             else:
-                x = x.reshape(len(x), -1)
+                x = x.reshape(x.shape[0], -1)
                 i = stage - config.num_blocks
                 if training and config.dropout_rate > 0:
-                    x = self._dropout(x, columns, config.dense_widths[i])
-                x = act(self._dense(i, config.hidden_dims[stage])(x, columns))
+                    x = self._dropout(x, columns, config.dense_widths[i], plain)
+                x = act(self._dense(i, config.hidden_dims[stage], plain)(x, columns))
                 columns = None
-        return x if end_stage is not None else self._dense(2, config.num_classes)(x, columns)
+        return x if end_stage is not None else self._dense(2, config.num_classes, plain)(x, columns)
 
-    def _dropout(self, x: jax.Array, columns: jax.Array | None, width: int) -> jax.Array:
+    def _dropout(self, x: jax.Array, columns: jax.Array | None, width: int, plain: bool) -> jax.Array:
         """Drops what would be dropped of the whole batch with all columns, whatever part of it x is."""
         where = shape = None
         if columns is not None or self.shards is not None:
             columns = jnp.arange(width) if columns is None else columns
-            rows = places(len(x), self.shards).astype(jnp.uint32)
+            rows = places(x.shape[0], self.shards).astype(jnp.uint32)
             where = rows[:, None] * jnp.uint32(width) + columns.astype(jnp.uint32)
         if self.shards is not None:
             shape = self.shards.batch_size, width
-        return dropout(self.make_rng("dropout"), x, self.config.dropout_rate, places=where, shape=shape)
+        key = self.make_rng("dropout")
+        return dropout(key, x, self.config.dropout_rate, places=where, shape=shape, plain=plain)
 
-    def _dense(self, i: int, features: int) -> Dense:
+    def _dense(self, i: int, features: int, plain: bool) -> Dense:
         config = self.config
-        return Dense(features, config.dense_widths[i], config.weight_init, self.dtype, name=f"fc{i + 1}")
+        return Dense(features, config.dense_widths[i], config.weight_init, self.dtype, plain, name=f"fc{i + 1}")
 
 
 @fixed_settings()

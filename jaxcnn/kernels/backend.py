@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
+from jax import export
 
 
 def is_cpu() -> bool:
@@ -15,6 +16,16 @@ def is_cpu() -> bool:
 def cpu_or_plain(fast: Callable[..., Any], plain: Callable[..., Any], *args: Any) -> Any:
     """`fast(*args)` on a CPU, else `plain(*args)`: two forms of one computation."""
     return fast(*args) if is_cpu() else plain(*args)
+
+
+def needs_plain(arrays: Any) -> bool:
+    """Whether a tree of arrays can only be computed on by JAX's own operations: see `model.CNN`, `plain`.
+
+    So it is where an array lies on a mesh with explicit axes, or has a symbolic dimension.
+    """
+    types = [jax.typeof(a) for a in jax.tree.leaves(arrays)]
+    explicit = any(jax.sharding.AxisType.Explicit in t.sharding.mesh.axis_types for t in types)
+    return explicit or any(export.is_symbolic_dim(n) for t in types for n in t.shape)
 
 
 def laid_out_by_rows(x: jax.Array) -> jax.Array:

@@ -45,19 +45,20 @@ _RUN = 4  # neighbouring outputs that one row of the product computes when the i
 _CHUNK = 2**17  # tiles x channels at a time: 8 MB of products, reused from chunk to chunk to avoid page faults
 
 
-def conv3x3(x: Array, kernel: Array) -> Array:
+def conv3x3(x: Array, kernel: Array, *, plain: bool = False) -> Array:
     """3x3 convolution (cross-correlation) with stride 1 and padding 1.
 
     Args:
         x: (B, H, W, C).
         kernel: (3, 3, C, O), of the same floating-point type.
+        plain: use JAX's own convolution and gradients, which also differentiate in forward mode.
 
     Returns:
-        (B, H, W, O), of that type. Only reverse-mode differentiation is supported.
+        (B, H, W, O), of that type.
     """
     if x.shape[1:3] == (1, 1):
         return x @ kernel[1, 1]  # of a single pixel, only the kernel's centre does not read padding
-    y: Array = _conv(x, kernel)
+    y: Array = (_plain_forward if plain else _conv)(x, kernel)
     return y
 
 

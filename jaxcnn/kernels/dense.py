@@ -15,8 +15,7 @@ _PART = 1024  # inputs of one part: so few that XLA's product sums them one afte
 _IN_ORDER: dict[str, Any] = {"mode": "promise_in_bounds", "unique_indices": True, "indices_are_sorted": True}
 
 
-@jax.custom_vjp
-def dense(x: Array, kernel: Array, columns: Array | None = None) -> Array:
+def dense(x: Array, kernel: Array, columns: Array | None = None, *, plain: bool = False) -> Array:
     """x @ kernel, also where x holds only those columns that are not zero.
 
     With C = 4 inputs in two parts, and columns = [0, 2]:
@@ -35,16 +34,23 @@ def dense(x: Array, kernel: Array, columns: Array | None = None) -> Array:
         kernel: (C, O), of the same floating-point type.
         columns: int32 (c,), ascending: which columns of the full (B, C) array x holds. Each of the `dense_parts(C)`
             parts must have the same number of them.
+        plain: use JAX's own product and gradients, which also differentiate in forward mode.
 
     Returns:
-        (B, O), of that type. Only reverse-mode differentiation is supported.
+        (B, O), of that type.
     """
-    return _dense_forward(x, kernel, columns)[0]
+    y: Array = jnp.matmul(x, _rows(kernel, columns)) if plain else _dense(x, kernel, columns)
+    return y
 
 
 def dense_parts(width: int) -> int:
     """How many equal parts `dense` divides this many inputs into."""
     return width // _PART if width % _PART == 0 and width <= 16 * _PART else 1
+
+
+@jax.custom_vjp
+def _dense(x: Array, kernel: Array, columns: Array | None) -> Array:
+    return _dense_forward(x, kernel, columns)[0]
 
 
 def _dense_forward(x: Array, kernel: Array, columns: Array | None) -> tuple[Array, tuple[Array, Array, Array | None]]:
@@ -84,4 +90,4 @@ def _transposed_dot(a: Array, b: Array) -> Array:
     return copied @ b
 
 
-dense.defvjp(_dense_forward, _dense_backward)
+_dense.defvjp(_dense_forward, _dense_backward)

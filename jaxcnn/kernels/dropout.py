@@ -13,7 +13,13 @@ _PARITY = 0x1BD11BDA  # keeps the third word of the key schedule from being zero
 
 
 def dropout(
-    key: Array, x: Array, rate: float, *, places: Array | None = None, shape: tuple[int, int] | None = None
+    key: Array,
+    x: Array,
+    rate: float,
+    *,
+    places: Array | None = None,
+    shape: tuple[int, int] | None = None,
+    plain: bool = False,
 ) -> Array:
     """Sets each element to 0 with probability `rate`, to the nearest 1/65536, and scales the others to keep the mean.
 
@@ -35,9 +41,10 @@ def dropout(
         places: if x is a part of a larger array: uint32, of x's shape, the row-major index of each element there. Each
             element is then dropped exactly when it would be dropped in the whole array.
         shape: rows and width of that array, if x does not have all of its rows.
+        plain: drop the same elements, with JAX's own gradients, which also differentiate in forward mode.
 
     Returns:
-        Of x's shape and type. Only reverse-mode differentiation is supported.
+        Of x's shape and type.
     """
     words = jax.random.key_data(key)
     if shape is not None and places is not None:
@@ -45,25 +52,46 @@ def dropout(
         counter, quarter = places % blocks, places // blocks
     else:
         every = lax.iota(jnp.uint32, x.size).reshape(x.shape) if places is None else places
-        counter, quarter = every[: -(-len(x) // 4)], None
-    dropped: Array = _dropout(words, counter, quarter, x, rate)
+        counter, quarter = every[: -(-x.shape[0] // 4)], None
+    dropped: Array = (_plain_dropout if plain else _dropout)(words, counter, quarter, x, rate)
     return dropped
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _dropout(words: Array, counter: Array, quarter: Array | None, x: Array, rate: float) -> Array:
     """`counter` belongs to the images of one quarter; or, with `quarter` (0 to 3), both belong to each element of x."""
-    dropped = min(round(rate * 2**16), 2**16 - 1)
-    low, high = threefry2x32(words, counter, jnp.zeros_like(counter))
-    parts = (low & 0xFFFF, low >> 16, high & 0xFFFF, high >> 16)
-
-    def drop(x: Array, draws: Array) -> Array:
-        return jnp.where(draws >= dropped, x * (2**16 / (2**16 - dropped)), 0)
-
     if quarter is not None:
-        return drop(x, jnp.select([quarter == i for i in range(4)], parts))
-    quarters = jnp.split(x, [len(counter) * i for i in (1, 2, 3)])
-    return jnp.concatenate([drop(some, draws[: len(some)]) for some, draws in zip(quarters, parts, strict=True)])
+        return _plain_dropout(words, counter, quarter, x, rate)
+    least, scale = _least_and_scale(rate)
+    n = len(counter)
+    quarters = []
+    for i, draws in enumerate(_draws(words, counter)):
+        some = x[i * n : (i + 1) * n]
+        quarters.append(jnp.where(draws[: len(some)] >= least, some * scale, 0))
+    return jnp.concatenate(quarters)
+
+
+def _plain_dropout(words: Array, counter: Array, quarter: Array | None, x: Array, rate: float) -> Array:
+    # The batch, which a mesh may divide, stays in one piece; the draws are joined instead.
+    least, scale = _least_and_scale(rate)
+    parts = _draws(words, counter)
+    if quarter is None:
+        draws = jnp.concatenate(parts)[: x.shape[0]]
+    else:
+        draws = jnp.select([quarter == i for i in range(4)], parts)
+    return jnp.where(draws >= least, x * scale, 0)
+
+
+def _least_and_scale(rate: float) -> tuple[int, float]:
+    """The least of the draws 0 to 65535 that keeps an element, and what a kept element is multiplied by."""
+    least = min(round(rate * 2**16), 2**16 - 1)
+    return least, 2**16 / (2**16 - least)
+
+
+def _draws(words: Array, counter: Array) -> list[Array]:
+    """16 random bits for each element, by quarter of the batch."""
+    low, high = threefry2x32(words, counter, jnp.zeros_like(counter))
+    return [low & 0xFFFF, low >> 16, high & 0xFFFF, high >> 16]
 
 
 def _forward(

@@ -1,6 +1,5 @@
 """Batch normalisation with a hand-written gradient."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ def batch_norm(
     *,
     epsilon: float = 1e-5,
     shards: Shards | None = None,
+    plain: bool = False,
 ) -> tuple[Array, Array, Array, Array]:
     """Normalises each channel by its mean and variance over the batch, then scales and shifts it.
 
@@ -29,22 +29,25 @@ def batch_norm(
         mask: bool (B,); images that are False do not count in the statistics. None counts all.
         epsilon: added to the variance.
         shards: how the batch is divided among devices; the statistics are those of the whole batch.
+        plain: use JAX's own gradients, which also differentiate in forward mode; for a batch that is not divided.
 
     Returns:
         y (B, H, W, C); mean (C,); biased variance (C,); and the number of values that each statistic comes from. The
         statistics are computed in float32 or wider, with squares about the mean. They carry no gradient.
     """
-    weight = jnp.ones(len(x), bool) if mask is None else mask
-    y, mean, var, n = _norm(x, scale, shift, weight, epsilon, shards)
+    weight = jnp.ones(x.shape[0], bool) if mask is None else mask
+    y, mean, var, n = (_plain_norm if plain else _norm)(x, scale, shift, weight, epsilon, shards)
     return y, *lax.stop_gradient((mean, var, n))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _norm(
+def _plain_norm(
     x: Array, scale: Array, shift: Array, mask: Array, epsilon: float, shards: Shards | None
 ) -> tuple[Array, Array, Array, Array]:
     y, mean, var, n = _norm_forward(x, scale, shift, mask, epsilon, shards)[0]
     return y, mean, var, n
+
+
+_norm = jax.custom_vjp(_plain_norm, nondiff_argnums=(4, 5))
 
 
 def _norm_forward(

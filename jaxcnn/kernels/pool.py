@@ -8,7 +8,7 @@ from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.kernels.primitives import phases
 
 
-def max_pool2x2(x: Array) -> Array:
+def max_pool2x2(x: Array, *, plain: bool = False) -> Array:
     """2x2 max pool with stride 2: (B, H, W, C) -> (B, H // 2, W // 2, C).
 
     An odd last row or column is left out, as in PyTorch. Of equal maxima, the first one (row by row) gets the whole
@@ -17,9 +17,11 @@ def max_pool2x2(x: Array) -> Array:
 
         x        [[3, 7],    numbers  [[0, 1],    winner  1    gradient  [[0, g],
                   [7, 2]]              [2, 3]]                            [0, 0]]
+
+    If `plain`, JAX's own differentiation finds the same gradient, and also works in forward mode.
     """
     _, h, w, _ = x.shape
-    pooled: Array = _pool(x[:, : h - h % 2, : w - w % 2])
+    pooled: Array = (_plain_pool if plain else _pool)(x[:, : h - h % 2, : w - w % 2])
     return pooled
 
 
@@ -45,3 +47,13 @@ def _pool_backward(winner: Array, g: Array) -> tuple[Array]:
 
 
 _pool.defvjp(_pool_forward, _pool_backward)
+
+
+def _plain_pool(x: Array) -> Array:
+    (a, b), (c, d) = phases(x)
+    return _first_maximum(_first_maximum(a, b), _first_maximum(c, d))
+
+
+def _first_maximum(a: Array, b: Array) -> Array:
+    """jnp.maximum(a, b), except that a gets the whole gradient where they are equal."""
+    return jnp.where((b > a) | jnp.isnan(b), b, a)
