@@ -194,7 +194,7 @@ class CachedFeatures:
             yield self.features[part], self.labels[part]
 
 
-def count_images(batches: "DataLoader[Any]", after: Callable[[int], None]) -> Iterator[tuple[Tensor, Tensor]]:
+def count_images(batches: Batches, after: Callable[[int], None]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields the batches. After each, calls `after` with the number of images so far."""
     seen = 0
     for images, labels in batches:
