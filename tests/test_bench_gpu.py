@@ -227,6 +227,11 @@ def test_a_failure_without_a_message_is_named_by_its_type() -> None:
     programs, note = usable({"jaxcnn": lambda: lambda: None, "pytorch": fail, "pytorch_bf16": lambda: fail})
     assert list(programs) == ["jaxcnn"]
     assert note == "pytorch not timed: MemoryError; pytorch bf16 not timed: MemoryError"
+    turns = iter([None, None, None])  # the trial, and the warm-up and the round of the first program
+    (row,) = gpu.timed(
+        "a", "", {"jaxcnn": lambda: lambda: next(turns), "pytorch": lambda: lambda: next(turns)}, TINY, 8
+    )
+    assert (row.values, row.note) == ({}, "all not timed: StopIteration")
 
 
 def test_the_card_is_named_with_its_driver_and_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

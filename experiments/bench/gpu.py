@@ -1,5 +1,6 @@
 """The rows of the benchmark on a GPU. Each function takes the device from the setting, so a CPU can try them."""
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -10,7 +11,7 @@ from experiments.bench import jax_program
 from experiments.bench import processes as own
 from experiments.bench.forms import GPU_FORMS
 from experiments.bench.machine import cores
-from experiments.bench.measure import Group, Program, Row, Skipped, orders, rates, take_turns, usable
+from experiments.bench.measure import Group, Program, Row, Skipped, not_timed, orders, rates, take_turns, usable
 from experiments.bench.pytorch_device import Copied, Stored, stored_images, torch_device
 from experiments.bench.pytorch_program import (
     Batches,
@@ -67,8 +68,14 @@ def training(
 
 def timed(name: str, what: str, makers: Mapping[str, Maker], setting: Setting, images: int) -> list[Row]:
     """A row of rates of the programs that this machine can run. Each program works on that many images."""
+    gc.collect()  # frees what rows before this one left on the device
+    torch.cuda.empty_cache()
     programs, note = usable(makers)
-    return [Row(name, what, "images/s", rates(take_turns(programs, setting.rounds), images), note=note)]
+    try:
+        seconds = take_turns(programs, setting.rounds)
+    except Exception as error:  # for example, all programs together need more memory than each one did
+        seconds, note = {}, "; ".join(filter(None, [note, f"all {not_timed(error)}"]))
+    return [Row(name, what, "images/s", rates(seconds, images), note=note)]
 
 
 def stored(setting: Setting, images: int, *, flip_and_crop: bool = False) -> Stored:

@@ -121,11 +121,16 @@ def usable(makers: Mapping[str, Callable[[], Program]]) -> tuple[dict[str, Progr
             program = make()
             program()
         except Exception as error:  # compilers and drivers raise many types
-            why = (str(error).strip().splitlines() or [""])[0][:120]
-            remarks.append(f"{column.replace('_', ' ')} not timed: {type(error).__name__}: {why}".rstrip(": "))
+            remarks.append(f"{column.replace('_', ' ')} {not_timed(error)}")
         else:
             programs[column] = program
     return programs, "; ".join(remarks)
+
+
+def not_timed(error: Exception) -> str:
+    """A remark with the type of an error and the first line of its message."""
+    why = (str(error).strip().splitlines() or [""])[0][:120]
+    return f"not timed: {type(error).__name__}: {why}".rstrip(": ")
 
 
 def take_turns(programs: Mapping[str, Program], rounds: int) -> dict[str, list[float]]:
