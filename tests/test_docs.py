@@ -13,6 +13,7 @@ import pytest
 
 from experiments import bundle
 from experiments.bench import __main__ as bench
+from experiments.bench import scale
 from experiments.checks import compare_pytorch, faults, fuzz
 from jaxcnn import SHALLOW, init_variables
 from jaxcnn.cli import baselines, convert, predict, publish, report, study, train, transfer_flags
@@ -37,6 +38,7 @@ COMMANDS = [shlex.split(line, comments=True) for line in dict.fromkeys(SHELL) if
 FLAGS = {
     "experiments.baselines": baselines.Flags,
     "experiments.bench": bench.Flags,
+    "experiments.bench.scale": scale.Assumptions,
 }
 REQUIRED = {  # which have flags without a default
     "experiments.bundle": bundle.Flags,

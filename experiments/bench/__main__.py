@@ -1,10 +1,12 @@
 """Measure this project against an equivalent PyTorch program, in turn, on this machine.
 
 Without --rows, all rows are measured except scale_* (epochs of 5,000, 20,000 and 50,000 images; batches of 64, 256 and
-1,024). Without --data.dir the images are noise of CIFAR-10's shape, so nothing is downloaded.
+1,024). Without --data.dir the images are noise of CIFAR-10's shape, so nothing is downloaded. With --device gpu both
+programs compute on the GPU; there are other rows then, and more work in each of them.
 """
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 TABLE_WIDTH = 130
 """Minimum width of the table. rich takes 80 for a pipe and would cut the table off."""
+
+AMOUNTS = {"cpu": (4, 1_024), "gpu": (64, 50_000)}
+"""Steps that are timed together, and images per epoch, where the flags do not say."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,12 @@ class Flags:
     """Number of times that each program runs. Rows measured in new processes run half as often."""
     batch_size: int = 256
     """Images per step."""
-    steps: int = 4
-    """Steps that are timed together."""
-    images: int = 1024
-    """Images per epoch."""
+    steps: int | None = None
+    """Steps that are timed together; if not given, 4, and 64 on a GPU."""
+    images: int | None = None
+    """Images per epoch; if not given, 1,024, and on a GPU 50,000, as CIFAR-10 has."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """What both programs compute on."""
     json: Path | None = None
     """Write the rows to this JSON file."""
     chart: Path | None = None
@@ -81,6 +88,7 @@ class Flags:
         if self.against is not None:
             for name in ("chart", "markdown", "history"):
                 require(getattr(self, name) is None, name, str(getattr(self, name)), "leave it out with --against")
+            require(self.device == "cpu", "device", self.device, "leave it out with --against, which is for the CPU")
 
     model: ModelFlags = field(default_factory=ModelFlags)
     """Network."""
@@ -107,8 +115,11 @@ def make_settings(flags: Flags) -> "list[Setting]":
     from experiments.bench.setting import Setting, load_images
 
     data_dir = None if flags.data.dir is None else str(flags.data.dir)
+    usual_steps, usual_images = AMOUNTS[flags.device]
+    steps = usual_steps if flags.steps is None else flags.steps
+    images = usual_images if flags.images is None else flags.images
     settings = [
-        Setting(preset, flags.batch_size, flags.rounds, flags.steps, flags.images, data_dir)
+        Setting(preset, flags.batch_size, flags.rounds, steps, images, data_dir, flags.device)
         for preset in flags.model.preset
     ]
     load_images(settings[0], 1)  # raises for a folder without the data set, before anything is measured
@@ -162,13 +173,14 @@ def bench(flags: Flags) -> None:
     from jaxcnn.runs.console import Terminal
     from jaxcnn.runs.device import select_device
 
-    select_device("cpu")  # as the PyTorch program
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs a GPU's memory, too
+    select_device(flags.device)
     console = Terminal(soft_wrap=True, highlight=False)
     settings = make_settings(flags)
     show.insert("", read_page(flags.markdown))  # raises for a page without markers
     if flags.history is not None:
         history.append(flags.history, [])  # raises for a path that cannot be written
-    facts, command = machine.facts(), shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
+    facts, command = machine.facts(flags.device), shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]])
     console.print(machine.where(facts), markup=False)
     measured: list[Row] = []
     records: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
 """One measurement in its own process: `python -m experiments.bench.child TASK`.
 
-TASK is a JSON object with the keys `do`, `program`, `setting` and `began` (when the process was started). The answer is
-one line of JSON on stdout.
+TASK is a JSON object with the keys `do`, `program` (a column, such as "pytorch_bf16"), `setting` and `began` (when the
+process was started). The answer is one line of JSON on stdout.
 """
 
 import json
@@ -43,22 +43,33 @@ class Clock:
         return (last - first) / (ended - began)
 
 
-def jax_epoch(setting: Setting, clock: Clock) -> None:
-    """Runs an epoch of full training with AutoAugment in this project."""
+def jax_epoch(setting: Setting, column: str, clock: Clock) -> float | None:
+    """Runs an epoch of full training with AutoAugment in this project. Returns the device's peak memory in MiB."""
+    import jax
+
     from experiments.bench import jax_program
     from jaxcnn.runs.device import select_device
 
-    select_device("cpu")  # also turns on the cache of compiled programs, as in every run
-    jax_program.epochs(setting, "full", "autoaugment", clock)()
+    select_device(setting.device)  # also turns on the cache of compiled programs, as in every run
+    precision = "bfloat16" if column.endswith("bf16") else "float32"
+    jax_program.epochs(setting, "full", "autoaugment", clock, precision=precision)()
+    stats = jax.devices()[0].memory_stats()  # None on a CPU
+    return stats["peak_bytes_in_use"] / 2**20 if stats else None
 
 
-def torch_epoch(setting: Setting, clock: Clock) -> None:
-    """Runs the same epoch in the PyTorch program."""
+def torch_epoch(setting: Setting, column: str, clock: Clock) -> float | None:
+    """Runs the same epoch in the PyTorch program. Returns the device's peak memory in MiB."""
+    import torch
+
     from experiments.bench import pytorch_program as program
+    from experiments.bench.forms import GPU_FORMS
+    from experiments.bench.pytorch_device import Copied, torch_device
 
-    split = load_images(setting, setting.images)
-    loader = program.make_loader(split, setting.batch_size, augment=True)
-    program.train(program.make_trainer(setting.model, frozen_blocks=0), program.count_images(loader, clock))
+    device = torch_device(setting.device)
+    loader = program.make_loader(load_images(setting, setting.images), setting.batch_size, augment=True)
+    trainer = program.make_trainer(setting.model, frozen_blocks=0, form=GPU_FORMS[column], device=device)
+    program.train(trainer, program.count_images(Copied(loader, device), clock))
+    return torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None
 
 
 def time_opening(setting: Setting) -> float:
@@ -77,8 +88,14 @@ def perform(task: dict[str, Any]) -> dict[str, Any]:
     if task["do"] == "first_step":
         setting = replace(setting, images=setting.batch_size)
     clock = Clock()
-    {"jaxcnn": jax_epoch, "pytorch": torch_epoch}[task["program"]](setting, clock)
-    return {"seconds": time.time() - task["began"], "images_per_second": clock.rate(), "peak_mib": peak_mib()}
+    epoch = jax_epoch if task["program"].startswith("jaxcnn") else torch_epoch
+    peak_device_mib = epoch(setting, task["program"], clock)
+    return {
+        "seconds": time.time() - task["began"],
+        "images_per_second": clock.rate(),
+        "peak_mib": peak_mib(),
+        "peak_device_mib": peak_device_mib,
+    }
 
 
 if __name__ == "__main__":

@@ -26,6 +26,15 @@ HEAD_FORMS = {
 }
 """The forms for training only the head: it has no channels, and Adam is a large part of its step."""
 
+GPU_FORMS = {
+    "pytorch": EAGER,
+    "pytorch_tf32": Form(fused=True, tf32=True),
+    "pytorch_bf16": Form(fused=True, channels_last=True, bfloat16=True),
+    "pytorch_bf16_compiled": Form(fused=True, channels_last=True, bfloat16=True, compiled=True),
+    "pytorch_bf16_graphs": Form(fused=True, channels_last=True, bfloat16=True, compiled=True, graphs=True),
+}
+"""The forms on a GPU: each has one more of PyTorch's means. Eager float32 has neither TF32 nor the fused Adam."""
+
 PROBE = 32
 """Number of images on which a form is tried first."""
 SLOWER = 1.5

@@ -61,15 +61,46 @@ def evaluation(setting: Setting, precision: Precision = "float32") -> Program:
 def augmentation(setting: Setting, count: int) -> Program:
     """A program that augments and standardises `count` images, batch by batch."""
     images = load_images(setting, count).images
-
-    @jit
-    def transform(key: jax.Array, images: jax.Array) -> jax.Array:
-        return standardise(augment(key, images, "autoaugment"), CIFAR10_STANDARDISATION)
+    transform = _transform("autoaugment")
 
     def run() -> None:
         for start in range(0, count, setting.batch_size):
             part = jnp.asarray(images[start : start + setting.batch_size])
             jax.block_until_ready(transform(jax.random.key(start), part))
+
+    return run
+
+
+def stored_augmentation(setting: Setting, kind: Augment) -> Program:
+    """A program that augments and standardises images that are on the device. It waits once, for all batches."""
+    images = jax.device_put(load_images(setting, setting.images).images)
+    starts = range(0, setting.images, setting.batch_size)
+    parts = [(jax.random.key(start), images[start : start + setting.batch_size]) for start in starts]
+    transform = _transform(kind)
+
+    def run() -> None:
+        for part in parts:
+            last = transform(*part)
+        jax.block_until_ready(last)  # a device does its work in order
+
+    return run
+
+
+def _transform(kind: Augment) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    @jit
+    def transform(key: jax.Array, images: jax.Array) -> jax.Array:
+        return standardise(augment(key, images, kind), CIFAR10_STANDARDISATION)
+
+    transformed: Callable[[jax.Array, jax.Array], jax.Array] = transform
+    return transformed
+
+
+def with_tf32(program: Program) -> Program:
+    """The same program with products and convolutions of float32 in TF32, if it is run on a GPU that has it."""
+
+    def run() -> object:
+        with jax.default_matmul_precision("tensorfloat32"):
+            return program()
 
     return run
 

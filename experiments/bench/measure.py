@@ -5,10 +5,14 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from experiments.bench.setting import Setting
 
 Program = Callable[[], object]
 """A function that does a fixed amount of work and returns when it is done."""
+Skipped = Callable[[str], bool]
+"""A function: row name -> whether the row is not asked for. A group then skips work that only that row needs."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,40 @@ class Row:
             "forms": forms,
             "note": self.note,
         }
+
+
+class Group(NamedTuple):
+    """Rows that one measurement gives."""
+
+    names: tuple[str, ...]
+    measure: Callable[[Setting, Skipped], Sequence[Row]]
+    default: bool = True
+    """Whether it is measured when no rows are asked for by name."""
+
+
+def usable(makers: Mapping[str, Callable[[], Program]]) -> tuple[dict[str, Program], str]:
+    """Makes each program and runs it once. A program that fails is left out.
+
+    Returns:
+        The programs by column, and a remark that says which ones failed and why.
+    """
+    programs: dict[str, Program] = {}
+    remarks = []
+    for column, make in makers.items():
+        try:
+            program = make()
+            program()
+        except Exception as error:  # compilers and drivers raise many types
+            remarks.append(f"{column.replace('_', ' ')} {not_timed(error)}")
+        else:
+            programs[column] = program
+    return programs, "; ".join(remarks)
+
+
+def not_timed(error: Exception) -> str:
+    """A remark with the type of an error and the first line of its message."""
+    why = (str(error).strip().splitlines() or [""])[0][:120]
+    return f"not timed: {type(error).__name__}: {why}".rstrip(": ")
 
 
 def take_turns(programs: Mapping[str, Program], rounds: int) -> dict[str, list[float]]:

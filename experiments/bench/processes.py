@@ -36,7 +36,7 @@ def run_child(do: str, setting: Setting, cache: Path, program: str = "jaxcnn", c
         do: the task.
         setting: what to measure.
         cache: the folder for the process's caches.
-        program: "jaxcnn" or "pytorch".
+        program: "jaxcnn" or "pytorch"; on a GPU also another form, by its column.
         checkout: the checkout whose code the process runs.
 
     Raises:
@@ -56,7 +56,9 @@ def environment(checkout: Path, cache: Path) -> dict[str, str]:
     left_out = ("JAX_COMPILATION_CACHE_DIR", "PYTHONDONTWRITEBYTECODE")
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
     path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
-    return kept | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "XDG_CACHE_HOME": str(cache)}
+    caches = {"XDG_CACHE_HOME": "", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+    kept |= {name: str(cache / folder) for name, folder in caches.items()}
+    return kept | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def failure(what: str, checkout: Path, stderr: str, status: int) -> InputError:

@@ -4,15 +4,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from experiments.bench import jax_program, stock
+from experiments.bench import gpu, jax_program, stock
 from experiments.bench import processes as own
 from experiments.bench.flops import step_flops
 from experiments.bench.forms import FORMS, HEAD_FORMS, Work, torch_forms
-from experiments.bench.measure import Program, Row, matches, rates, repeat, take_turns
+from experiments.bench.measure import Group, Program, Row, Skipped, matches, rates, repeat, take_turns
 from experiments.bench.pillow import Transform
 from experiments.bench.pytorch_program import (
     EAGER,
@@ -30,20 +29,8 @@ from jaxcnn.config import Mask
 from jaxcnn.data.sets import CIFAR10_STANDARDISATION
 from jaxcnn.errors import InputError
 
-Skipped = Callable[[str], bool]
-"""A function: row name -> whether the row is not asked for. A group then skips work that only that row needs."""
-
 MATMUL, PRODUCTS = 2048, 4
 MATMUL_ROWS = ("machine_matmul", "matmul_share", "matmul_share_xla")
-
-
-class Group(NamedTuple):
-    """Rows that one measurement gives."""
-
-    names: tuple[str, ...]
-    measure: Callable[[Setting, Skipped], Sequence[Row]]
-    default: bool = True
-    """Whether it is measured when no rows are asked for by name."""
 
 
 def step_rows(mask: Mask, setting: Setting, skipped: Skipped) -> list[Row]:
@@ -226,7 +213,7 @@ def _scaled(measure: Callable[[Setting, int], list[Row]], amount: int) -> Callab
 
 
 def groups() -> list[Group]:
-    """All groups, in the order of the table."""
+    """All groups of a CPU, in the order of the table."""
     derived = {"full": ("stock_step_full", *MATMUL_ROWS)}
     found = [
         *(Group((f"step_{mask}", *derived.get(mask, ())), partial(step_rows, mask)) for mask in MASKS),
@@ -260,7 +247,7 @@ def measure(setting: Setting, patterns: Sequence[str]) -> Iterator[Row]:
     Raises:
         InputError: when a pattern matches no row.
     """
-    every = groups()
+    every = gpu.groups() if setting.device == "gpu" else groups()
     names = [name for group in every for name in group.names]
     for pattern in patterns:
         if not any(matches(name, [pattern]) for name in names):

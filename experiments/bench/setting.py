@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,10 @@ OPTIM = OptimConfig(schedule="constant")
 
 MASKS: tuple[Mask, ...] = ("full", "partial", "frozen")
 """The masks that have rows of their own."""
+
+
+Device = Literal["cpu", "gpu"]
+"""What both programs compute on."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Setting:
     """Images per epoch."""
     data_dir: str | None = None
     """Folder with a prepared CIFAR-10; if None, the images are noise of the same shape."""
+    device: Device = "cpu"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "rounds", "steps", "images"):
@@ -57,8 +62,11 @@ class Setting:
         return {**kept, "data": "noise" if self.data_dir is None else "CIFAR-10"}
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON values, for `Setting(**values)` in another process."""
-        return asdict(self)
+        """The fields as JSON values, for `Setting(**values)` in another process.
+
+        The CPU is left out: it is the default, and older checkouts (`--against`) have no such field.
+        """
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("device", "cpu")}
 
 
 def load_images(setting: Setting, count: int) -> Split:

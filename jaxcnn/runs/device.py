@@ -28,7 +28,7 @@ def select_device(device: Device) -> None:
         why = reason(error) if isinstance(error, RuntimeError) else "JAX is installed without support for it"
         remedy = {
             "tpu": "run it on a machine with a TPU and jax[tpu]",
-            "gpu": "for an NVIDIA GPU install jaxcnn[cuda12]",
+            "gpu": "for an NVIDIA GPU install jaxcnn[cuda13], or jaxcnn[cuda12] if its driver is older than 580",
         }
         raise InputError(
             f"device={device!r} is not available: {why}; {remedy.get(device, 'install jax again')}, "
