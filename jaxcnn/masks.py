@@ -108,3 +108,12 @@ def count_parameters(params: Mapping[str, Any], config: ModelConfig, frozen_stag
         )
         for name in sorted(params, key=lambda name: stage_of(name, config))
     ]
+
+
+def stages_to_unfreeze(freeze: FreezeConfig, model: ModelConfig, epoch: int, epochs: int) -> list[str]:
+    """Names of the stages that were frozen before an epoch (counted from 0, of so many) and are trained in it."""
+    if epoch == epochs:
+        return []
+    before, now = (frozen_stages(freeze, model, each) for each in (epoch - 1, epoch))
+    n = model.num_blocks
+    return [f"block_{stage}" if stage < n else f"fc{stage - n + 1}" for stage in range(now, before)]

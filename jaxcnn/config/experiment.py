@@ -22,6 +22,7 @@ from jaxcnn.errors import (
 Device = Literal["auto", "cpu", "gpu", "tpu"]
 Head = Literal["fc3", "all"]
 Protocol = Literal["sound", "original"]
+Stream = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class DataConfig:
     adds black borders. All are bilinear."""
     skip_broken: bool = False
     """Leave out image files that cannot be used, and list them."""
+    stream: Stream = "auto"
+    """always: training images stay in the cache's memory-mapped file, and a few batches at a time are copied to the
+    device; never: all are on the device; auto: streamed if they need more than half of its memory."""
 
     def __post_init__(self) -> None:
         set_plain(self)
@@ -66,6 +70,7 @@ class DataConfig:
         require(isinstance(self.skip_broken, bool), "data.skip_broken", self.skip_broken, "give true or false")
         require_choice("data.resize", self.resize, Resize)
         require_choice("data.augment", self.augment, Augment)
+        require_choice("data.stream", self.stream, Stream)
         for name in ("dir", "archives"):
             if getattr(self, name) is not None:
                 set_path(self, name, "data.")
@@ -102,6 +107,8 @@ class ExperimentConfig:
     """Seed of the split, the initial weights, the order of the images, augmentation and dropout."""
     device: Device = "auto"
     """Device to compute on; auto takes the best one that JAX finds."""
+    devices: int | None = None
+    """Number of devices that share each batch. If not given, all of this machine's GPUs or TPU cores; on a CPU, one."""
     protocol: Protocol = "sound"
     """sound: training decisions use validation images, and frozen batch statistics do not change; original: what the
     PyTorch program did, to check its figures."""
@@ -125,6 +132,8 @@ class ExperimentConfig:
         require(not bad_name, "name", self.name, "give a plain folder name")
         require_int("seed", self.seed, least=0, most=2**32 - 1)
         require_choice("device", self.device, Device)
+        if self.devices is not None:
+            require_int("devices", self.devices, least=1, most=4096)
 
     @property
     def run_name(self) -> str:
@@ -216,7 +225,7 @@ _SECTIONS = {
 RESOLVED = "resolved"
 
 
-PLACES = ("device", "runs_dir", "name", "data.dir", "data.archives")
+PLACES = ("device", "devices", "runs_dir", "name", "data.dir", "data.archives", "data.stream")
 """Settings that may differ when a run continues, because they do not affect its results."""
 
 

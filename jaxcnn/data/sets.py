@@ -21,7 +21,7 @@ from jaxcnn.data.image_reader import ImageReader, Wanted
 from jaxcnn.data.images import fit_image
 from jaxcnn.data.locate import find_prepared, refuse_other_folders
 from jaxcnn.data.reader import Convert, load_prepared
-from jaxcnn.data.splits import Dataset, Split, Stored, stratified_split, take
+from jaxcnn.data.splits import Dataset, Split, Stored, select, stratified_split, take
 from jaxcnn.data.statistics import channel_statistics
 from jaxcnn.errors import InputError, local_path
 from jaxcnn.files import is_there
@@ -32,7 +32,9 @@ _FRACTION, _VALIDATION = 2**31, 2**31 + 1
 """Tags of the random seeds of two choices. Epochs use their number as the tag, so no two choices share a stream."""
 
 
-def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed: int) -> Dataset:
+def load_dataset(
+    config: DataConfig, *, input_size: int, in_channels: int, seed: int, most_bytes: int | None = None
+) -> Dataset:
     """Loads the data set that a configuration names, and prepares it first if necessary.
 
     Args:
@@ -40,6 +42,8 @@ def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed:
         input_size: height and width of the result.
         in_channels: 3, or 1 for grey images.
         seed: of the choice of images for `config.fraction` and `config.validation`, if `config.split_seed` is None.
+        most_bytes: if the images of a split need more, they are not copied into memory; they are `ImageRows`, and
+            training streams them. None copies in any case.
 
     Returns:
         The data set. Its arrays may be read-only, as those of a cached set are memory-mapped files.
@@ -61,7 +65,7 @@ def load_dataset(config: DataConfig, *, input_size: int, in_channels: int, seed:
         print(f"left out: {problem}", file=sys.stderr)
     if stored.test_origin != "test":
         print(f"{config.title} has no labelled test split: {stored.test_origin} serve as one", file=sys.stderr)
-    return _dataset(stored, config, seed if config.split_seed is None else config.split_seed, origin)
+    return _dataset(stored, config, seed if config.split_seed is None else config.split_seed, origin, most_bytes)
 
 
 def from_arrays(
@@ -105,19 +109,19 @@ def from_arrays(
     size = input_size or (images.shape[1] if images.ndim > 1 else 1)
     channels = images.shape[3] if images.ndim == 4 else 1
     stored = stored_from_arrays(pairs, class_names, (size, size, channels), resize, name)
-    return _dataset(stored, DataConfig(name=name, validation=share), seed, "arrays")
+    return _dataset(stored, DataConfig(name=name, validation=share), seed, "arrays", None)
 
 
-def _dataset(stored: Stored, config: DataConfig, seed: int, origin: str) -> Dataset:
+def _dataset(stored: Stored, config: DataConfig, seed: int, origin: str, most_bytes: int | None) -> Dataset:
     """Selects the classes and shares that a configuration asks for, and adds the statistics."""
-    stored = select_classes(stored, config.classes)
+    stored = select_classes(stored, config.classes, most_bytes)
     for name, split in (("training", stored.train), ("test", stored.test), ("validation", stored.validation)):
         if split is not None and not len(split.labels):
             raise InputError(f"{config.name} has no {name} images of data.classes={config.classes}; choose others")
     standardisation = stored.statistics or channel_statistics(stored.train.images)
     if not all(standardisation.std):
         raise InputError(f"a channel of {config.name} has one value throughout; choose another data set")
-    train, validation = _divide(stored, config, seed)
+    train, validation = _divide(stored, config, seed, most_bytes)
     return Dataset(
         config.title, train, validation, stored.test, stored.class_names, standardisation, stored.test_origin, origin
     )
@@ -152,7 +156,7 @@ def as_original(dataset: Dataset) -> Dataset:
     return replace(dataset, validation=dataset.test, standardisation=CIFAR10_STANDARDISATION)
 
 
-def select_classes(stored: Stored, classes: Sequence[int]) -> Stored:
+def select_classes(stored: Stored, classes: Sequence[int], most_bytes: int | None = None) -> Stored:
     """Keeps the images of these labels and renumbers them from 0 in the order given. No labels keep everything.
 
     Raises:
@@ -168,7 +172,7 @@ def select_classes(stored: Stored, classes: Sequence[int]) -> Stored:
 
     def keep(split: Split) -> Split:
         kept = np.flatnonzero(new[split.labels] >= 0)
-        return take(Split(split.images, new[split.labels]), kept)
+        return select(Split(split.images, new[split.labels]), kept, most_bytes)
 
     names = tuple(stored.class_names[label] for label in classes)
     validation = None if stored.validation is None else keep(stored.validation)
@@ -177,22 +181,23 @@ def select_classes(stored: Stored, classes: Sequence[int]) -> Stored:
     )
 
 
-def _divide(stored: Stored, config: DataConfig, seed: int) -> tuple[Split, Split | None]:
+def _divide(stored: Stored, config: DataConfig, seed: int, most_bytes: int | None) -> tuple[Split, Split | None]:
     """The training images that `fraction` leaves, and the validation images: the set's own, or a share held out."""
     split = stored.train
     kept = np.arange(len(split.labels))
     if config.fraction < 1:
         kept, _ = stratified_split(split.labels, 1 - config.fraction, (seed, _FRACTION))
     if config.validation == 0 or stored.validation is not None:
-        whole = len(kept) == len(split.labels)
-        return split if whole else take(split, kept), stored.validation if config.validation else None
+        fits = most_bytes is None or split.images.nbytes <= most_bytes
+        whole = len(kept) == len(split.labels) and fits
+        return split if whole else select(split, kept, most_bytes), stored.validation if config.validation else None
     rest, held = stratified_split(split.labels[kept], config.validation, (seed, _VALIDATION))
     if not len(held):
         raise InputError(
             f"data.validation={config.validation} of {len(kept)} training images leaves none to validate on; "
             f"raise it or data.fraction={config.fraction}, or give data.validation=0"
         )
-    return take(split, kept[rest]), take(split, kept[held])
+    return select(split, kept[rest], most_bytes), select(split, kept[held], most_bytes)
 
 
 def _load_digits(convert: Convert) -> Stored:

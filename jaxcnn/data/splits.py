@@ -42,6 +42,7 @@ class ImageRows:
         return len(self._rows)
 
     def __getitem__(self, index: Any) -> np.ndarray:
+        """The images at these places: a slice, or int (...). On a CPU, JAX uses the copy in place."""
         rows = self._rows[index]
         images = aligned_empty((*rows.shape, *self.shape[1:]), self.dtype)
         np.take(self._images, rows, axis=0, out=images, mode="clip")  # other modes use a buffer
@@ -122,8 +123,14 @@ def hold_out_test(train: Split, name: str, place: object) -> tuple[Split, Split,
 
 def take(split: Split, indices: np.ndarray) -> Split:
     """A copy of the images and labels at these indices, int (n,). On a CPU, JAX uses the copy in place."""
-    images = aligned_empty((len(indices), *split.images.shape[1:]), np.uint8)
-    np.take(split.images, indices, axis=0, out=images, mode="clip")  # other modes use a buffer
+    return Split(ImageRows(split.images, indices)[:], split.labels[indices])
+
+
+def select(split: Split, indices: np.ndarray, most_bytes: int | None) -> Split:
+    """The images and labels at these indices, int (n,): `ImageRows` if they need more bytes than that, else a copy."""
+    images = ImageRows(split.images, indices)
+    if most_bytes is None or images.nbytes <= most_bytes:
+        return take(split, indices)
     return Split(images, split.labels[indices])
 
 

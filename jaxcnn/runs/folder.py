@@ -107,7 +107,7 @@ def _print_changes(folder: Path, wanted: dict[str, Any]) -> None:
     """Prints which versions, device or settings have changed since the run started: rounding may differ."""
     there = read_json(folder / "config.json").get(RESOLVED) if (folder / "config.json").exists() else None
     if there:
-        known = there.keys() & {"versions", "device", "threads", "settings"}
+        known = there.keys() & {"versions", "device", "devices", "threads", "settings"}
         old, new = ({name: of[name] for name in known} for of in (there, wanted[RESOLVED]))
         if changed := _differences(old, new):
             text = "; ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
@@ -245,12 +245,13 @@ def _delete_contents(folder: Path) -> None:
         raise InputError(f"cannot remove {folder}: {reason(error)}") from error
 
 
-def resolve(dataset: Dataset) -> dict[str, Any]:
+def resolve(dataset: Dataset, devices: int = 1) -> dict[str, Any]:
     """Versions, device, environment and properties of the data set, which `config.json` records under "resolved"."""
     return {
         "versions": {name: version(name) for name in ("jaxcnn", "jax", "jaxlib", "flax", "optax", "numpy")},
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
+        "devices": devices,
         "processor": describe_processor(),
         "threads": count_processors(),
         "settings": {

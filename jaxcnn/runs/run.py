@@ -5,14 +5,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 
-from jaxcnn.config.card import Card
 from jaxcnn.config.experiment import CONTINUE, RESOLVED, Existing, ExperimentConfig, TransferConfig
 from jaxcnn.config.training import FreezeConfig
 from jaxcnn.data.sets import as_original, load_dataset
@@ -20,13 +21,14 @@ from jaxcnn.data.splits import Dataset
 from jaxcnn.errors import InputError, MachineError, is_out_of_memory, reason
 from jaxcnn.files import digest, is_there, made_by_older_version, older_digest
 from jaxcnn.kernels.backend import fixed_settings, is_cpu
-from jaxcnn.masks import count_parameters, frozen_stages
+from jaxcnn.masks import count_parameters, frozen_stages, stages_to_unfreeze
 from jaxcnn.model import init_variables, key_of
 from jaxcnn.runs.calibration import fit_temperature
 from jaxcnn.runs.console import Terminal
 from jaxcnn.runs.device import select_device
 from jaxcnn.runs.display import Bar, print_start, results_table
 from jaxcnn.runs.folder import claim_folder, find_finished, is_unfinished, resolve, with_precision
+from jaxcnn.runs.kept import read_best, write_weights
 from jaxcnn.runs.log import check_log, update_log
 from jaxcnn.runs.metrics import Board, count_metrics, write_metrics
 from jaxcnn.runs.present import present, remove_products
@@ -37,15 +39,13 @@ from jaxcnn.runs.streams import only_warns
 from jaxcnn.runs.style import Figures
 from jaxcnn.runs.summary import Summary
 from jaxcnn.training.decisions import kept_epoch, validates
+from jaxcnn.training.devices import image_limit, make_mesh
 from jaxcnn.training.epoch import evaluate
 from jaxcnn.training.loop import Paused, evaluation_step, fit
 from jaxcnn.training.records import EpochRecord, Metrics, TrainState
 from jaxcnn.training.soundness import require_trainable
 from jaxcnn.training.step import init_state
-from jaxcnn.weights.card import to_metadata
 from jaxcnn.weights.checkpoint import Progress, open_checkpoints
-from jaxcnn.weights.convert import from_torch
-from jaxcnn.weights.files import read_state_dict, write_state_dict
 from jaxcnn.weights.pretrained import locate_weights, names_hint
 from jaxcnn.weights.source import read_source
 from jaxcnn.weights.transfer import Source, copied_stages, transplant
@@ -93,13 +93,14 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, figu
                 # Checked now, while the user is still there.
                 with only_warns(f"row of {folder.name} in the table of all runs"):
                     check_log(folder.parent, transfers=isinstance(config, TransferConfig))
-                records, best = _train(folder, config, dataset, variables, console)
-                step = evaluation_step(config, dataset)
-                tested = evaluate(step, best, dataset.test, config.train.batch_size)
+                mesh = make_mesh(config.devices)
+                records, best = _train(folder, config, dataset, variables, mesh, console)
+                evaluated = partial(evaluate, evaluation_step(config, dataset, mesh=mesh), best, mesh=mesh)
+                tested = evaluated(dataset.test, config.train.batch_size)
                 temperature = None
                 if config.train.temperature_scaling and (split := dataset.validation) is not None:
-                    temperature = fit_temperature(evaluate(step, best, split, config.train.batch_size)[2], split.labels)
-                    _write_weights(folder, best, config, dataset, ("model.safetensors",), temperature)
+                    temperature = fit_temperature(evaluated(split, config.train.batch_size).logits, split.labels)
+                    write_weights(folder, best, config, dataset, ("model.safetensors",), temperature)
                 summary = write_results(folder, config, dataset, records, counts, tested, temperature, began)
                 remove_products(folder)  # of what the folder held before
     if figures is not None:
@@ -161,7 +162,11 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
         source = open_source(config)
         copied_stages(config, source.config)  # raises if the network does not have the stages to copy and freeze
     model = config.model if source is None else source.config
-    dataset = load_dataset(config.data, input_size=model.input_size, in_channels=model.in_channels, seed=config.seed)
+    mesh = make_mesh(config.devices)
+    most = {"auto": image_limit(), "always": 0, "never": None}[config.data.stream]
+    dataset = load_dataset(
+        config.data, input_size=model.input_size, in_channels=model.in_channels, seed=config.seed, most_bytes=most
+    )
     if original:
         if model.in_channels != 3:
             raise InputError(f"protocol='original' is for RGB images, not model.in_channels={model.in_channels}")
@@ -173,7 +178,9 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
             "train.temperature_scaling=True needs validation images that are no test images: give data.validation "
             "above 0, and protocol='sound'"
         )
-    resolved = resolve(dataset) | ({} if source is None else {"source_digest": _digest(source, folder, existing)})
+    resolved = resolve(dataset, 1 if mesh is None else mesh.size) | (
+        {} if source is None else {"source_digest": _digest(source, folder, existing)}
+    )
     return Plan(folder, config, source, dataset, resolved, find_finished(folder, config, resolved, existing))
 
 
@@ -250,7 +257,12 @@ def _count(variables: dict[str, Any], config: ExperimentConfig) -> list[tuple[st
 
 
 def _train(
-    folder: Path, config: ExperimentConfig, dataset: Dataset, variables: dict[str, Any], console: Console
+    folder: Path,
+    config: ExperimentConfig,
+    dataset: Dataset,
+    variables: dict[str, Any],
+    mesh: Mesh | None,
+    console: Console,
 ) -> tuple[list[EpochRecord], dict[str, Any]]:
     """Trains all remaining epochs; returns all records, and the best weights, which are in `model.pth` too."""
 
@@ -275,17 +287,24 @@ def _train(
             # Written again, because a kill between checkpoint and weights leaves them out. A copy, because the next
             # epoch reuses the buffers.
             best_variables = jax.tree.map(np.array, _variables(state))
-            _write_weights(folder, best_variables, config, dataset)
+            write_weights(folder, best_variables, config, dataset)
         elif records:
-            best_variables = _best_weights(folder, config)  # it may raise: better now than after training
-            _write_weights(folder, best_variables, config, dataset, ("model.safetensors",))
+            best_variables = read_best(folder, config)  # it may raise: better now than after training
+            write_weights(folder, best_variables, config, dataset, ("model.safetensors",))
         behind = 0 if part is None else config.train.batch_size * len(part.loss)
         with (
             closing(Board(folder / "logs", records)) as board,
             Bar(console, config.train.epochs, images, len(records), behind) as bar,
         ):
             epochs = fit(
-                state, config, dataset, history=records, part=part, on_step=bar.step, should_stop=signals.is_set
+                state,
+                config,
+                dataset,
+                history=records,
+                part=part,
+                on_step=bar.step,
+                should_stop=signals.is_set,
+                mesh=mesh,
             )
             try:
                 for trained, record in epochs:
@@ -295,11 +314,11 @@ def _train(
                     checkpoints.save(trained, records)
                     if best == len(records) - 1:
                         best_variables = jax.tree.map(np.array, _variables(trained))
-                        _write_weights(folder, best_variables, config, dataset)
+                        write_weights(folder, best_variables, config, dataset)
                     write_metrics(folder, records)
                     board.add_record(record)
                     bar.epoch(record, is_best=best == len(records) - 1 and validates(config, record))
-                    if unfrozen := _stages_to_unfreeze(config, len(records)):
+                    if unfrozen := stages_to_unfreeze(config.freeze, config.model, len(records), config.train.epochs):
                         console.print(
                             f"from the next epoch on, these train too: {', '.join(unfrozen)}", highlight=False
                         )
@@ -312,35 +331,6 @@ def _train(
             if signals.is_set():
                 console.print(f"stopping after {_where(records, part, steps)}")
     return records, best_variables
-
-
-def _write_weights(
-    folder: Path,
-    variables: dict[str, Any],
-    config: ExperimentConfig,
-    dataset: Dataset,
-    names: Sequence[str] = ("model.pth", "model.safetensors"),
-    temperature: float = 1.0,
-) -> None:
-    card = Card(dataset.class_names, *dataset.standardisation, config.data.resize, temperature)
-    for name in names:
-        write_state_dict(folder / name, variables, config.model, to_metadata(config.model, card))
-
-
-def _best_weights(folder: Path, config: ExperimentConfig) -> dict[str, Any]:
-    try:
-        return from_torch(read_state_dict(folder / "model.pth"), config.model)
-    except InputError as error:
-        raise InputError(f"{folder} has lost its best epoch: {error}; --overwrite starts the run again") from error
-
-
-def _stages_to_unfreeze(config: ExperimentConfig, epoch: int) -> list[str]:
-    """Names of the stages that were frozen before an epoch (counted from 0) and are trained in it."""
-    if epoch == config.train.epochs:
-        return []
-    before, now = (frozen_stages(config.freeze, config.model, each) for each in (epoch - 1, epoch))
-    n = config.model.num_blocks
-    return [f"block_{stage}" if stage < n else f"fc{stage - n + 1}" for stage in range(now, before)]
 
 
 def _where(records: Sequence[EpochRecord], part: Metrics | None, steps: int) -> str:

@@ -24,7 +24,7 @@ SOURCE_SEEDS = 1000
 
 _COLUMNS = {"freeze.mask": "mask", "freeze.frozen_stages": "frozen_stages", "data.name": "dataset"}
 """Fields that have another name in a run's summary."""
-_FIXED = ("name", "runs_dir", "device", "seed")
+_FIXED = ("name", "runs_dir", "device", "devices", "seed")
 
 
 class PlannedRun(NamedTuple):

@@ -1,7 +1,10 @@
 """Training on several devices: the mesh, and arrays on it. One process may have all devices, or each process some."""
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -48,6 +51,19 @@ def _describe(count: int) -> str:
     if is_cpu():
         return f"this process has {count}; XLA_FLAGS=--xla_force_host_platform_device_count=N makes more of a CPU"
     return f"this process has {count}"
+
+
+def image_limit() -> int:
+    """The most bytes of training images to keep on a device: half of its memory; of a CPU, half of the process's."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return int(stats.get("bytes_limit") or _host_memory()) // 2
+
+
+def _host_memory() -> int:
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with suppress(OSError, ValueError):  # no cgroup, or "max"
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(limits)
 
 
 def divide(batch_size: int, mesh: Mesh | None) -> Shards | None:

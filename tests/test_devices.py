@@ -1,0 +1,115 @@
+"""Several devices give what one gives. They are forced devices of the CPU, in new processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxcnn.config import DataConfig
+from jaxcnn.data.sets import load_dataset
+from jaxcnn.data.splits import ImageRows
+from jaxcnn.errors import InputError
+from jaxcnn.training import devices
+from jaxcnn.training.devices import image_limit, make_mesh
+
+PROGRAM = Path(__file__).parent / "devices_program.py"
+
+
+def start(*arguments: str, forced: int, x64: bool = True) -> subprocess.Popen[str]:
+    setting = {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={forced}",
+        "JAX_ENABLE_X64": str(int(x64)),
+        "JAX_PLATFORMS": "cpu",
+    }
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), *arguments],
+        env={**os.environ, **setting},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result(process: subprocess.Popen[str]) -> dict[str, float]:
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    found: dict[str, float] = json.loads(out.splitlines()[-1])
+    return found
+
+
+def test_devices_give_the_weights_of_one_device() -> None:
+    found = result(start("8", "--cases", "unfreezing", "frozen", forced=8))
+    assert found.pop("streamed") == 0
+    distances = {name: value for name, value in found.items() if "alone" not in name}
+    assert set(distances) == {"unfreezing on 8", "frozen on 8", "own network"}
+    assert max(distances.values()) < 1e-11
+
+
+@pytest.mark.slow
+def test_every_number_of_devices_gives_the_weights_of_one_device() -> None:
+    found = result(start("2", "4", "8", forced=8))
+    assert max(value for name, value in found.items() if "alone" not in name) < 1e-11
+
+
+@pytest.mark.slow
+def test_the_same_in_single_precision() -> None:
+    found = result(start("2", "8", forced=8, x64=False))
+    assert found.pop("streamed") == 0
+    assert max(value for name, value in found.items() if "alone" not in name) < 1e-5  # after 12 steps
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_weights_of_one_device() -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    cases = ("--cases", "unfreezing", "frozen")
+    alone = start(*cases, forced=1)
+    both = [start(*cases, "--of", "2", "--process", str(i), "--port", str(port), forced=4) for i in range(2)]
+    found, expected = [result(each) for each in both], result(alone)
+    assert found[0] == found[1]
+    for name in ("unfreezing", "frozen"):
+        np.testing.assert_allclose(found[0][name], expected[f"{name} alone"], rtol=0, atol=1e-10)
+
+
+def test_more_devices_than_there_are_cannot_be_used() -> None:
+    with pytest.raises(InputError, match=r"^devices=64 is not usable: this process has 1; XLA_FLAGS="):
+        make_mesh(64)
+    assert make_mesh() is None
+    assert make_mesh(1) is None
+
+
+def test_images_beyond_the_limit_stay_where_they_are() -> None:
+    config = DataConfig(name="digits", fraction=0.5)
+    inside = load_dataset(config, input_size=8, in_channels=1, seed=1)
+    outside = load_dataset(config, input_size=8, in_channels=1, seed=1, most_bytes=0)
+    for kept, rows in ((inside.train, outside.train), (inside.validation, outside.validation)):
+        assert kept is not None
+        assert rows is not None
+        assert isinstance(rows.images, ImageRows)
+        assert (rows.images.shape, rows.images.dtype, rows.images.nbytes) == (
+            kept.images.shape,
+            kept.images.dtype,
+            kept.images.nbytes,
+        )
+        np.testing.assert_array_equal(rows.images[np.arange(len(kept.labels))], kept.images)
+        np.testing.assert_array_equal(rows.images[[[3, 1], [0, 2]]], kept.images[[[3, 1], [0, 2]]])
+        np.testing.assert_array_equal(rows.labels, kept.labels)
+
+
+def test_half_of_a_devices_memory_may_hold_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Device:
+        def memory_stats(self) -> dict[str, int]:
+            return {"bytes_limit": 1000}
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    assert image_limit() == 500
+    monkeypatch.setattr(Device, "memory_stats", lambda self: None)
+    monkeypatch.setattr(devices, "_host_memory", lambda: 300)
+    assert image_limit() == 150
