@@ -1,11 +1,11 @@
 """Train on more images than memory should hold: streamed from a file, beside the same images in memory.
 
-    python -m experiments.checks.streaming                     # 200,000 images of 64x64: a file of 2.4 GB, 5 GB of memory
+    python -m experiments.checks.streaming          # 200,000 images of 64x64: a file of 2.4 GB
     python -m experiments.checks.streaming --images 20000 --steps 8
 
-Both forms train the same steps from the same weights, in turn. It prints the rates, the most anonymous memory while only
-streaming ran (a memory-mapped file is not anonymous: the system drops its pages where memory is short), and whether the
-weights have the same bits. The images are noise.
+Both forms train the same steps from the same weights, in turn. It prints the rates, the most anonymous memory while
+only streaming ran, and whether the weights have the same bits. A memory-mapped file is not anonymous memory: the system
+drops its pages where memory is short. The images are noise.
 """
 
 import os
@@ -95,9 +95,7 @@ def measure(flags: Flags) -> None:
         print(f"{images.nbytes / 1e9:.2f} GB of images in a file")
         streamed = prepare(Split(ImageRows(images, rows), labels))
         cold = [run(streamed, part)[0] for part in range(flags.rounds)]
-        print(
-            f"streamed alone: anonymous memory at most {max(most):.2f} GB; {median(cold):.0f} images/s, the first time"
-        )
+        print(f"streamed alone: at most {max(most):.2f} GB of anonymous memory, {median(cold):.0f} images/s")
         resident = prepare(take(Split(images, labels), rows))
         run(resident, 0)
         rates: tuple[list[float], list[float]] = [], []
