@@ -85,6 +85,8 @@ def test_the_summary_agrees_with_the_other_files(finished: Path) -> None:
             "name",
             "dataset",
             "seed",
+            "copied_stages",
+            "frozen_stages",
             "test_accuracy",
             "balanced_accuracy",
             "test_loss",

@@ -173,6 +173,11 @@ def test_what_cannot_be_told_apart_is_said_with_what_it_costs_and_what_would_tel
     more = pairs_needed([2.0, -0.5, 2.0]) or 0
     assert "partial trains 0.7 % fewer parameters in 0.60 of the time; " in line
     assert f"; {more - 3} more seeds would, with a power of 80 %, if the difference" in line
+    tied = compare([("full", {}, one[:1]), ("low", {}, [row(0, 40.0)]), ("partial", {}, one[:1])], "full")
+    assert verdict(tied)[0] == (
+        "Validation accuracy decides, and it is highest for 2 cases alike (50.00 %): full, partial. The first one is "
+        "marked."
+    )
     single = compare([("full", {}, one[:1]), ("partial", {}, other[:1])], "full")
     assert "One seed in common cannot tell partial and full apart (+2.00 points); give more seeds." in verdict(single)
     unvalidated = [row(0, 5.0, val_accuracy=None)]

@@ -72,6 +72,13 @@ def _choice(comparison: Comparison) -> str:
         return "Some runs held no images out for validation, so no setting is chosen."
     case = comparison.case(comparison.chosen)
     assert case.validation is not None
+    best = case.validation.mean
+    equal = [each.name for each in comparison.cases if each.validation is not None and each.validation.mean == best]
+    if len(equal) > 1:
+        return (
+            f"Validation accuracy decides, and it is highest for {len(equal)} cases alike ({best:.2f} %): "
+            f"{', '.join(equal)}. The first one is marked."
+        )
     return (
         f"Validation accuracy decides, and it chooses {case.name} ({case.validation.mean:.2f} %), whose test accuracy "
         f"is {case.test.mean:.2f} %."
