@@ -5,8 +5,12 @@ with all of its devices.
 """
 
 import argparse
+import contextlib
+import io
 import json
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -14,12 +18,16 @@ import numpy as np
 
 from jaxcnn import ModelConfig, from_arrays, init_variables
 from jaxcnn.config import DataConfig, ExperimentConfig, FreezeConfig, TrainConfig
+from jaxcnn.config.experiment import Existing
 from jaxcnn.data.splits import ImageRows, Split
+from jaxcnn.errors import InputError
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import key_of
+from jaxcnn.runs.run import run_experiment
 from jaxcnn.training.devices import make_mesh
 from jaxcnn.training.loop import fit
 from jaxcnn.training.step import init_state
+from jaxcnn.weights.files import read_state_dict
 
 MODEL = ModelConfig(
     input_size=8, in_channels=3, num_classes=5, num_blocks=2, hidden_dims=(4, 6, 8, 8), layers_per_block=(1, 1),
@@ -78,11 +86,32 @@ def distance(one, other):
     return max([float(np.max(np.abs(a - b))) for a, b in pairs] + losses)
 
 
+def continued(counts):
+    """How far a run that continues on other devices is from one that did not, and what it printed about that."""
+    with tempfile.TemporaryDirectory() as folder:
+        base = ExperimentConfig(
+            name="alone",
+            runs_dir=Path(folder),
+            data=DataConfig(name="digits", fraction=0.1),
+            model=replace(MODEL, in_channels=1),
+            train=TrainConfig(epochs=2, batch_size=BATCH, early_stopping_target=None),
+        )
+        run_experiment(replace(base, devices=1), figures=None)
+        other = replace(base, name="other", devices=counts[0])
+        run_experiment(replace(other, train=replace(base.train, epochs=1)), figures=None)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            run_experiment(replace(other, devices=counts[1]), Existing(extend=True), figures=None)
+        read = [read_state_dict(Path(folder) / name / "model.pth") for name in ("alone", "other")]
+        far = max(float((read[0][name] - read[1][name]).abs().max()) for name in read[0])
+        return far, printed.getvalue()
+
+
 def main():
     """Prints the distances."""
     parser = argparse.ArgumentParser()
     parser.add_argument("counts", type=int, nargs="*")
     parser.add_argument("--cases", nargs="*", default=list(CASES))
+    parser.add_argument("--continue", dest="continued", type=int, nargs=2)
     parser.add_argument("--process", type=int)
     parser.add_argument("--of", type=int)
     parser.add_argument("--port", type=int)
@@ -95,6 +124,8 @@ def main():
             params, record = train(case, mesh)
             digest = [float(np.sum(leaf.astype(np.float64))) for leaf in jax.tree.leaves(params)]
             found[case] = [record.train_loss, record.val_loss, *digest]
+    elif flags.continued:
+        found = dict(zip(("far", "printed"), continued(flags.continued), strict=True))
     else:
         for case in flags.cases:
             alone = train(case, None)
@@ -105,6 +136,12 @@ def main():
         if flags.counts:
             mesh = make_mesh(flags.counts[0])
             found["streamed"] = distance(train("partial", mesh), train("partial", mesh, streamed=True))
+            if BATCH % mesh.size:
+                try:
+                    train("full", mesh, module=Linear())
+                except InputError as error:
+                    found["refused"] = str(error)
+            mesh = make_mesh(4)  # it must divide the batch
             found["own network"] = distance(
                 *(train("full", devices, module=Linear()) for devices in (None, mesh)),
             )

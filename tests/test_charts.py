@@ -18,6 +18,11 @@ def test_ticks_are_round_and_enclose_all(low: float, span: float) -> None:
     assert 2 <= len(ticks) <= 8
 
 
+def test_values_that_differ_by_rounding_are_drawn_from_zero() -> None:
+    for low in (7204.0, 7206.0):
+        assert nice_ticks(low, low + 1e-12) == [0, 2000, 4000, 6000, 8000]
+
+
 def test_a_chart_leaves_out_what_is_not_finite() -> None:
     chart = line_chart(
         "loss", "", [1, 2, 3, 4], {"training": [1.0, float("inf"), 2.0, 1e300], "validation": [None] * 4}, 2

@@ -186,7 +186,7 @@ def test_a_run_whose_pictures_and_log_fail_is_finished_and_the_same_command_make
     log.write_bytes(b"PK\3\4\xff")  # a workbook
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(present_module, "plot_curves", fail)
-        patch.setattr(run, "evaluate", lambda *given: (math.inf, *evaluate(*given)[1:]))
+        patch.setattr(run, "evaluate", lambda *given, **more: evaluate(*given, **more)._replace(loss=math.inf))
         summary = run_experiment(config)
     out, err = capsys.readouterr()
     assert {"model.pth", "summary.json", "config.json", "metrics.csv", "results/predictions.npy"} <= seen[0]

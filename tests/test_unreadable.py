@@ -22,6 +22,7 @@ from jaxcnn.data import prepare, reader
 from jaxcnn.errors import InputError, JaxcnnError, UnreadableError, is_out_of_memory, unreadable
 from jaxcnn.files import digest, older_digest, write_json
 from jaxcnn.runs import run
+from jaxcnn.runs.kept import read_best
 from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.weights import files as weight_files
 from jaxcnn.weights.files import read_state_dict
@@ -149,7 +150,7 @@ def test_a_damaged_summary_is_computed_again_and_not_begun_again(tmp_path: Path)
 def test_best_weights_that_cannot_be_read_now_are_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weight_file(tmp_path / "model.pth")
     monkeypatch.setattr(torch, "load", fail(errno.EIO))
-    told = message(lambda: run._best_weights(tmp_path, TINY), UnreadableError)
+    told = message(lambda: read_best(tmp_path, TINY), UnreadableError)
     assert "Input/output error. Nothing was changed" in told
     assert "--overwrite" not in told
 

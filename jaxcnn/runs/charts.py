@@ -100,7 +100,7 @@ def line_chart(
 
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """At most `most` round numbers at equal distances, the first no larger than `low`, the last no less than `high`."""
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # one value, up to rounding
         low, high = min(low, 0.0), max(high, 0.0) or 1.0
     power = 10.0 ** math.floor(math.log10(high / most - low / most))
     for step in (power * factor for factor in (1, 2, 2.5, 5, 10, 20)):

@@ -141,9 +141,7 @@ def make_train_epoch(
         return rows if mesh is None else put(mesh, DIVIDED_STEPS, rows.shape, rows.__getitem__)
 
     width = padded_size(batch_size, mesh)
-    each = (
-        width if shards is None else width // (1 if mesh is None else mesh.size)
-    )  # images that a device has of a step
+    each = width if mesh is None or shards is None else width // mesh.size  # images of a step on one device
     in_call = (np.arange(most)[:, None] * each + np.arange(width) % each).astype(np.int32)
 
     @fixed_settings()

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.data.splits import Dataset, Split, epoch_order
-from jaxcnn.errors import DivergedError
+from jaxcnn.errors import DivergedError, InputError
 from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.kernels.executables import jit, kept_jit
 from jaxcnn.kernels.precision import resolve_precision
@@ -126,7 +126,8 @@ def fit(
         optimizer: in place of `config.optim`. It has its own learning rate, which no schedule and no plateau scales. It
             has a single state for everything that trains, which is initialised again when stages are unfrozen.
         mesh: of `training.devices.make_mesh`: each batch is divided among its devices. Results are the same up to
-            rounding. None trains on JAX's default device.
+            rounding. None trains on JAX's default device. With a `model` or an `augmentation`, the batch size must be a
+            multiple of the number of devices.
 
     Raises:
         InputError: when the data set does not fit the network, when an argument leaves a setting without effect, or
@@ -137,6 +138,11 @@ def fit(
     custom = Custom(model, loss, augmentation, optimizer)
     require_effect(config, custom)
     require_trainable(config, dataset, custom)
+    if mesh is not None and custom.needs_whole_batch and config.train.batch_size % mesh.size:
+        raise InputError(
+            f"train.batch_size={config.train.batch_size} is not usable: with a network or an augmentation of your own, "
+            f"the {mesh.size} devices must divide it"
+        )
     config = replace(config, train=replace(config.train, precision=resolve_precision(config.train.precision)))
     optim, batch_size = config.optim, config.train.batch_size
     n = len(dataset.train.labels)
