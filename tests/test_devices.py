@@ -50,14 +50,16 @@ def test_devices_give_the_weights_of_one_device() -> None:
     assert found.pop("refused") == (
         "train.batch_size=12 is not usable: with a network or an augmentation of your own, the 8 devices must divide it"
     )
+    assert found.pop("own network") < 1e-6  # flax's modules compute in float32
     distances = {name: value for name, value in found.items() if "alone" not in name}
-    assert set(distances) == {"unfreezing on 8", "frozen on 8", "own network"}
+    assert set(distances) == {"unfreezing on 8", "frozen on 8"}
     assert max(distances.values()) < 1e-11
 
 
 @pytest.mark.slow
 def test_every_number_of_devices_gives_the_weights_of_one_device() -> None:
-    found = result(start("2", "4", "--cases", "unfreezing", "partial", "frozen", forced=8))
+    found = result(start("2", "4", "--cases", "unfreezing", "partial", forced=4))
+    assert found.pop("own network") < 1e-6
     assert max(value for name, value in found.items() if "alone" not in name) < 1e-11
 
 
