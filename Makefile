@@ -8,12 +8,13 @@ CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints" + "-py312" 
 # Where it is set, every start would compile its libraries' modules anew: two seconds, and so minutes of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help quickstart test test-all check docs clean
+.PHONY: help quickstart test test-all test-extra check docs clean
 
 help:
 	@echo 'make quickstart  install, then train on a small data set that needs no download'
 	@echo 'make test        install what the tests need, then run the default suite'
-	@echo 'make test-all    the same, and all longer tests'
+	@echo 'make test-all    the same, and longer tests'
+	@echo 'make test-extra  the longest tests only'
 	@echo 'make check       lint, formatting and types'
 	@echo 'make docs        the documentation as a site, in site/'
 	@echo 'make clean       remove .venv and what tools leave behind'
@@ -26,7 +27,10 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
 test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -m 'not extra'
+
+test-extra: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m extra
 
 check: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check

@@ -74,6 +74,7 @@ def test_a_program_that_fails_does_not_stop_the_others(monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.usefixtures("small")
 def test_every_row_runs_and_steps_in_every_form_that_a_cpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = {"jaxcnn", "jaxcnn_tf32", "jaxcnn_bf16"}
@@ -123,6 +124,7 @@ def test_a_start_is_timed_with_empty_caches_and_then_with_filled_ones(monkeypatc
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_a_process_of_its_own_starts_in_another_form(tmp_path: Path) -> None:
     for column in ("jaxcnn_bf16", "pytorch_bf16"):
         answer = processes.run_child("first_step", TINY, tmp_path, column)

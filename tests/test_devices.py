@@ -57,6 +57,7 @@ def test_devices_give_the_weights_of_one_device() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_every_number_of_devices_gives_the_weights_of_one_device() -> None:
     found = result(start("2", "4", "--cases", "unfreezing", "partial", forced=4))
     assert found.pop("own network") < 1e-6
@@ -64,6 +65,7 @@ def test_every_number_of_devices_gives_the_weights_of_one_device() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_the_same_in_single_precision() -> None:
     found = result(start("8", "--cases", "unfreezing", forced=8, x64=False))
     assert found.pop("streamed") == 0

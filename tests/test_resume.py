@@ -13,7 +13,7 @@ from tiny_run import TINY, assert_same_run, rows, scalars, send, weights
 from jaxcnn.cli.main import main
 from jaxcnn.config import TrainConfig
 from jaxcnn.errors import InputError
-from jaxcnn.runs import results, run
+from jaxcnn.runs import kept, results
 from jaxcnn.runs.display import Bar
 from jaxcnn.runs.run import run_experiment
 from jaxcnn.training.records import EpochRecord
@@ -98,7 +98,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
 def test_an_interruption_between_checkpoint_and_weights_leaves_those_of_the_best_epoch(tmp_path: Path) -> None:
     two = replace(TINY, runs_dir=tmp_path, train=TrainConfig(2, 64))
     assert run_experiment(replace(two, name="whole"))["best_epoch"] == 2
-    write = run.write_state_dict
+    write = kept.write_state_dict
 
     def first_alone(path: Path, *rest: Any) -> None:
         if path.exists():
@@ -106,7 +106,7 @@ def test_an_interruption_between_checkpoint_and_weights_leaves_those_of_the_best
         write(path, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "write_state_dict", first_alone)
+        patch.setattr(kept, "write_state_dict", first_alone)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(replace(two, name="cut"))
     assert not torch.equal(weights(tmp_path / "cut")["fc3.bias"], weights(tmp_path / "whole")["fc3.bias"])

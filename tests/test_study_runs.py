@@ -78,6 +78,7 @@ def test_without_jobs_and_cluster_runs_go_one_by_one(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.filterwarnings("default")  # of Dask's own
 def test_a_killed_workers_run_is_taken_up_by_another_to_the_same_table(tmp_path: Path) -> None:
     from distributed import Client, LocalCluster

@@ -63,7 +63,7 @@ def test_holms_correction_is_that_of_statsmodels(ps: list[float]) -> None:
 
 def test_a_corrected_interval_leaves_0_out_exactly_where_holms_test_rejects() -> None:
     rejected = 0
-    for study in range(20):
+    for study in range(6):
         shifts, noise = np.array([0, 0.6, 1.2, 2.0, 4.0])[:, None], normal(5, 4, seed=study)
         baseline = dict(enumerate(normal(4, seed=1000 + study)))
         others = {
@@ -76,7 +76,7 @@ def test_a_corrected_interval_leaves_0_out_exactly_where_holms_test_rejects() ->
         np.testing.assert_allclose([each.p for each in differences.values()], corrected, rtol=1e-9)
         assert [each.is_told_apart for each in differences.values()] == list(rejects)
         rejected += sum(rejects)
-    assert 10 < rejected < 70
+    assert 3 < rejected < 21
 
 
 def test_a_single_comparison_is_not_corrected() -> None:
