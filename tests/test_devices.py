@@ -74,6 +74,7 @@ def test_the_same_in_single_precision() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_a_run_continues_on_another_number_of_devices() -> None:
     found = result(start("--continue", "4", "2", forced=4))
     assert found["far"] < 1e-6  # files hold float32

@@ -46,6 +46,7 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_table(tmp_path: Path, caps
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_the_program_compares_depths_on_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = "--model.input-size 8 --model.in-channels 1 --model.num-blocks 2 --model.hidden-dims 4 8 16 8"
     layers = "--model.layers-per-block 1 1 --model.apply-pooling 1 0 --model.apply-bn 1 0 --train.epochs 2"
