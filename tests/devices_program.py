@@ -53,7 +53,7 @@ CASES = {
     "unfreezing": (FreezeConfig(unfreeze_every=1), "autoaugment"),
     "partial": (FreezeConfig(mask="partial", freeze_until_block=0), "flipcrop"),
     "frozen": (FreezeConfig(mask="frozen"), "none"),
-    "full": (FreezeConfig(), "flipcrop"),
+    "full": (FreezeConfig(), "autoaugment"),
 }
 
 

@@ -45,14 +45,14 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def test_devices_give_the_weights_of_one_device() -> None:
-    found = result(start("8", "--cases", "unfreezing", "frozen", forced=8))
+    found = result(start("8", "--cases", "full", "frozen", forced=8))
     assert found.pop("streamed") == 0
     assert found.pop("refused") == (
         "train.batch_size=12 is not usable: with a network or an augmentation of your own, the 8 devices must divide it"
     )
     assert found.pop("own network") < 1e-6  # flax's modules compute in float32
     distances = {name: value for name, value in found.items() if "alone" not in name}
-    assert set(distances) == {"unfreezing on 8", "frozen on 8"}
+    assert set(distances) == {"full on 8", "frozen on 8"}
     assert max(distances.values()) < 1e-11
 
 
@@ -67,7 +67,7 @@ def test_every_number_of_devices_gives_the_weights_of_one_device() -> None:
 @pytest.mark.slow
 @pytest.mark.extra
 def test_the_same_in_single_precision() -> None:
-    found = result(start("8", "--cases", "unfreezing", forced=8, x64=False))
+    found = result(start("8", "--cases", "full", forced=8, x64=False))
     assert found.pop("streamed") == 0
     del found["refused"]
     assert max(value for name, value in found.items() if "alone" not in name) < 1e-5  # after 12 steps
@@ -86,12 +86,12 @@ def test_two_processes_give_the_weights_of_one_device() -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    cases = ("--cases", "unfreezing", "frozen")
+    cases = ("--cases", "full", "frozen")
     alone = start(*cases, forced=1)
     both = [start(*cases, "--of", "2", "--process", str(i), "--port", str(port), forced=4) for i in range(2)]
     found, expected = [result(each) for each in both], result(alone)
     assert found[0] == found[1]
-    for name in ("unfreezing", "frozen"):
+    for name in ("full", "frozen"):
         np.testing.assert_allclose(found[0][name], expected[f"{name} alone"], rtol=0, atol=1e-10)
 
 

@@ -76,7 +76,7 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, figu
         Interrupted: when a signal arrived during training. The same call continues the run.
     """
     console = Terminal(soft_wrap=True)
-    folder, config, source, dataset, resolved, summary = plan(config, existing)
+    folder, config, source, dataset, mesh, resolved, summary = plan(config, existing)
     was_finished = summary is not None
     if summary is None:
         with _explain_out_of_memory():
@@ -93,7 +93,6 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, figu
                 # Checked now, while the user is still there.
                 with only_warns(f"row of {folder.name} in the table of all runs"):
                     check_log(folder.parent, transfers=isinstance(config, TransferConfig))
-                mesh = make_mesh(config.devices)
                 records, best = _train(folder, config, dataset, variables, mesh, console)
                 evaluated = partial(evaluate, evaluation_step(config, dataset, mesh=mesh), best, mesh=mesh)
                 tested = evaluated(dataset.test, config.train.batch_size)
@@ -134,6 +133,8 @@ class Plan(NamedTuple):
     """The configuration, completed by the number of classes and, for a transfer, by the source's network."""
     source: Source | None
     dataset: Dataset
+    mesh: Mesh | None
+    """The devices that share each batch; None for one device."""
     resolved: dict[str, Any]
     """What `config.json` records under "resolved"."""
     summary: Summary | None
@@ -181,7 +182,7 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
     resolved = resolve(dataset, 1 if mesh is None else mesh.size) | (
         {} if source is None else {"source_digest": _digest(source, folder, existing)}
     )
-    return Plan(folder, config, source, dataset, resolved, find_finished(folder, config, resolved, existing))
+    return Plan(folder, config, source, dataset, mesh, resolved, find_finished(folder, config, resolved, existing))
 
 
 def _digest(source: Source, folder: Path, existing: Existing) -> str:
