@@ -107,6 +107,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def every_epoch_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each epoch leaves a checkpoint, however short it was."""
+    monkeypatch.setattr("jaxcnn.runs.epochs.SAVE_INTERVAL", 0.0)
+
+
+@pytest.fixture
 def optimised(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is compiled here and in child processes is optimised as a user's programs are."""
     import jax

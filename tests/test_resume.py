@@ -19,7 +19,7 @@ from jaxcnn.runs.run import run_experiment
 from jaxcnn.training.records import EpochRecord
 from jaxcnn.weights.checkpoint import Checkpoints
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = pytest.mark.usefixtures("own_cache", "every_epoch_saved")
 
 
 def interrupt_between_epochs(patch: pytest.MonkeyPatch) -> None:

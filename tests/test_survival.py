@@ -37,7 +37,7 @@ ROOT = Path(__file__).parent.parent
 EXTEND, OVERWRITE = Existing(extend=True), Existing(overwrite=True)
 
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = pytest.mark.usefixtures("own_cache", "every_epoch_saved")
 
 
 HOLDER = """

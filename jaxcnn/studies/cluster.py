@@ -1,7 +1,7 @@
 """Several runs at the same time, in processes of this machine or of a cluster, by Dask.
 
-If a worker dies, Dask gives its run to another one, which continues from the last checkpoint: at most one epoch is
-lost. The lock of a run's folder belongs to the process, so it ends with it.
+If a worker dies, Dask gives its run to another one, which continues from the last checkpoint: at most one epoch, or a
+second of shorter ones, is lost. The lock of a run's folder belongs to the process, so it ends with it.
 """
 
 import contextlib
