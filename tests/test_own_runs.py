@@ -64,13 +64,13 @@ def test_a_path_is_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "cifar100": ("cifar100", None),
         "beans": ("beans", None),
     }.items():
-        (config,), _ = transfer.parse(["--target", given])
+        (config,), *_ = transfer.parse(["--target", given])
         assert (config.data.name, config.data.dir) == (name, None if place is None else Path(place))
-    (config,), _ = transfer.parse(["--target", "my flowers"])
+    (config,), *_ = transfer.parse(["--target", "my flowers"])
     assert config.name == "transfer_cifar10_to_my_flowers_full"
-    (config,), _ = transfer.parse(["--data.name", "folder", "--data.dir", "my flowers", "--mask", "frozen"])
+    (config,), *_ = transfer.parse(["--data.name", "folder", "--data.dir", "my flowers", "--mask", "frozen"])
     assert config.name == "transfer_cifar10_to_my_flowers_frozen"
-    (config,), _ = transfer.parse(["--target", "cifar100", "--data.dir", "my flowers"])
+    (config,), *_ = transfer.parse(["--target", "cifar100", "--data.dir", "my flowers"])
     assert (config.data.name, config.data.dir) == ("cifar100", Path("my flowers"))
     assert "contradicts" in message(lambda: transfer.parse(["--target", "my flowers", "--data.name", "svhn"]))
 

@@ -83,7 +83,7 @@ def test_predict_takes_them_if_no_model_is_given(tmp_path: Path, capsys: pytest.
 
 @pytest.mark.usefixtures("there")
 def test_a_transfer_begins_with_them() -> None:
-    (config,), _ = transfer.parse(["--source", "cifar10-shallow", "--target", "digits"])
+    (config,), *_ = transfer.parse(["--source", "cifar10-shallow", "--target", "digits"])
     assert (config.source, config.run_name) == (Path("cifar10-shallow"), "transfer_cifar10-shallow_to_digits_full")
     source = open_source(config)
     assert source.config == MODEL
@@ -96,7 +96,7 @@ def test_other_names_are_refused_and_a_path_that_is_there_goes_first(
 ) -> None:
     listed = "or a name of weights that come with the project: cifar10-shallow"
     assert message(lambda: jaxcnn.load("cifar10-deep")).endswith(listed)
-    (config,), _ = transfer.parse(["--source", "runs/none", "--target", "digits"])
+    (config,), *_ = transfer.parse(["--source", "runs/none", "--target", "digits"])
     assert message(lambda: open_source(config)).endswith(listed)
     words = ["--model", "cifar10", str(finished / "confusion.png")]
     status, _, err = ended(lambda: predict.program(words[2:] + words[:2]), capsys)

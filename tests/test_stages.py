@@ -95,7 +95,7 @@ def test_numbers_name_the_run() -> None:
         (["--copied-stages", "3", "--frozen-stages", "2"], "transfer_cifar10_to_cifar100_copied3_frozen2"),
         (["--copied-stages", "0"], "transfer_cifar10_to_cifar100_scratch"),
     ):
-        (config,), _ = parse(words)
+        (config,), *_ = parse(words)
         assert config.name == name
     assert config == replace(config, copied_stages=0)
 

@@ -54,7 +54,7 @@ def flags(source: Path, runs: Path, *more: str) -> list[str]:
 
 def test_the_default_source_lies_in_the_folder_of_runs_however_that_is_spelt() -> None:
     for words in (["--runs-dir", "there"], ["--runs_dir", "there"], ["--runs_dir=there"]):
-        (config,), _ = parse([*words, "--mask", "frozen"])
+        (config,), *_ = parse([*words, "--mask", "frozen"])
         assert (config.runs_dir, config.source) == (Path("there"), Path("there/cifar10"))
 
 
@@ -77,7 +77,7 @@ def summary(folder: Path) -> dict[str, Any]:
 def test_the_originals_settings_are_the_defaults(
     target: str, mask: str, epochs: int, rate: float, patience: int, accuracy: float | None
 ) -> None:
-    (config,), _ = parse(["--target", target, "--mask", mask])
+    (config,), *_ = parse(["--target", target, "--mask", mask])
     assert config.data.name == target
     assert (config.train.epochs, config.optim.learning_rate) == (epochs, rate)
     assert (config.train.early_stopping_patience, config.train.early_stopping_target) == (patience, accuracy)
@@ -238,15 +238,15 @@ def test_a_grey_network_and_a_coloured_target_do_not_fit(source: Path, tmp_path:
 
 def test_saved_settings_keep_their_source_and_leave_their_name_to_others(tmp_path: Path) -> None:
     words = ["--mask", "frozen", "--source", "runs/cifar10", "--runs-dir", str(tmp_path)]
-    (config,), _ = parse(words)
+    (config,), *_ = parse(words)
     write_json(tmp_path / "config.json", to_json(config))
     saved = ["--config", str(tmp_path / "config.json")]
-    (same,), _ = parse(saved)
+    (same,), *_ = parse(saved)
     assert same == config
-    (other,), _ = parse([*saved, "--mask", "full", "--data.name", "svhn"])
+    (other,), *_ = parse([*saved, "--mask", "full", "--data.name", "svhn"])
     assert other.source == Path("runs/cifar10")
     assert other.name == "transfer_cifar10_to_svhn_full"
-    (named,), _ = parse([*saved, "--mask", "full", "--name", "mine"])
+    (named,), *_ = parse([*saved, "--mask", "full", "--name", "mine"])
     assert named.name == "mine"
 
 

@@ -35,7 +35,7 @@ FIRST = 5_000  # images of the next epoch: seconds later, when the disk has been
 
 
 def measure() -> None:
-    config, _ = parse(DEFAULT, "Measure what checkpoints cost.")
+    config, *_ = parse(DEFAULT, "Measure what checkpoints cost.")
     select_device(config.device)
     rounds = config.train.epochs
     # Two epochs to warm up, with a checkpoint between them. Then every second epoch follows a checkpoint.

@@ -47,6 +47,24 @@ class Flags(ExperimentConfig):
     """Train an existing run for more epochs."""
 
 
+@dataclass(frozen=True)
+class HostFlags:
+    """The flags of a run that several processes train together, usually one on each host."""
+
+    coordinator: str = ""
+    """HOST:PORT of process 0. This and the next two flags are needed, except in a step of SLURM, under Open MPI's
+    mpirun and on a TPU pod, where the processes find each other."""
+    processes: int | None = None
+    """The number of processes that train this run together."""
+    process: int | None = None
+    """The number of this process, from 0."""
+
+
+@dataclass(frozen=True)
+class RunFlags(Flags, HostFlags):
+    """The flags of a training run, on one host or several."""
+
+
 AnyFlags = TypeVar("AnyFlags", bound=Flags)
 
 
@@ -79,10 +97,11 @@ def read_flags(
 
 def parse(
     default: ExperimentConfig, description: str, argv: list[str] | None = None
-) -> tuple[ExperimentConfig, Existing]:
-    """Parses a command line into a configuration, and what to do with an existing run."""
-    flags = read_flags(Flags, default, description, sys.argv[1:] if argv is None else argv)
-    return config_from(ExperimentConfig, flags, model=config_from(ModelConfig, flags.model)), existing_from(flags)
+) -> tuple[ExperimentConfig, Existing, HostFlags]:
+    """Parses a command line into a configuration, what to do with an existing run, and which processes train it."""
+    flags = read_flags(RunFlags, default, description, sys.argv[1:] if argv is None else argv)
+    config = config_from(ExperimentConfig, flags, model=config_from(ModelConfig, flags.model))
+    return config, existing_from(flags), config_from(HostFlags, flags)
 
 
 def parse_flags(

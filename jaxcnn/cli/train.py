@@ -1,7 +1,7 @@
 """Train on any of the data sets."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from jaxcnn.cli.flags import baseline, parse, value_of
 from jaxcnn.config.experiment import DataConfig, ExperimentConfig
@@ -29,7 +29,9 @@ def program(argv: Sequence[str], data: str | None = None) -> None:
     argv = list(argv)
     default = default_for(argv) if data is None else baseline(data)
     which = "any of the data sets" if data is None else f"{data}, with the original's settings"
-    config, existing = parse(default, f"Train on {which}.", argv)
+    config, existing, hosts = parse(default, f"Train on {which}.", argv)
+    from jaxcnn.runs.hosts import join
     from jaxcnn.runs.run import run_experiment
 
-    run_experiment(config, existing)
+    with join(**asdict(hosts)):
+        run_experiment(config, existing)

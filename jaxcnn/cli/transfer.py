@@ -2,18 +2,25 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 
+from jaxcnn.cli.flags import HostFlags
 from jaxcnn.cli.transfer_flags import parse
+from jaxcnn.errors import InputError
 
 
 def program(argv: Sequence[str]) -> None:
     """Runs the program with these arguments. Several transfers are compared at the end."""
-    configs, existing = parse(argv)
+    configs, existing, hosts = parse(argv)
     if len(configs) == 1:
+        from jaxcnn.runs.hosts import join
         from jaxcnn.runs.run import run_experiment
 
-        run_experiment(configs[0], existing)
+        with join(**asdict(hosts)):
+            run_experiment(configs[0], existing)
         return
+    if hosts != HostFlags():
+        raise InputError("--coordinator, --processes and --process belong to a single run, not to --mask all")
     from jaxcnn.studies.execute import require_all
     from jaxcnn.studies.plan import masks_study
     from jaxcnn.studies.study import run_study

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 import tyro
 
 from jaxcnn.cli.config_file import read_config
-from jaxcnn.cli.flags import WEIGHT_FILES, config_from, existing_from, fields_of, parse_flags, value_of
+from jaxcnn.cli.flags import WEIGHT_FILES, HostFlags, config_from, existing_from, fields_of, parse_flags, value_of
 from jaxcnn.config.experiment import DataConfig, Existing, TransferConfig, case_name
 from jaxcnn.config.network import ModelConfig
 from jaxcnn.config.training import FreezeConfig, Mask, OptimConfig, TrainConfig
@@ -53,6 +53,11 @@ class Flags(TransferConfig):
     """Delete an existing run in this folder and start again."""
     extend: bool = False
     """Train an existing run for more epochs."""
+
+
+@dataclass(frozen=True)
+class RunFlags(Flags, HostFlags):
+    """The flags of a transfer, on one host or several."""
 
 
 AnyFlags = TypeVar("AnyFlags", bound=Flags)
@@ -135,13 +140,13 @@ def read_flags(
     return flags, generated
 
 
-def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
-    """Parses a command line into transfers, one per mask and seed, and what to do with existing runs.
+def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing, HostFlags]:
+    """Parses a command line into transfers, one per mask and seed, what to do with existing runs, and the processes.
 
     Raises:
         InputError: when a value is unusable or flags contradict each other.
     """
-    flags, generated = read_flags(Flags, "Transfer saved weights to another data set.", argv)
+    flags, generated = read_flags(RunFlags, "Transfer saved weights to another data set.", argv)
     if flags.seeds and flags.mask != "all":
         raise InputError(f"seeds={flags.seeds!r} belongs to --mask all; give --seed to a single run")
     masks: tuple[Mask, ...] = MASKS if flags.mask == "all" else (flags.mask,)
@@ -159,7 +164,7 @@ def parse(argv: Sequence[str]) -> tuple[list[TransferConfig], Existing]:
         for seed in flags.seeds or (flags.seed,)
         for case in cases
     ]
-    return configs, existing_from(flags)
+    return configs, existing_from(flags), config_from(HostFlags, flags)
 
 
 def default_name(config: TransferConfig) -> str:

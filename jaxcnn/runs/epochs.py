@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from jaxcnn.runs.metrics import Board, count_metrics, write_metrics
 from jaxcnn.runs.signals import defer_signals
 from jaxcnn.training.decisions import kept_epoch, reason_to_stop, validates
 from jaxcnn.training.loop import Paused, fit
+from jaxcnn.training.processes import is_first, largest
 from jaxcnn.training.records import EpochRecord, Metrics, TrainState
 from jaxcnn.training.step import init_state
 from jaxcnn.weights.checkpoint import Checkpoints, Progress, open_checkpoints
@@ -51,14 +52,14 @@ class _Saver:
         if found.part is None and kept_epoch(found.records, self._config) == len(found.records) - 1:
             # A copy, because the next epoch reuses the buffers.
             self.best = jax.tree.map(np.array, variables_of(found.state))
-            write_weights(self._folder, self.best, self._config, self._dataset)
+            self._write("model.pth", "model.safetensors")
         else:
             self.best = read_best(self._folder, self._config)  # it may raise: better now than after training
-            write_weights(self._folder, self.best, self._config, self._dataset, ("model.safetensors",))
+            self._write("model.safetensors")
 
     def epoch(self, state: TrainState, records: Sequence[EpochRecord], *, last: bool) -> None:
         """Saves a finished epoch now or later; now if it is the last one."""
-        now = last or time.monotonic() - self._saved >= SAVE_INTERVAL
+        now = bool(largest(last or time.monotonic() - self._saved >= SAVE_INTERVAL))  # on all processes, or on none
         if kept_epoch(records, self._config) == len(records) - 1:
             self._held = None
             if not now:
@@ -71,7 +72,8 @@ class _Saver:
         """Saves an epoch that was interrupted."""
         self.flush()
         self._checkpoints.save(state, records, part)
-        write_metrics(self._folder, records)
+        if is_first():
+            write_metrics(self._folder, records)
 
     def flush(self) -> None:
         """Saves the epoch that is held in memory, if there is one."""
@@ -79,12 +81,17 @@ class _Saver:
             self._save(*self._held)
             self._held = None
 
+    def _write(self, *names: str) -> None:
+        if is_first():
+            write_weights(self._folder, self.best, self._config, self._dataset, names)
+
     def _save(self, state: TrainState, records: Sequence[EpochRecord]) -> None:
         self._checkpoints.save(state, records)
         if kept_epoch(records, self._config) == len(records) - 1:
             self.best = jax.tree.map(np.array, variables_of(state))
-            write_weights(self._folder, self.best, self._config, self._dataset)
-        write_metrics(self._folder, records)
+            self._write("model.pth", "model.safetensors")
+        if is_first():
+            write_metrics(self._folder, records)
         self._saved = time.monotonic()
 
 
@@ -116,9 +123,14 @@ def train_epochs(
         if found is not None:
             console.print(f"continuing after {_where(records, part, steps)}")
             saver.resume(found)
+
+        def should_stop() -> bool:
+            signals.number = largest(signals.number or 0) or None  # one process's signal stops all
+            return signals.is_set()
+
         behind = 0 if part is None else config.train.batch_size * len(part.loss)
         with (
-            closing(Board(folder / "logs", records)) as board,
+            closing(Board(folder / "logs", records)) if is_first() else nullcontext() as board,
             Bar(console, config.train.epochs, images, len(records), behind) as bar,
         ):
             epochs = fit(
@@ -128,7 +140,7 @@ def train_epochs(
                 history=records,
                 part=part,
                 on_step=bar.step,
-                should_stop=signals.is_set,
+                should_stop=should_stop,
                 mesh=mesh,
             )
             try:
@@ -137,15 +149,17 @@ def train_epochs(
                     part = None
                     is_best = kept_epoch(records, config) == len(records) - 1
                     ends = len(records) == config.train.epochs or reason_to_stop(records, config) is not None
-                    saver.epoch(trained, records, last=ends or signals.is_set())
-                    board.add_record(record)
+                    stops = should_stop()
+                    saver.epoch(trained, records, last=ends or stops)
+                    if board is not None:
+                        board.add_record(record)
                     bar.epoch(record, is_best=is_best and validates(config, record))
                     if unfrozen := stages_to_unfreeze(config.freeze, config.model, len(records), config.train.epochs):
                         console.print(
                             f"from the next epoch on, these train too: {', '.join(unfrozen)}", highlight=False
                         )
                         bar.show_compiling()
-                    if signals.is_set():
+                    if stops:
                         break
             except Paused as paused:
                 part = paused.part

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from jaxcnn.runs.summary import Summary
 from jaxcnn.training.devices import image_limit, make_mesh
 from jaxcnn.training.epoch import evaluate
 from jaxcnn.training.loop import evaluation_step
+from jaxcnn.training.processes import from_first, is_first, together
 from jaxcnn.training.soundness import require_trainable
 from jaxcnn.weights.pretrained import locate_weights, names_hint
 from jaxcnn.weights.source import read_source
@@ -69,12 +70,14 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, figu
         Interrupted: when a signal arrived during training. The same call continues the run.
     """
     console = Terminal(soft_wrap=True)
-    folder, config, source, dataset, mesh, resolved, summary = plan(config, existing)
+    folder, config, source, dataset, mesh, resolved, found = together(lambda: plan(config, existing))
+    summary = from_first(lambda: found)
     was_finished = summary is not None
     if summary is None:
         with _explain_out_of_memory():
             variables, notes = first_variables(config, source)  # first, because it may raise before the folder exists
-        with claim_folder(folder, config, resolved, existing) as summary, _explain_out_of_memory():
+        with ExitStack() as lock, _explain_out_of_memory():
+            summary = from_first(lambda: lock.enter_context(claim_folder(folder, config, resolved, existing)))
             if summary is None:
                 if config.train.precision == "bfloat16" and is_cpu():
                     notes = [*notes, "train.precision=bfloat16 is for accelerators; this CPU is faster in float32"]
@@ -83,18 +86,26 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, figu
                 began = time.perf_counter()
                 counts = _count(variables, config)
                 print_start(console, folder, config, dataset, counts)
-                # Checked now, while the user is still there.
-                with only_warns(f"row of {folder.name} in the table of all runs"):
-                    check_log(folder.parent, transfers=isinstance(config, TransferConfig))
+                if is_first():  # now, while the user is still there
+                    with only_warns(f"row of {folder.name} in the table of all runs"):
+                        check_log(folder.parent, transfers=isinstance(config, TransferConfig))
                 records, best = train_epochs(folder, config, dataset, variables, mesh, console)
                 evaluated = partial(evaluate, evaluation_step(config, dataset, mesh=mesh), best, mesh=mesh)
                 tested = evaluated(dataset.test, config.train.batch_size)
                 temperature = None
                 if config.train.temperature_scaling and (split := dataset.validation) is not None:
                     temperature = fit_temperature(evaluated(split, config.train.batch_size).logits, split.labels)
-                    write_weights(folder, best, config, dataset, ("model.safetensors",), temperature)
-                summary = write_results(folder, config, dataset, records, counts, tested, temperature, began)
-                remove_products(folder)  # of what the folder held before
+
+                def write() -> Summary:
+                    if temperature is not None:
+                        write_weights(folder, best, config, dataset, ("model.safetensors",), temperature)
+                    written = write_results(folder, config, dataset, records, counts, tested, temperature, began)
+                    remove_products(folder)  # of what the folder held before
+                    return written
+
+                summary = from_first(write)
+    if not is_first():
+        return summary
     if figures is not None:
         present(folder, figures)
     with only_warns(f"row of {folder.name} in the table of all runs"):

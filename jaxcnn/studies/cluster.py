@@ -63,7 +63,7 @@ def open_executor(*, jobs: int | None = None, cluster: str | None = None) -> Ite
         # Dask has glibc return memory to the system at once, which would make a run of a large network a third slower.
         dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),
         LocalCluster(
-            n_workers=jobs, threads_per_worker=1, processes=True, memory_limit=0, dashboard_address=None
+            n_workers=jobs, threads_per_worker=1, processes=True, memory_limit=0, dashboard_address=":0"
         ) as local,
         Client(local) as client,
     ):

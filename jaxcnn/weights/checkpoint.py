@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from absl import logging as absl_logging
 
 from jaxcnn.errors import InputError, JaxcnnError, MachineError, is_out_of_memory, reason, unreadable
 from jaxcnn.files import find_damage, older_digest, write_manifest
+from jaxcnn.training.processes import from_first, is_first, together
 from jaxcnn.training.records import EpochRecord, Metrics, TrainState
 
 _DAMAGED = ".damaged"
@@ -69,6 +71,8 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), progress=ocp.args.JsonSave(progress)),
             )
+            if not is_first():
+                return
             # Orbax does not checksum the weights, so a flipped bit would go unnoticed.
             write_manifest(self._directory / str(step))
             for damaged in self._directory.glob(f"*{_DAMAGED}"):  # only now that there is a newer one
@@ -90,11 +94,11 @@ class Checkpoints:
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             folder = self._directory / str(step)
-            if (damage := _find_damage(folder)) is not None:
+            if (damage := from_first(partial(_find_damage, folder))) is not None:
                 print(f"the checkpoint after step {step} is damaged: {damage}", file=sys.stderr)
                 damaged.append(step)
                 continue
-            progress = self._restore(step, like)
+            progress = together(partial(self._restore, step, like))
             if damaged:
                 self._set_aside(damaged)
             return progress
@@ -105,9 +109,12 @@ class Checkpoints:
     def _set_aside(self, steps: Sequence[int]) -> None:
         """Renames damaged checkpoints, because new ones of the same steps will be written."""
         with _explain_write_errors(self._directory):
-            for step in steps:
-                os.replace(self._directory / str(step), self._directory / f"{step}.{time.time_ns()}{_DAMAGED}")
+            from_first(partial(self._rename, steps))
             self._manager.reload()
+
+    def _rename(self, steps: Sequence[int]) -> None:
+        for step in steps:
+            os.replace(self._directory / str(step), self._directory / f"{step}.{time.time_ns()}{_DAMAGED}")
 
     def read_weights(self, step: str | None) -> dict[str, Any]:
         """Reads parameters and batch statistics as NumPy arrays.

@@ -1,0 +1,179 @@
+"""Programs that several processes run together, each with four devices, as if on several hosts."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_run import assert_same_run, rows, weights
+
+from jaxcnn.cli import transfer
+from jaxcnn.errors import InputError
+from jaxcnn.runs import hosts
+
+ROOT = Path(__file__).parents[1]
+FLAGS = """
+    --data.name digits --data.fraction 0.2 --model.input-size 8 --model.hidden-dims 4 6 8 8 --model.num-blocks 2
+    --model.layers-per-block 1 1 --model.apply-pooling 1 1 --model.apply-bn 1 1 --train.epochs 4 --train.batch-size 12
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(folder: Path, name: str, *flags: str, count: int = 2, devices: int = 4) -> list[subprocess.Popen[str]]:
+    """Starts the program's processes; with a count of 1, it is told nothing of others."""
+    port = free_port()
+    begun = []
+    for process in range(count):
+        words = [
+            sys.executable,
+            "-m",
+            "experiments.train",
+            *FLAGS.split(),
+            "--runs-dir",
+            str(folder),
+            "--name",
+            name,
+            *flags,
+        ]
+        words += ["--devices", str(devices)]
+        if count > 1:
+            words += ["--coordinator", f"localhost:{port}", "--processes", str(count), "--process", str(process)]
+        environment = {
+            **os.environ,
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_ENABLE_X64": "1",
+        }
+        begun.append(
+            subprocess.Popen(
+                words, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        )
+    return begun
+
+
+def end(begun: list[subprocess.Popen[str]], seconds: float = 150) -> list[tuple[int, str, str]]:
+    """Status, stdout and stderr of each process."""
+    ended = []
+    for process in begun:
+        out, err = process.communicate(timeout=seconds)
+        ended.append((process.returncode, out, err))
+    return ended
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def epochs_in(folder: Path) -> int:
+    path = folder / "metrics.csv"
+    return len(rows(path)) if path.exists() else 0
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run_and_continue_it_after_a_kill_and_after_a_signal(tmp_path: Path) -> None:
+    both = end(start(tmp_path, "whole"))
+    assert [status for status, _, _ in both] == [0, 0], both
+    assert both[0][1].count("epoch ") >= 4
+    assert "epoch" not in both[1][1] + both[1][2]  # process 0 alone prints
+    ((status, _, err),) = end(start(tmp_path, "alone", count=1, devices=1))
+    assert status == 0, err
+    one, two = weights(tmp_path / "alone"), weights(tmp_path / "whole")
+    assert all((one[name] - two[name]).abs().max() <= 1e-6 for name in one)  # float32's rounding of both
+    assert len(rows(tmp_path / "experiment_logs.csv")) == 2
+
+    cut = tmp_path / "cut"
+    begun = start(tmp_path, "cut")
+    wait_for(lambda: epochs_in(cut) >= 1)
+    begun[1].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    (first, _, err), _ = end(begun, 60)
+    assert time.monotonic() - killed < 60
+    assert first != 0
+    assert "another process of this run was lost" in err or "JAX distributed service detected" in err
+    assert not (cut / "summary.json").exists()
+    reached = epochs_in(cut)
+
+    begun = start(tmp_path, "cut")
+    wait_for(lambda: epochs_in(cut) > reached or (cut / "summary.json").exists())
+    begun[1].send_signal(signal.SIGTERM)
+    stopped = end(begun)
+    assert [status for status, _, _ in stopped] == [143, 143], stopped
+    assert "continuing after epoch" in stopped[0][1]
+    assert "stopping after epoch" in stopped[0][1]
+    assert "without --overwrite, continues" in stopped[0][2]
+
+    assert [status for status, _, _ in end(start(tmp_path, "cut"))] == [0, 0]
+    assert_same_run(cut, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_an_error_of_process_0_ends_all_with_status_2_and_its_message(tmp_path: Path) -> None:
+    busy = start(tmp_path, "busy", count=1, devices=1)
+    wait_for(lambda: epochs_in(tmp_path / "busy") >= 1)
+    busy[0].send_signal(signal.SIGSTOP)
+    try:
+        (first, _, err), (second, _, other) = end(start(tmp_path, "busy"), 60)
+    finally:
+        busy[0].kill()
+        end(busy)
+    assert (first, second) == (2, 2), (err, other)
+    assert "busy is in use by another process" in err
+    assert "process 1: error: process 0 has stopped: " in other
+    assert "Traceback" not in err + other
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("localhost:1", None, None), "--coordinator, --processes and --process belong together"),
+        (("", 2, 0), "--coordinator, --processes and --process belong together"),
+        (("localhost", 2, 0), "coordinator='localhost' is not an address; give HOST:PORT of process 0"),
+        (("localhost:99999", 2, 0), "coordinator='localhost:99999' is not an address"),
+        (("localhost:1", 2, 2), "process=2 is not usable"),
+        (("localhost:1", 0, 0), "processes=0 is not usable"),
+    ],
+)
+def test_a_process_that_is_told_too_little_or_nonsense_is_refused(arguments: tuple[object, ...], told: str) -> None:
+    with pytest.raises(InputError) as refused, hosts.join(*arguments):  # type: ignore[arg-type]
+        pytest.fail("it goes on")
+    assert told in str(refused.value)
+
+
+def test_a_comparison_of_masks_refuses_the_flags_of_several_hosts() -> None:
+    with pytest.raises(InputError, match="--coordinator, --processes and --process belong to a single run"):
+        transfer.program(["--mask", "all", "--target", "digits", "--coordinator", "localhost:1"])
+
+
+@pytest.mark.parametrize(
+    ("variables", "several"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, False),  # a batch script
+        ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_NUM_TASKS": "2"}, True),
+        ({"SLURM_STEP_NODELIST": "n1", "SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:5", "OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+    ],
+)
+def test_a_launcher_of_several_processes_is_noticed(
+    variables: dict[str, str], several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "TPU_"))]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert hosts._is_one_of_several() is several
