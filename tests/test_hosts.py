@@ -1,5 +1,6 @@
 """Programs that several processes run together, each with four devices, as if on several hosts."""
 
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from jaxcnn.errors import InputError
 from jaxcnn.runs import hosts
 
 ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "experiments.train"]
 FLAGS = """
     --data.name digits --data.fraction 0.2 --model.input-size 8 --model.hidden-dims 4 6 8 8 --model.num-blocks 2
     --model.layers-per-block 1 1 --model.apply-pooling 1 1 --model.apply-bn 1 1 --train.epochs 4 --train.batch-size 12
@@ -29,36 +31,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("localhost", port)) != 0
+
+
 def start(folder: Path, name: str, *flags: str, count: int = 2, devices: int = 4) -> list[subprocess.Popen[str]]:
     """Starts the program's processes; with a count of 1, it is told nothing of others."""
     port = free_port()
-    begun = []
-    for process in range(count):
-        words = [
-            sys.executable,
-            "-m",
-            "experiments.train",
-            *FLAGS.split(),
-            "--runs-dir",
-            str(folder),
-            "--name",
-            name,
-            *flags,
-        ]
-        words += ["--devices", str(devices)]
-        if count > 1:
-            words += ["--coordinator", f"localhost:{port}", "--processes", str(count), "--process", str(process)]
-        environment = {
-            **os.environ,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "JAX_ENABLE_X64": "1",
-        }
-        begun.append(
-            subprocess.Popen(
-                words, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
-        )
-    return begun
+    words = [*COMMAND, *FLAGS.split(), "--runs-dir", str(folder), "--name", name, "--devices", str(devices), *flags]
+    if count > 1:
+        words += ["--coordinator", f"localhost:{port}", "--processes", str(count)]
+    forced = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_ENABLE_X64": "1"}
+    return [launch([*words, *(["--process", str(process)] if count > 1 else [])], forced) for process in range(count)]
+
+
+def launch(words: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, cwd=ROOT, env={**os.environ, **environment}, text=True, stdout=pipe, stderr=pipe)
 
 
 def end(begun: list[subprocess.Popen[str]], seconds: float = 150) -> list[tuple[int, str, str]]:
@@ -133,6 +123,21 @@ def test_an_error_of_process_0_ends_all_with_status_2_and_its_message(tmp_path: 
     assert "busy is in use by another process" in err
     assert "process 1: error: process 0 has stopped: " in other
     assert "Traceback" not in err + other
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_slurm_step_find_each_other(tmp_path: Path) -> None:
+    port = next(port for port in range(61440 + os.getpid() % 4000, 65536) if is_free(port))
+    job = port - 61440  # JAX makes the port from the job's number
+    words = [*COMMAND, *FLAGS.split(), "--runs-dir", str(tmp_path), "--name", "step", "--train.epochs", "1"]
+    begun = []
+    for process in "01":
+        own = {"SLURM_PROCID": process, "SLURM_LOCALID": process, "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}
+        own |= {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost"}
+        begun.append(launch(words, own))
+    ended = end(begun)
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    assert json.loads((tmp_path / "step/config.json").read_text())["resolved"]["devices"] == 2
 
 
 @pytest.mark.parametrize(
