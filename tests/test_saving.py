@@ -1,6 +1,7 @@
 """When epochs are saved, and in which order: the files are always those of a program that saves every epoch."""
 
 import itertools
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tiny_run import STEPS, TINY, assert_same_run, rows
 from jaxcnn.errors import DivergedError
 from jaxcnn.runs import epochs
 from jaxcnn.runs.run import run_experiment
+from jaxcnn.runs.signals import SignalFlag
 from jaxcnn.training import loop
 from jaxcnn.training.decisions import kept_epoch
 from jaxcnn.training.records import EpochRecord, TrainState
@@ -80,6 +82,20 @@ def test_a_kill_at_any_point_finds_a_checkpoint_with_the_weights_that_belong_to_
             assert len(known) == step
             best = kept_epoch(known, TINY) + 1
             assert weights == best or step == best, (waits, step, weights)  # else the next start writes the state's
+
+
+def test_a_signal_that_arrives_while_processes_compare_theirs_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    flag = SignalFlag()
+
+    def largest(value: int) -> int:
+        flag._handle(signal.SIGTERM, None)
+        return value
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs, "largest", largest)
+        assert not epochs._is_any_set(flag)  # as on the other processes
+    assert epochs._is_any_set(flag)
+    assert flag.number == signal.SIGTERM
 
 
 def test_epochs_shorter_than_a_second_are_saved_with_the_last_one(

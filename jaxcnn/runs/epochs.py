@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jaxcnn.masks import frozen_stages, stages_to_unfreeze
 from jaxcnn.runs.display import Bar
 from jaxcnn.runs.kept import read_best, write_weights
 from jaxcnn.runs.metrics import Board, count_metrics, write_metrics
-from jaxcnn.runs.signals import defer_signals
+from jaxcnn.runs.signals import SignalFlag, defer_signals
 from jaxcnn.training.decisions import kept_epoch, reason_to_stop, validates
 from jaxcnn.training.loop import Paused, fit
 from jaxcnn.training.processes import is_first, largest
@@ -123,11 +124,6 @@ def train_epochs(
         if found is not None:
             console.print(f"continuing after {_where(records, part, steps)}")
             saver.resume(found)
-
-        def should_stop() -> bool:
-            signals.number = largest(signals.number or 0) or None  # one process's signal stops all
-            return signals.is_set()
-
         behind = 0 if part is None else config.train.batch_size * len(part.loss)
         with (
             closing(Board(folder / "logs", records)) if is_first() else nullcontext() as board,
@@ -140,7 +136,7 @@ def train_epochs(
                 history=records,
                 part=part,
                 on_step=bar.step,
-                should_stop=should_stop,
+                should_stop=partial(_is_any_set, signals),
                 mesh=mesh,
             )
             try:
@@ -149,7 +145,7 @@ def train_epochs(
                     part = None
                     is_best = kept_epoch(records, config) == len(records) - 1
                     ends = len(records) == config.train.epochs or reason_to_stop(records, config) is not None
-                    stops = should_stop()
+                    stops = _is_any_set(signals)
                     saver.epoch(trained, records, last=ends or stops)
                     if board is not None:
                         board.add_record(record)
@@ -170,6 +166,14 @@ def train_epochs(
             if signals.is_set():
                 console.print(f"stopping after {_where(records, part, steps)}")
     return records, saver.best
+
+
+def _is_any_set(signals: SignalFlag) -> bool:
+    """Whether this or another process has got a signal. If so, the flag is set here too."""
+    number = largest(signals.number or 0)
+    if number:  # else a signal may have arrived just now; it counts next time, on every process
+        signals.number = number
+    return number > 0
 
 
 def _where(records: Sequence[EpochRecord], part: Metrics | None, steps: int) -> str:
