@@ -109,7 +109,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def every_epoch_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each epoch leaves a checkpoint, however short it was."""
-    monkeypatch.setattr("jaxcnn.runs.epochs.SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr("jaxcnn.runs.saving.SAVE_INTERVAL", 0.0)
 
 
 @pytest.fixture

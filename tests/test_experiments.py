@@ -27,7 +27,7 @@ from jaxcnn.config import DEEP, DataConfig, ExperimentConfig, OptimConfig, Train
 from jaxcnn.config.experiment import Existing, to_json
 from jaxcnn.data.sets import load_dataset
 from jaxcnn.errors import DivergedError, InputError
-from jaxcnn.runs import epochs
+from jaxcnn.runs import run
 from jaxcnn.runs.run import run_experiment
 from jaxcnn.studies.execute import Outcome
 from jaxcnn.training.records import EpochRecord
@@ -242,7 +242,7 @@ def test_another_seed_gives_another_run(finished: Path, tmp_path: Path) -> None:
 def test_a_finished_run_is_not_run_again(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(epochs, "fit", lambda *_, **__: pytest.fail("it trains"))
+    monkeypatch.setattr(run, "fit", lambda *_, **__: pytest.fail("it trains"))
     before = {path: path.stat().st_mtime_ns for path in finished.parent.rglob("*")}
     summary = run_experiment(replace(TINY, runs_dir=finished.parent))
     assert summary == json.loads((finished / "summary.json").read_text())

@@ -2,6 +2,7 @@
 
 import itertools
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from tiny_run import STEPS, TINY, assert_same_run, rows
 
 from jaxcnn.errors import DivergedError
-from jaxcnn.runs import epochs
+from jaxcnn.runs import saving
 from jaxcnn.runs.run import run_experiment
 from jaxcnn.runs.signals import SignalFlag
 from jaxcnn.training import loop
@@ -41,11 +42,11 @@ class Disk:
         self.checkpoint = (int(state.step), list(records))
         self.note()
 
-    def write_weights(self, folder: Path, variables: Any, *_: Any) -> None:
+    def write_weights(self, variables: Any) -> None:
         self.weights = int(variables["params"]["w"][0])
         self.note()
 
-    def write_metrics(self, folder: Path, records: list[EpochRecord]) -> None:
+    def write_metrics(self, records: Sequence[EpochRecord]) -> None:
         self.metrics = len(records)
 
 
@@ -59,12 +60,10 @@ def test_a_kill_at_any_point_finds_a_checkpoint_with_the_weights_that_belong_to_
     accuracies: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(epochs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(saving.time, "monotonic", lambda: clock[0])
     for waits in itertools.product([0.1, 2.0], repeat=4):  # seconds that each epoch takes
         disk = Disk()
-        monkeypatch.setattr(epochs, "write_weights", disk.write_weights)
-        monkeypatch.setattr(epochs, "write_metrics", disk.write_metrics)
-        saver = epochs._Saver(Path(), TINY, None, disk)  # type: ignore[arg-type]
+        saver = saving.Saver(TINY, disk, disk.write_weights, disk.write_metrics)  # type: ignore[arg-type]
         records: list[EpochRecord] = []
         for epoch, (accuracy, wait) in enumerate(zip(accuracies, waits, strict=True), 1):
             clock[0] += wait
@@ -73,7 +72,7 @@ def test_a_kill_at_any_point_finds_a_checkpoint_with_the_weights_that_belong_to_
             saver.epoch(state, records, last=epoch == 4)
             for leaf in jax.tree.leaves(state.params):
                 leaf.delete()  # as the next epoch does
-            if wait > epochs.SAVE_INTERVAL:
+            if wait > saving.SAVE_INTERVAL:
                 assert disk.metrics == epoch
         assert disk.checkpoint is not None
         assert disk.checkpoint[0] == 4
@@ -92,16 +91,16 @@ def test_a_signal_that_arrives_while_processes_compare_theirs_is_not_lost(monkey
         return value
 
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "largest", largest)
-        assert not epochs._is_any_set(flag)  # as on the other processes
-    assert epochs._is_any_set(flag)
+        patch.setattr(saving, "largest", largest)
+        assert not saving.is_any_set(flag)  # as on the other processes
+    assert saving.is_any_set(flag)
     assert flag.number == signal.SIGTERM
 
 
 def test_epochs_shorter_than_a_second_are_saved_with_the_last_one(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(epochs, "SAVE_INTERVAL", 1e9)
+    monkeypatch.setattr(saving, "SAVE_INTERVAL", 1e9)
     run_experiment(replace(TINY, runs_dir=tmp_path), figures=None)
     saved = sorted(int(path.name) for path in (tmp_path / "tiny/checkpoints").iterdir())
     assert saved == [3 * STEPS]  # its best epoch is the last one
@@ -111,7 +110,7 @@ def test_epochs_shorter_than_a_second_are_saved_with_the_last_one(
 def test_a_run_that_diverges_saves_the_best_epoch_that_it_holds(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(epochs, "SAVE_INTERVAL", 1e9)
+    monkeypatch.setattr(saving, "SAVE_INTERVAL", 1e9)
     config = replace(TINY, runs_dir=tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "plateau_scale", lambda losses, optim: 1e30 if len(losses) == 2 else 1.0)

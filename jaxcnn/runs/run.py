@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,30 +16,36 @@ from jaxcnn.config.experiment import CONTINUE, RESOLVED, Existing, ExperimentCon
 from jaxcnn.config.training import FreezeConfig
 from jaxcnn.data.sets import as_original, load_dataset
 from jaxcnn.data.splits import Dataset
-from jaxcnn.errors import InputError, MachineError, is_out_of_memory, reason
+from jaxcnn.errors import DivergedError, InputError, MachineError, is_out_of_memory, reason
 from jaxcnn.files import digest, is_there, made_by_older_version, older_digest
 from jaxcnn.kernels.backend import fixed_settings, is_cpu
-from jaxcnn.masks import count_parameters, frozen_stages
+from jaxcnn.masks import count_parameters, frozen_stages, stages_to_unfreeze
 from jaxcnn.model import init_variables, key_of
 from jaxcnn.runs.calibration import fit_temperature
 from jaxcnn.runs.console import Terminal
 from jaxcnn.runs.device import select_device
-from jaxcnn.runs.display import print_start, results_table
-from jaxcnn.runs.epochs import train_epochs
+from jaxcnn.runs.display import Bar, print_start, results_table
 from jaxcnn.runs.folder import claim_folder, find_finished, is_unfinished, resolve, with_precision
-from jaxcnn.runs.kept import write_weights
+from jaxcnn.runs.kept import read_best, write_weights
 from jaxcnn.runs.log import check_log, update_log
+from jaxcnn.runs.metrics import Board, count_metrics, write_metrics
 from jaxcnn.runs.present import present, remove_products
 from jaxcnn.runs.reading import read_json
 from jaxcnn.runs.results import write_results
+from jaxcnn.runs.saving import Saver, is_any_set
+from jaxcnn.runs.signals import defer_signals
 from jaxcnn.runs.streams import only_warns
 from jaxcnn.runs.style import Figures
 from jaxcnn.runs.summary import Summary
+from jaxcnn.training.decisions import kept_epoch, reason_to_stop, validates
 from jaxcnn.training.devices import image_limit, make_mesh
 from jaxcnn.training.epoch import evaluate
-from jaxcnn.training.loop import evaluation_step
+from jaxcnn.training.loop import Paused, evaluation_step, fit
 from jaxcnn.training.processes import from_first, is_first, together
+from jaxcnn.training.records import EpochRecord, Metrics, TrainState
 from jaxcnn.training.soundness import require_trainable
+from jaxcnn.training.step import init_state
+from jaxcnn.weights.checkpoint import Progress, open_checkpoints
 from jaxcnn.weights.pretrained import locate_weights, names_hint
 from jaxcnn.weights.source import read_source
 from jaxcnn.weights.transfer import Source, copied_stages, transplant
@@ -89,7 +95,7 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, figu
                 if is_first():  # now, while the user is still there
                     with only_warns(f"row of {folder.name} in the table of all runs"):
                         check_log(folder.parent, transfers=isinstance(config, TransferConfig))
-                records, best = train_epochs(folder, config, dataset, variables, mesh, console)
+                records, best = _train(folder, config, dataset, variables, mesh, console)
                 evaluated = partial(evaluate, evaluation_step(config, dataset, mesh=mesh), best, mesh=mesh)
                 tested = evaluated(dataset.test, config.train.batch_size)
                 temperature = None
@@ -259,3 +265,83 @@ def _count(variables: dict[str, Any], config: ExperimentConfig) -> list[tuple[st
     # As in the last epoch: with gradual unfreezing or probing, earlier epochs train fewer.
     frozen = frozen_stages(config.freeze, config.model, config.train.epochs - 1)
     return count_parameters(variables["params"], config.model, frozen)
+
+
+def _train(
+    folder: Path,
+    config: ExperimentConfig,
+    dataset: Dataset,
+    variables: dict[str, Any],
+    mesh: Mesh | None,
+    console: Terminal,
+) -> tuple[list[EpochRecord], dict[str, Any]]:
+    """Trains all remaining epochs; returns all records, and the best weights, which are in `model.pth` too."""
+
+    def state_in(epoch: int) -> TrainState:
+        frozen = frozen_stages(config.freeze, config.model, epoch)
+        return init_state(variables, config.model, config.optim, seed=config.seed, frozen_stages=frozen)
+
+    images = len(dataset.train.labels)
+    steps = -(-images // config.train.batch_size)
+    with (
+        defer_signals() as signals,
+        open_checkpoints(folder / "checkpoints") as checkpoints,
+    ):
+        found = checkpoints.restore(state_in)
+        state, records, part = found or Progress(state_in(0), [])
+        if (lost := count_metrics(folder)) > len(records):
+            console.print(f"the checkpoint after epoch {lost} is missing")
+        if found is not None:
+            console.print(f"continuing after {_where(records, part, steps)}")
+        saver = Saver(
+            config,
+            checkpoints,
+            lambda best: write_weights(folder, best, config, dataset),
+            lambda saved: write_metrics(folder, saved),
+        )
+        if records and part is None and kept_epoch(records, config) == len(records) - 1:
+            saver.keep(state)  # because a kill between checkpoint and weights leaves them out
+        elif records:
+            saver.best = read_best(folder, config)  # it may raise: better now than after training
+            if is_first():
+                write_weights(folder, saver.best, config, dataset, ("model.safetensors",))
+        behind = 0 if part is None else config.train.batch_size * len(part.loss)
+        with (
+            closing(Board(folder / "logs", records)) if is_first() else nullcontext() as board,
+            Bar(console, config.train.epochs, images, len(records), behind) as bar,
+        ):
+            stop = partial(is_any_set, signals)
+            epochs = fit(
+                state, config, dataset, history=records, part=part, on_step=bar.step, should_stop=stop, mesh=mesh
+            )
+            try:
+                for trained, record in epochs:
+                    records.append(record)
+                    part = None
+                    is_best = kept_epoch(records, config) == len(records) - 1
+                    ends = len(records) == config.train.epochs or reason_to_stop(records, config) is not None
+                    stops = is_any_set(signals)
+                    saver.epoch(trained, records, last=ends or stops)
+                    if board is not None:
+                        board.add_record(record)
+                    bar.epoch(record, is_best=is_best and validates(config, record))
+                    if unfrozen := stages_to_unfreeze(config.freeze, config.model, len(records), config.train.epochs):
+                        console.print(
+                            f"from the next epoch on, these train too: {', '.join(unfrozen)}", highlight=False
+                        )
+                        bar.show_compiling()
+                    if stops:
+                        break
+            except Paused as paused:
+                part = paused.part
+                saver.part(paused.state, records, part)
+            except DivergedError:
+                saver.flush()
+                raise
+            if signals.is_set():
+                console.print(f"stopping after {_where(records, part, steps)}")
+    return records, saver.best
+
+
+def _where(records: Sequence[EpochRecord], part: Metrics | None, steps: int) -> str:
+    return f"epoch {len(records)}" + (f" and {len(part.loss)} of {steps} steps" if part else "")
