@@ -152,7 +152,7 @@ def test_the_processes_of_a_slurm_step_find_each_other(tmp_path: Path) -> None:
     ],
 )
 def test_a_process_that_is_told_too_little_or_nonsense_is_refused(arguments: tuple[object, ...], told: str) -> None:
-    with pytest.raises(InputError) as refused, hosts.join(*arguments):  # type: ignore[arg-type]
+    with pytest.raises(InputError) as refused, hosts.join("auto", *arguments):  # type: ignore[arg-type]
         pytest.fail("it goes on")
     assert told in str(refused.value)
 

@@ -84,7 +84,7 @@ def test_without_jobs_and_cluster_runs_go_one_by_one(monkeypatch: pytest.MonkeyP
 def test_a_killed_workers_run_is_taken_up_by_another_to_the_same_table(tmp_path: Path) -> None:
     from distributed import Client, LocalCluster
 
-    train = replace(TINY.train, epochs=25)
+    train = replace(TINY.train, epochs=100)
     base = replace(TINY, runs_dir=tmp_path, name="handed_out", train=train)
     killed: list[int] = []
 

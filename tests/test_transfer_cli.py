@@ -109,7 +109,7 @@ def test_all_masks_are_compared_under_one_budget(source: Path, tmp_path: Path) -
         else:
             assert tuned[key].shape != given[key].shape or not torch.equal(tuned[key], given[key]), key
     config = json.loads((runs / name / "config.json").read_text())
-    (again,), _ = parse(["--config", str(runs / name / "config.json")])
+    (again,), *_ = parse(["--config", str(runs / name / "config.json")])
     assert again.freeze.mask == "frozen"
     assert again.seed == config["seed"] == 1
 

@@ -66,7 +66,7 @@ def test_a_url_is_no_path(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_saved_configuration_may_begin_at_home_and_lie_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "saved.json").write_text('{"runs_dir": "~/runs", "data": {"archives": "~/archives"}}')
-    config, _ = parse(ExperimentConfig(), "", ["--config=~/saved.json"])
+    config, *_ = parse(ExperimentConfig(), "", ["--config=~/saved.json"])
     assert (config.runs_dir, config.data.archives) == (tmp_path / "runs", tmp_path / "archives")
     assert "--config='hf://a/b' is a URL" in message(lambda: parse_transfer(["--config", "hf://a/b"]))
 

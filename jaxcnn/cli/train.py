@@ -33,5 +33,5 @@ def program(argv: Sequence[str], data: str | None = None) -> None:
     from jaxcnn.runs.hosts import join
     from jaxcnn.runs.run import run_experiment
 
-    with join(**asdict(hosts)):
+    with join(config.device, **asdict(hosts)):
         run_experiment(config, existing)

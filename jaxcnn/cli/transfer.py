@@ -16,7 +16,7 @@ def program(argv: Sequence[str]) -> None:
         from jaxcnn.runs.hosts import join
         from jaxcnn.runs.run import run_experiment
 
-        with join(**asdict(hosts)):
+        with join(configs[0].device, **asdict(hosts)):
             run_experiment(configs[0], existing)
         return
     if hosts != HostFlags():

@@ -8,7 +8,9 @@ from contextlib import contextmanager, redirect_stdout
 
 import jax
 
+from jaxcnn.config.experiment import Device
 from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason, require_int
+from jaxcnn.runs.device import select_device
 from jaxcnn.runs.signals import Interrupted
 
 _HEARTBEAT = 30
@@ -21,7 +23,7 @@ _LAST = 3.0
 
 
 @contextmanager
-def join(coordinator: str, processes: int | None, process: int | None) -> Iterator[None]:
+def join(device: Device, coordinator: str, processes: int | None, process: int | None) -> Iterator[None]:
     """Within the context, this process is one of those that train a run together.
 
     They find each other by themselves in a SLURM step or under Open MPI's mpirun of several tasks, and on a TPU pod of
@@ -31,6 +33,7 @@ def join(coordinator: str, processes: int | None, process: int | None) -> Iterat
     the others could wait for it.
 
     Args:
+        device: the kind of device to compute on.
         coordinator: `HOST:PORT` of process 0, which the others can reach.
         processes: the number of processes.
         process: this process's number, from 0.
@@ -61,6 +64,7 @@ def join(coordinator: str, processes: int | None, process: int | None) -> Iterat
         )
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the processes have not found each other: {reason(error)}") from error
+    select_device(device)  # first, because asking JAX for its processes chooses a device
     number = jax.process_index()
     try:
         if number == 0:

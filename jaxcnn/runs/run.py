@@ -76,6 +76,7 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, figu
         Interrupted: when a signal arrived during training. The same call continues the run.
     """
     console = Terminal(soft_wrap=True)
+    select_device(config.device)  # first, because asking JAX for its processes chooses a device
     folder, config, source, dataset, mesh, resolved, found = together(lambda: plan(config, existing))
     summary = from_first(lambda: found)
     was_finished = summary is not None
