@@ -126,6 +126,22 @@ def test_an_error_of_process_0_ends_all_with_status_2_and_its_message(tmp_path: 
 
 
 @pytest.mark.slow
+def test_an_error_of_another_process_ends_all_with_status_2_and_its_message(tmp_path: Path) -> None:
+    port = free_port()
+    words = [*COMMAND, *FLAGS.split(), "--runs-dir", str(tmp_path), "--coordinator", f"localhost:{port}"]
+    lacking = ["--data.name", "folder", "--data.dir", str(tmp_path / "missing")]
+    begun = [launch([*words, "--processes", "2", "--process", "0"], {})]
+    begun.append(launch([*words, *lacking, "--processes", "2", "--process", "1"], {}))
+    (first, _, err), (second, _, other) = end(begun, 60)
+    assert (first, second) == (2, 2), (err, other)
+    assert "error: process 1 has stopped, and its output says why" in err
+    assert "process 1: error: " in other
+    assert f"{tmp_path}/missing" in other
+    assert not (tmp_path / "digits").exists()
+    assert "Traceback" not in err + other
+
+
+@pytest.mark.slow
 def test_the_processes_of_a_slurm_step_find_each_other(tmp_path: Path) -> None:
     port = next(port for port in range(61440 + os.getpid() % 4000, 65536) if is_free(port))
     job = port - 61440  # JAX makes the port from the job's number
@@ -151,8 +167,10 @@ def test_the_processes_of_a_slurm_step_find_each_other(tmp_path: Path) -> None:
         (("localhost:1", 0, 0), "processes=0 is not usable"),
     ],
 )
-def test_a_process_that_is_told_too_little_or_nonsense_is_refused(arguments: tuple[object, ...], told: str) -> None:
-    with pytest.raises(InputError) as refused, hosts.join("auto", *arguments):  # type: ignore[arg-type]
+def test_a_process_that_is_told_too_little_or_nonsense_is_refused(
+    arguments: tuple[str, int | None, int | None], told: str
+) -> None:
+    with pytest.raises(InputError) as refused, hosts.join("auto", *arguments):
         pytest.fail("it goes on")
     assert told in str(refused.value)
 

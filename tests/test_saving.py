@@ -18,7 +18,7 @@ from jaxcnn.runs.run import run_experiment
 from jaxcnn.runs.signals import SignalFlag
 from jaxcnn.training import loop
 from jaxcnn.training.decisions import kept_epoch
-from jaxcnn.training.records import EpochRecord, TrainState
+from jaxcnn.training.records import EpochRecord, Metrics, TrainState
 
 
 def record(epoch: int, accuracy: float) -> EpochRecord:
@@ -38,7 +38,7 @@ class Disk:
         if self.checkpoint is not None:
             self.seen.append((*self.checkpoint, self.weights))
 
-    def save(self, state: TrainState, records: list[EpochRecord], part: Any = None) -> None:
+    def save(self, state: TrainState, records: Sequence[EpochRecord], part: Metrics | None) -> None:
         self.checkpoint = (int(state.step), list(records))
         self.note()
 
@@ -63,13 +63,14 @@ def test_a_kill_at_any_point_finds_a_checkpoint_with_the_weights_that_belong_to_
     monkeypatch.setattr(saving.time, "monotonic", lambda: clock[0])
     for waits in itertools.product([0.1, 2.0], repeat=4):  # seconds that each epoch takes
         disk = Disk()
-        saver = saving.Saver(TINY, disk, disk.write_weights, disk.write_metrics)  # type: ignore[arg-type]
+        saver = saving.Saver(disk.save, disk.write_weights, disk.write_metrics)
         records: list[EpochRecord] = []
         for epoch, (accuracy, wait) in enumerate(zip(accuracies, waits, strict=True), 1):
             clock[0] += wait
             records.append(record(epoch, accuracy))
             state = state_after(epoch)
-            saver.epoch(state, records, last=epoch == 4)
+            is_best = kept_epoch(records, TINY) == epoch - 1
+            saver.epoch(state, records, is_best=is_best, last=epoch == 4)
             for leaf in jax.tree.leaves(state.params):
                 leaf.delete()  # as the next epoch does
             if wait > saving.SAVE_INTERVAL:

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 
 import jax
 
@@ -18,6 +18,7 @@ _HEARTBEAT = 30
 _PATIENCE = 120
 """Seconds to wait for the other processes at the start."""
 _SHUTDOWN = 30
+"""Seconds to wait for the other processes at the end."""
 _LAST = 3.0
 """Seconds that process 0 stays after an error. When it ends, JAX aborts the others, with a trace of C++ functions."""
 
@@ -67,24 +68,13 @@ def join(device: Device, coordinator: str, processes: int | None, process: int |
     select_device(device)  # first, because asking JAX for its processes chooses a device
     number = jax.process_index()
     try:
-        if number == 0:
-            yield
-        else:
-            with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-                yield
+        yield
     except (JaxcnnError, KeyboardInterrupt) as error:
         _leave(number, error)
-    except jax.errors.JaxRuntimeError as error:
-        _leave(number, lost(error))
+    except jax.errors.JaxRuntimeError as error:  # of a sum over all devices, for example
+        remedy = "the same command, on all hosts and without --overwrite, continues"
+        _leave(number, MachineError(f"another process of this run was lost ({reason(error)}); {remedy}"))
     jax.distributed.shutdown()
-
-
-def lost(error: BaseException) -> MachineError:
-    """The error to report when communication between processes fails."""
-    return MachineError(
-        f"another process of this run was lost ({reason(error)}); the same command, on all hosts and without "
-        "--overwrite, continues"
-    )
 
 
 def _leave(number: int, error: BaseException) -> None:

@@ -75,8 +75,8 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, figu
         DivergedError: when the loss or a weight is no longer finite.
         Interrupted: when a signal arrived during training. The same call continues the run.
     """
-    console = Terminal(soft_wrap=True)
     select_device(config.device)  # first, because asking JAX for its processes chooses a device
+    console = Terminal(soft_wrap=True, quiet=not is_first())
     folder, config, source, dataset, mesh, resolved, found = together(lambda: plan(config, existing))
     summary = from_first(lambda: found)
     was_finished = summary is not None
@@ -295,8 +295,7 @@ def _train(
         if found is not None:
             console.print(f"continuing after {_where(records, part, steps)}")
         saver = Saver(
-            config,
-            checkpoints,
+            checkpoints.save,
             lambda best: write_weights(folder, best, config, dataset),
             lambda saved: write_metrics(folder, saved),
         )
@@ -322,7 +321,7 @@ def _train(
                     is_best = kept_epoch(records, config) == len(records) - 1
                     ends = len(records) == config.train.epochs or reason_to_stop(records, config) is not None
                     stops = is_any_set(signals)
-                    saver.epoch(trained, records, last=ends or stops)
+                    saver.epoch(trained, records, is_best=is_best, last=ends or stops)
                     if board is not None:
                         board.add_record(record)
                     bar.epoch(record, is_best=is_best and validates(config, record))

@@ -7,12 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.runs.signals import SignalFlag
-from jaxcnn.training.decisions import kept_epoch
 from jaxcnn.training.processes import is_first, largest
 from jaxcnn.training.records import EpochRecord, Metrics, TrainState
-from jaxcnn.weights.checkpoint import Checkpoints
 
 SAVE_INTERVAL = 1.0
 """Seconds. An epoch that ends sooner after the last checkpoint is saved with a later one: a checkpoint of many small
@@ -28,40 +25,34 @@ class Saver:
 
     def __init__(
         self,
-        config: ExperimentConfig,
-        checkpoints: Checkpoints,
+        save: Callable[[TrainState, Sequence[EpochRecord], Metrics | None], None],
         write_weights: Callable[[dict[str, Any]], None],
         write_metrics: Callable[[Sequence[EpochRecord]], None],
     ) -> None:
-        self._config, self._checkpoints = config, checkpoints
-        self._write_weights, self._write_metrics = write_weights, write_metrics
+        self._write_checkpoint, self._write_weights, self._write_metrics = save, write_weights, write_metrics
         self._held: tuple[TrainState, list[EpochRecord]] | None = None
         self._saved = time.monotonic()
         self.best: dict[str, Any] = {}
         """The variables of the best epoch, as NumPy arrays."""
 
-    def epoch(self, state: TrainState, records: Sequence[EpochRecord], *, last: bool) -> None:
+    def epoch(self, state: TrainState, records: Sequence[EpochRecord], *, is_best: bool, last: bool) -> None:
         """Saves a finished epoch now or later; now if it is the last one."""
         now = bool(largest(last or time.monotonic() - self._saved >= SAVE_INTERVAL))  # on all processes, or on none
-        if self._is_best(records):
-            self._held = None
-            if not now:
-                self._held = jax.tree.map(np.array, state), list(records)
+        if is_best:
+            self._held = None if now else (jax.tree.map(np.array, state), list(records))
         if now:
             self.flush()
-            self._save(state, records)
+            self._save(state, records, is_best=is_best)
 
     def part(self, state: TrainState, records: Sequence[EpochRecord], part: Metrics) -> None:
         """Saves an epoch that was interrupted."""
         self.flush()
-        self._checkpoints.save(state, records, part)
-        if is_first():
-            self._write_metrics(records)
+        self._save(state, records, part)
 
     def flush(self) -> None:
         """Saves the epoch that is held in memory, if there is one."""
         if self._held is not None:
-            self._save(*self._held)
+            self._save(*self._held, is_best=True)
             self._held = None
 
     def keep(self, state: TrainState) -> None:
@@ -71,16 +62,15 @@ class Saver:
         if is_first():
             self._write_weights(self.best)
 
-    def _save(self, state: TrainState, records: Sequence[EpochRecord]) -> None:
-        self._checkpoints.save(state, records)
-        if self._is_best(records):
+    def _save(
+        self, state: TrainState, records: Sequence[EpochRecord], part: Metrics | None = None, *, is_best: bool = False
+    ) -> None:
+        self._write_checkpoint(state, records, part)
+        if is_best:
             self.keep(state)
         if is_first():
             self._write_metrics(records)
         self._saved = time.monotonic()
-
-    def _is_best(self, records: Sequence[EpochRecord]) -> bool:
-        return kept_epoch(records, self._config) == len(records) - 1
 
 
 def is_any_set(signals: SignalFlag) -> bool:

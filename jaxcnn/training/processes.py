@@ -23,7 +23,7 @@ def is_first() -> bool:
     return first
 
 
-def are_several() -> bool:
+def _are_several() -> bool:
     """Whether there are other processes."""
     several: bool = jax.process_count() > 1
     return several
@@ -38,7 +38,7 @@ def from_first(make: Callable[[], _T]) -> _T:
     Raises:
         MachineError: on the other processes, when `make` raises on process 0.
     """
-    if not are_several():
+    if not _are_several():
         return make()
     if not is_first():
         sent = json.loads(_broadcast(b""))
@@ -70,7 +70,7 @@ def together(work: Callable[[], _T]) -> _T:
     Raises:
         MachineError: on processes where `work` succeeded, when it raises on another one.
     """
-    if not are_several():
+    if not _are_several():
         return work()
     try:
         done = work()
@@ -85,4 +85,4 @@ def together(work: Callable[[], _T]) -> _T:
 
 def largest(value: int) -> int:
     """The largest value that a process gives. Every process must call this."""
-    return int(np.max(multihost_utils.process_allgather(np.int32(value)))) if are_several() else value
+    return int(np.max(multihost_utils.process_allgather(np.int32(value)))) if _are_several() else value
