@@ -241,15 +241,10 @@ class CNN(nn.Module):
 
     def _dropout(self, x: jax.Array, columns: jax.Array | None, width: int, plain: bool) -> jax.Array:
         """Drops what would be dropped of the whole batch with all columns, whatever part of it x is."""
-        where = shape = None
-        if columns is not None or self.shards is not None:
-            columns = jnp.arange(width) if columns is None else columns
-            rows = places(x.shape[0], self.shards).astype(jnp.uint32)
-            where = rows[:, None] * jnp.uint32(width) + columns.astype(jnp.uint32)
-        if self.shards is not None:
-            shape = self.shards.batch_size, width
-        key = self.make_rng("dropout")
-        return dropout(key, x, self.config.dropout_rate, places=where, shape=shape, plain=plain)
+        rows = None if self.shards is None else places(x.shape[0], self.shards)
+        shape = whole_batch(x.shape[0], self.shards), width
+        key, rate = self.make_rng("dropout"), self.config.dropout_rate
+        return dropout(key, x, rate, rows=rows, columns=columns, shape=shape, plain=plain)
 
     def _dense(self, i: int, features: int, plain: bool) -> Dense:
         config = self.config

@@ -158,12 +158,13 @@ def test_dropout_treats_every_element_of_any_batch_alike_and_by_itself(batch: in
 
 
 def test_dropout_of_a_part_is_that_of_the_whole_array() -> None:
-    columns = np.array([0, 5, 6, 99], np.int32)
-    x = jax.random.normal(jax.random.key(0), (7, 100))
-    whole = dropout(jax.random.key(2), x, 0.5)
-    places = np.arange(700, dtype=np.uint32).reshape(7, 100)[:, columns]
-    some = dropout(jax.random.key(2), x[:, columns], 0.5, places=jnp.asarray(places))
-    np.testing.assert_array_equal(some, whole[:, columns])
+    rows, columns = jnp.array([6, 0, 3, 4]), jnp.array([0, 5, 6, 99])
+    key, x = jax.random.key(2), jax.random.normal(jax.random.key(0), (7, 100))
+    whole = dropout(key, x, 0.5)
+    np.testing.assert_array_equal(dropout(key, x[:, columns], 0.5, columns=columns, shape=x.shape), whole[:, columns])
+    np.testing.assert_array_equal(dropout(key, x[rows], 0.5, rows=rows, shape=x.shape), whole[rows])
+    both = dropout(key, x[rows][:, columns], 0.5, rows=rows, columns=columns, shape=x.shape)
+    np.testing.assert_array_equal(both, whole[rows][:, columns])
 
 
 @pytest.mark.parametrize("first_stage", [1, 2, 3])

@@ -1,5 +1,6 @@
 """Dropout with random numbers that cost little on a CPU."""
 
+import math
 from functools import partial
 
 import jax
@@ -17,7 +18,8 @@ def dropout(
     x: Array,
     rate: float,
     *,
-    places: Array | None = None,
+    rows: Array | None = None,
+    columns: Array | None = None,
     shape: tuple[int, int] | None = None,
     plain: bool = False,
 ) -> Array:
@@ -34,32 +36,39 @@ def dropout(
     This takes an eighth of the time of `jax.random.bernoulli` on a CPU, where that would be a third of a step on cached
     features.
 
+    Some rows or columns of a larger array can be given alone. Each element is then dropped exactly when it would be
+    dropped in the whole array.
+
     Args:
         key: PRNG key.
         x: floating-point (B, ...).
         rate: in [0, 1).
-        places: if x is a part of a larger array: uint32, of x's shape, the row-major index of each element there. Each
-            element is then dropped exactly when it would be dropped in the whole array.
-        shape: rows and width of that array, if x does not have all of its rows.
+        rows: int (B,), the rows of the larger array that x has; None for all.
+        columns: int (x.shape[1],), the columns of the larger array that x has; None for all.
+        shape: rows and columns of the larger array; needed with `rows` or `columns`.
         plain: drop the same elements, with JAX's own gradients, which also differentiate in forward mode.
 
     Returns:
         Of x's shape and type.
     """
-    words = jax.random.key_data(key)
-    if shape is not None and places is not None:
-        blocks = jnp.uint32(-(-shape[0] // 4) * shape[1])
-        counter, quarter = places % blocks, places // blocks
-    else:
-        every = lax.iota(jnp.uint32, x.size).reshape(x.shape) if places is None else places
-        counter, quarter = every[: -(-x.shape[0] // 4)], None
-    dropped: Array = (_plain_dropout if plain else _dropout)(words, counter, quarter, x, rate)
+    height, width = shape or (x.shape[0], math.prod(x.shape[1:]))
+    n = -(-height // 4)
+
+    def across(numbers: Array) -> Array:  # one for each image
+        return numbers.astype(jnp.uint32).reshape(-1, *[1] * (x.ndim - 1))
+
+    # Remainders are taken of the rows alone: XLA would store those of all elements in every step.
+    row = lax.iota(jnp.uint32, n) if rows is None else rows % n
+    quarter = None if rows is None else across(rows // n)
+    column = lax.iota(jnp.uint32, width).reshape(x.shape[1:]) if columns is None else columns.astype(jnp.uint32)
+    counter = across(row) * jnp.uint32(width) + column
+    dropped: Array = (_plain_dropout if plain else _dropout)(jax.random.key_data(key), counter, quarter, x, rate)
     return dropped
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _dropout(words: Array, counter: Array, quarter: Array | None, x: Array, rate: float) -> Array:
-    """`counter` belongs to the images of one quarter; or, with `quarter` (0 to 3), both belong to each element of x."""
+    """`counter` belongs to the images of one quarter; or, with each row's `quarter` (0 to 3), to all of x."""
     if quarter is not None:
         return _plain_dropout(words, counter, quarter, x, rate)
     least, scale = _least_and_scale(rate)

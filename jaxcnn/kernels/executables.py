@@ -147,7 +147,7 @@ def _needs_jit(leaves: Sequence[Any]) -> bool:
 def _kind(leaf: Any) -> Any:
     """Everything about an argument that a program depends on: shape, dtype and weak type; else its Python type."""
     if hasattr(leaf, "dtype"):
-        return leaf.shape, str(leaf.dtype), getattr(leaf, "weak_type", False)
+        return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)
     return type(leaf)
 
 
