@@ -14,11 +14,11 @@ from jaxcnn import CNN, DataConfig, ExperimentConfig, ModelConfig, OptimConfig, 
 from jaxcnn.config import FreezeConfig, Mask, Precision
 from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.data.augment import standardise
-from jaxcnn.data.splits import Dataset, Split
+from jaxcnn.data.splits import Dataset, ImageRows, Split
 from jaxcnn.kernels.executables import jit
 from jaxcnn.masks import frozen_stages
 from jaxcnn.model import init_variables
-from jaxcnn.training.features import compute_features
+from jaxcnn.training.features import SharedFeatures, compute_features
 from jaxcnn.training.loop import fit
 from jaxcnn.training.records import Batch
 from jaxcnn.training.step import init_state, make_train_step
@@ -150,6 +150,7 @@ def tiny_run(
     precision: Precision = "float32",
     model: ModelConfig = TINY,
     variables: Any = None,
+    features: SharedFeatures | None = None,
     **optim: Any,
 ) -> list[Any]:
     """The parameters before training and after each epoch, and the last state."""
@@ -166,7 +167,7 @@ def tiny_run(
     frozen = frozen_stages(freeze, model, 0)
     state = init_state(variables, model, config.optim, seed=0, frozen_stages=frozen)
     seen = [jax.device_get(variables["params"])]
-    for trained, _ in fit(state, config, tiny_data()):
+    for trained, _ in fit(state, config, tiny_data(), features=features):
         seen.append(jax.device_get(trained.params))
     return [*seen, jax.device_get(trained)]
 
@@ -285,3 +286,56 @@ def test_features_without_zeros_train_the_same_weights() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), runs[0][-1], runs[1][-1])
     before, after = (run["fc1"]["kernel"] for run in (runs[0][0], runs[0][-2]))
     assert np.mean(before != after) > 0.99  # L2 moves the weights of zeros, too
+
+
+def test_runs_share_the_features_of_equal_weights_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, variables = tiny_data(), init_variables(TINY, jax.random.key(0))
+    head = jax.tree.map(np.zeros_like, variables["params"]["fc3"])
+    images, labels = data.train.images, data.train.labels
+    settings = {"model": TINY, "standardisation": data.standardisation, "batch_size": 8}
+    computed = []
+
+    def count(*args: Any, **options: Any) -> list[Split]:
+        computed.append(options["end_stage"])
+        return compute_features(*args, **options)
+
+    def get(images: Any = images, variables: Any = variables, end_stage: int = 1, **options: Any) -> bool:
+        """Whether the features were computed. They are right in any case, and have the labels of this call."""
+        computed.clear()
+        splits = [Split(images, labels), Split(images, labels[::-1])]
+        options = {**settings, "end_stage": end_stage, **options}
+        found, wanted = shared.compute(variables, splits, **options), compute_features(variables, splits, **options)
+        assert jax.tree.structure(found) == jax.tree.structure(wanted)
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
+        assert computed in ([], [end_stage])
+        return bool(computed)
+
+    monkeypatch.setattr("jaxcnn.training.features.compute_features", count)
+    shared = SharedFeatures()
+    assert get()
+    assert not get(images.copy(), {**variables, "params": {**variables["params"], "fc3": head}})
+    assert get(255 - images)
+    assert get(variables=init_variables(TINY, jax.random.key(1)))
+    assert get(end_stage=2)
+    assert get(precision="bfloat16")
+    assert get(standardisation=Standardisation((0.4,) * 3, (0.3,) * 3))
+    assert not get(end_stage=2)
+    assert get(ImageRows(images, np.arange(len(images))))
+    assert get(ImageRows(images, np.arange(len(images))))
+
+    # Room for what one block gives, 4 x 4 values in 6 channels of 40 images, and for what two give, 2 x 2 in 8.
+    monkeypatch.setattr("jaxcnn.training.features.FEATURE_CACHE_BYTES", 40 * 4 * (16 * 4 + 4 * 6))
+    shared = SharedFeatures()
+    assert [get(), get(end_stage=2)] == [True, True]
+    assert [get(), get(end_stage=2)] == [False, False]
+    assert get(255 - images, end_stage=2)  # which needs the room of the one used longest ago
+    assert not get(end_stage=2)
+    assert get()
+
+
+def test_a_run_with_shared_features_trains_the_same_bits() -> None:
+    shared = SharedFeatures()
+    freeze = FreezeConfig(mask="frozen")
+    alone, first, second = (tiny_run(freeze, 2, features=features) for features in (None, shared, shared))
+    for run in (first, second):
+        jax.tree.map(np.testing.assert_array_equal, run, alone)

@@ -260,7 +260,7 @@ def test_an_unfinished_source_is_told(source: Path, tmp_path: Path, capsys: pyte
 def test_a_source_that_changes_meanwhile_ends_the_comparison(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(config: TransferConfig, existing: object, figures: object) -> dict[str, Any]:
+    def train(config: TransferConfig, **_: object) -> dict[str, Any]:
         digest = str(len(list((tmp_path / "runs").glob("*"))))  # another one each time
         write_json(config.runs_dir / config.run_name / "config.json", {"resolved": {"source_digest": digest}})
         return {"test_accuracy": 1.0}

@@ -26,7 +26,9 @@ def _best(name: int, validation: float, test: float) -> str:
     return f"best run by validation accuracy: {name} ({validation:.2f} %), test accuracy {test:.2f} %"
 
 
-def finish(config: ExperimentConfig, existing: Existing = CONTINUE, figures: Figures | None = "png") -> dict[str, Any]:
+def finish(
+    config: ExperimentConfig, existing: Existing = CONTINUE, figures: Figures | None = "png", features: Any = None
+) -> dict[str, Any]:
     accuracy = {"cifar100": 60.0}.get(config.data.name, 90.0 + config.seed)
     numbers = {"test_accuracy": accuracy, "val_accuracy": accuracy - 2, "best_epoch": 1, "seconds": 1.0, "dataset": "x"}
     return {**numbers, "seed": config.seed, "trainable_parameters": 1, "mask": config.freeze.mask}

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,7 @@ def _load_digits(convert: Convert) -> Stored:
     return Stored(train, test, tuple(str(digit) for digit in range(10)))
 
 
+@cache
 def _digits_table() -> np.ndarray:
     """The digits, float64 (1797, 65): 64 pixels from 0 to 16, then the label."""
     package = find_spec("sklearn")  # found but not imported, as importing takes two seconds

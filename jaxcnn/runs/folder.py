@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 from jaxcnn.config.experiment import PLACES, RESOLVED, Existing, ExperimentConfig, to_json
 from jaxcnn.data.splits import Dataset
 from jaxcnn.errors import InputError, InUseError, JaxcnnError, MachineError, reason
-from jaxcnn.files import TEMPORARY, write_json
+from jaxcnn.files import TEMPORARY, digest, made_by_older_version, older_digest, write_json
 from jaxcnn.kernels.precision import resolve_precision
 from jaxcnn.runs.processor import count_processors, describe_processor
 from jaxcnn.runs.reading import read_json, read_summary
@@ -186,8 +187,8 @@ def is_unfinished(folder: Path) -> bool:
 
 def source_digest(folder: Path) -> str | None:
     """The digest of the weights that the transfer in a folder started from; None if there is none."""
-    digest = read_json(folder / "config.json").get(RESOLVED, {}).get("source_digest")
-    return digest if isinstance(digest, str) else None
+    found = read_json(folder / "config.json").get(RESOLVED, {}).get("source_digest")
+    return found if isinstance(found, str) else None
 
 
 def _refuse_foreign(folder: Path, overwrite: bool = False) -> None:
@@ -268,6 +269,28 @@ def resolve(dataset: Dataset, devices: int = 1) -> dict[str, Any]:
         "test_origin": dataset.test_origin,
         "origin": dataset.origin,
     }
+
+
+def digest_source(variables: Mapping[str, Any], folder: Path, existing: Existing) -> str:
+    """The digest of a source's variables, in the format of the run's `config.json` if an older version wrote it."""
+    new, path = digest(variables), folder / "config.json"
+    if existing.overwrite or not path.is_file():
+        return new
+    resolved = read_json(path).get(RESOLVED, {})
+    began_with = resolved.get("source_digest")
+    if not isinstance(began_with, str) or not made_by_older_version(began_with):
+        return new
+    if older_digest(variables) == began_with:
+        return began_with
+    # The same JAX computes the same digest, so the source has changed.
+    if resolved.get("versions", {}).get("jax") == jax.__version__:
+        return new
+    print(
+        f"{folder} was started by another version, whose checksum of the source cannot be compared; the source is "
+        "assumed to be the same",
+        file=sys.stderr,
+    )
+    return began_with
 
 
 def _differences(old: Any, new: Any, where: str = "") -> dict[str, tuple[Any, Any]]:

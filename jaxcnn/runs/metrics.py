@@ -42,6 +42,11 @@ class Board:
             if records or self._files():  # on a first start, skip the slow import for reading
                 self._correct(_read(self._files()), records)
 
+    @property
+    def works(self) -> bool:
+        """Whether all events so far could be written."""
+        return not self._fails
+
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob(f"{_PREFIX}*"))
 

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ def write_results(
     counts: Sequence[tuple[str, int, bool]],
     tested: Evaluation,
     temperature: float | None,
+    board: Board,
     began: float,
 ) -> Summary:
     """Writes arrays, metrics and the scores of each class. `summary.json` comes last: it marks the run as finished.
@@ -43,6 +43,7 @@ def write_results(
         counts: parameters, from `masks.count_parameters`.
         tested: the evaluation of the best weights on the test set.
         temperature: divides the logits before they become probabilities; None leaves them as they are.
+        board: gets the test's loss and accuracy, at the best epoch.
         began: the time at which this process started the run, from `time.perf_counter`.
 
     Returns:
@@ -71,8 +72,7 @@ def write_results(
         write_npy(folder / "results" / f"{name}.npy", np.asarray(values))
     scores = class_scores(labels, predictions, dataset.class_names)
     write_text(folder / "classes.csv", csv_text([COLUMNS, *map(row, scores)]))
-    with closing(Board(folder / "logs", records)) as board:
-        board.add(records[best].epoch, {"Loss/test": loss, "Accuracy/test": accuracy})
+    board.add(records[best].epoch, {"Loss/test": loss, "Accuracy/test": accuracy})
     summary: Summary = {
         "name": config.run_name,
         "dataset": dataset.name,

@@ -1,23 +1,21 @@
 """One run: training, and its results in `runs/<name>/`."""
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from jax.sharding import Mesh
 
-from jaxcnn.config.experiment import CONTINUE, RESOLVED, Existing, ExperimentConfig, TransferConfig
+from jaxcnn.config.experiment import CONTINUE, Existing, ExperimentConfig, TransferConfig
 from jaxcnn.config.training import FreezeConfig
 from jaxcnn.data.sets import as_original, load_dataset
 from jaxcnn.data.splits import Dataset
 from jaxcnn.errors import DivergedError, InputError, MachineError, is_out_of_memory, reason
-from jaxcnn.files import digest, is_there, made_by_older_version, older_digest
+from jaxcnn.files import is_there
 from jaxcnn.kernels.backend import fixed_settings, is_cpu
 from jaxcnn.masks import count_parameters, frozen_stages, stages_to_unfreeze
 from jaxcnn.model import init_variables, key_of
@@ -25,12 +23,11 @@ from jaxcnn.runs.calibration import fit_temperature
 from jaxcnn.runs.console import Terminal
 from jaxcnn.runs.device import select_device
 from jaxcnn.runs.display import Bar, print_start, results_table
-from jaxcnn.runs.folder import claim_folder, find_finished, is_unfinished, resolve, with_precision
+from jaxcnn.runs.folder import claim_folder, digest_source, find_finished, is_unfinished, resolve, with_precision
 from jaxcnn.runs.kept import read_best, write_weights
 from jaxcnn.runs.log import check_log, update_log
 from jaxcnn.runs.metrics import Board, count_metrics, write_metrics
 from jaxcnn.runs.present import present, remove_products
-from jaxcnn.runs.reading import read_json
 from jaxcnn.runs.results import write_results
 from jaxcnn.runs.saving import Saver, is_any_set
 from jaxcnn.runs.signals import defer_signals
@@ -40,6 +37,7 @@ from jaxcnn.runs.summary import Summary
 from jaxcnn.training.decisions import kept_epoch, reason_to_stop, validates
 from jaxcnn.training.devices import image_limit, make_mesh
 from jaxcnn.training.epoch import evaluate
+from jaxcnn.training.features import SharedFeatures
 from jaxcnn.training.loop import Paused, evaluation_step, fit
 from jaxcnn.training.processes import from_first, is_first, together
 from jaxcnn.training.records import EpochRecord, Metrics, TrainState
@@ -52,7 +50,12 @@ from jaxcnn.weights.transfer import Source, copied_stages, transplant
 
 
 @fixed_settings()
-def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, figures: Figures | None = "png") -> Summary:
+def run_experiment(
+    config: ExperimentConfig,
+    existing: Existing = CONTINUE,
+    figures: Figures | None = "png",
+    features: SharedFeatures | None = None,
+) -> Summary:
     """Trains a network and writes the results to the run's folder.
 
     An interrupted run continues. A finished run is not trained again; only what it lacks of figures, tables, its page
@@ -65,6 +68,7 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, figu
         existing: what to do if the folder already holds a run.
         figures: the format of the figures. None makes no figures, tables of classes or page; `jaxcnn report` makes them
             later.
+        features: cached features of other runs, to use and to add to.
 
     Returns:
         The content of `summary.json`.
@@ -96,7 +100,7 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, figu
                 if is_first():  # now, while the user is still there
                     with only_warns(f"row of {folder.name} in the table of all runs"):
                         check_log(folder.parent, transfers=isinstance(config, TransferConfig))
-                records, best = _train(folder, config, dataset, variables, mesh, console)
+                records, best, board = _train(folder, config, dataset, variables, mesh, console, features, lock)
                 evaluated = partial(evaluate, evaluation_step(config, dataset, mesh=mesh), best, mesh=mesh)
                 tested = evaluated(dataset.test, config.train.batch_size)
                 temperature = None
@@ -106,7 +110,12 @@ def run_experiment(config: ExperimentConfig, existing: Existing = CONTINUE, figu
                 def write() -> Summary:
                     if temperature is not None:
                         write_weights(folder, best, config, dataset, ("model.safetensors",), temperature)
-                    written = write_results(folder, config, dataset, records, counts, tested, temperature, began)
+                    events = board  # which may have failed: then once more, as the cause may be gone
+                    if events is None or not events.works:
+                        events = lock.enter_context(closing(Board(folder / "logs", records)))
+                    written = write_results(
+                        folder, config, dataset, records, counts, tested, temperature, events, began
+                    )
                     remove_products(folder)  # of what the folder held before
                     return written
 
@@ -191,31 +200,9 @@ def plan(config: ExperimentConfig, existing: Existing = CONTINUE) -> Plan:
             "above 0, and protocol='sound'"
         )
     resolved = resolve(dataset, 1 if mesh is None else mesh.size) | (
-        {} if source is None else {"source_digest": _digest(source, folder, existing)}
+        {} if source is None else {"source_digest": digest_source(source.variables, folder, existing)}
     )
     return Plan(folder, config, source, dataset, mesh, resolved, find_finished(folder, config, resolved, existing))
-
-
-def _digest(source: Source, folder: Path, existing: Existing) -> str:
-    """The digest of the source, in the format of the run's `config.json` if an older version wrote it."""
-    new, path = digest(source.variables), folder / "config.json"
-    if existing.overwrite or not path.is_file():
-        return new
-    resolved = read_json(path).get(RESOLVED, {})
-    began_with = resolved.get("source_digest")
-    if not isinstance(began_with, str) or not made_by_older_version(began_with):
-        return new
-    if older_digest(source.variables) == began_with:
-        return began_with
-    # The same JAX computes the same digest, so the source has changed.
-    if resolved.get("versions", {}).get("jax") == jax.__version__:
-        return new
-    print(
-        f"{folder} was started by another version, whose checksum of the source cannot be compared; the source is "
-        "assumed to be the same",
-        file=sys.stderr,
-    )
-    return began_with
 
 
 def open_source(config: TransferConfig) -> Source:
@@ -275,8 +262,14 @@ def _train(
     variables: dict[str, Any],
     mesh: Mesh | None,
     console: Terminal,
-) -> tuple[list[EpochRecord], dict[str, Any]]:
-    """Trains all remaining epochs; returns all records, and the best weights, which are in `model.pth` too."""
+    features: SharedFeatures | None,
+    resources: ExitStack,
+) -> tuple[list[EpochRecord], dict[str, Any], Board | None]:
+    """Trains all remaining epochs.
+
+    Returns:
+        All records; the best weights, which are in `model.pth` too; and the first process's board, still open.
+    """
 
     def state_in(epoch: int) -> TrainState:
         frozen = frozen_stages(config.freeze, config.model, epoch)
@@ -306,14 +299,13 @@ def _train(
             if is_first():
                 write_weights(folder, saver.best, config, dataset, ("model.safetensors",))
         behind = 0 if part is None else config.train.batch_size * len(part.loss)
-        with (
-            closing(Board(folder / "logs", records)) if is_first() else nullcontext() as board,
-            Bar(console, config.train.epochs, images, len(records), behind) as bar,
-        ):
+        board = resources.enter_context(closing(Board(folder / "logs", records))) if is_first() else None
+        with Bar(console, config.train.epochs, images, len(records), behind) as bar:
             stop = partial(is_any_set, signals)
             epochs = fit(
-                state, config, dataset, history=records, part=part, on_step=bar.step, should_stop=stop, mesh=mesh
-            )
+                state, config, dataset, history=records, part=part, on_step=bar.step, should_stop=stop, mesh=mesh,
+                features=features,
+            )  # fmt: skip
             try:
                 for trained, record in epochs:
                     records.append(record)
@@ -340,7 +332,7 @@ def _train(
                 raise
             if signals.is_set():
                 console.print(f"stopping after {_where(records, part, steps)}")
-    return records, saver.best
+    return records, saver.best, board
 
 
 def _where(records: Sequence[EpochRecord], part: Metrics | None, steps: int) -> str:

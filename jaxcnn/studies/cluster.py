@@ -18,6 +18,7 @@ from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.errors import InputError, InUseError, reason, require_int
 from jaxcnn.runs.summary import Summary
 from jaxcnn.studies.execute import Executor, Outcome, Train, Turns, describe_error, one_by_one
+from jaxcnn.training.features import SharedFeatures
 
 _PATIENCE = 300.0
 """Seconds that a run waits for its folder, in case a lost worker has not ended yet."""
@@ -105,14 +106,16 @@ def _train(
     """Trains a run in a worker. Returns its summary, or the message of an error."""
     from distributed import get_worker
 
+    worker = get_worker()
     if shares:  # before JAX starts its threads, which inherit it
-        os.sched_setaffinity(0, shares[int(get_worker().name)])
+        os.sched_setaffinity(0, shares[int(worker.name)])
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / len(shares):.3f}")  # of a shared GPU
+    features = vars(worker).setdefault("jaxcnn_features", SharedFeatures())  # kept between the worker's runs
     until = time.monotonic() + _PATIENCE
     with contextlib.redirect_stdout(io.StringIO()):  # the program prints which runs are done
         while True:
             try:
-                return train(config), None
+                return train(config, features=features), None
             except InUseError as error:
                 if time.monotonic() > until:
                     return None, describe_error(error)

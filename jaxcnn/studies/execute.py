@@ -3,15 +3,23 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from rich.console import Console
 
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.errors import InputError, JaxcnnError, reason
 from jaxcnn.runs.summary import Summary
+from jaxcnn.training.features import SharedFeatures
 
-Train = Callable[[ExperimentConfig], Summary]
+
+class Train(Protocol):
+    """Trains one run."""
+
+    def __call__(self, config: ExperimentConfig, /, *, features: SharedFeatures) -> Summary:
+        """`features` are those of other runs in this process."""
+
+
 Executor = Callable[[Sequence[ExperimentConfig], Train, "Turns"], Iterator["Outcome"]]
 """Calls a training function for each configuration; yields the outcomes in any order."""
 
@@ -89,10 +97,11 @@ def describe_error(error: Exception) -> str:
 
 def one_by_one(configs: Sequence[ExperimentConfig], train: Train, turns: Turns) -> Iterator[Outcome]:
     """An `Executor` that trains in this process, in order."""
+    features = SharedFeatures()
     for config in configs:
         turns.begin(config)
         try:
-            outcome = Outcome(config, train(config), None)
+            outcome = Outcome(config, train(config, features=features), None)
         except Exception as error:  # any kind, so that the other runs are not lost
             outcome = Outcome(config, None, describe_error(error))
         turns.end(outcome)

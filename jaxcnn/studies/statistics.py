@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats takes seconds to import
 
 LEVEL = 0.95
 """Level of every interval."""
@@ -49,7 +49,7 @@ def t_intervals(values: Any, level: float = LEVEL) -> tuple[Any, Any]:
     """Ends of the t interval of the mean, along the last axis: (..., n) -> two of (...); n is at least 2."""
     values = np.asarray(values, float)
     n = values.shape[-1]
-    half = stats.t.ppf((1 + level) / 2, n - 1) * values.std(-1, ddof=1) / np.sqrt(n)
+    half = special.stdtrit(n - 1, (1 + level) / 2) * values.std(-1, ddof=1) / np.sqrt(n)
     mean = values.mean(-1)
     return mean - half, mean + half
 
@@ -70,7 +70,7 @@ def paired_p(differences: Any) -> Any:
     error = differences.std(-1, ddof=1) / np.sqrt(n)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(error > 0, np.abs(mean) / error, np.where(mean == 0, 0.0, np.inf))
-    return 2 * stats.t.sf(t, n - 1)
+    return 2 * special.stdtr(n - 1, -t)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -131,8 +131,8 @@ def power(n: Any, effect: float, alpha: float = 1 - LEVEL) -> Any:
         alpha: the test's level.
     """
     n = np.asarray(n)
-    bound, shift = stats.t.ppf(1 - alpha / 2, n - 1), abs(effect) * np.sqrt(n)
-    found = stats.nct.sf(bound, n - 1, shift) + np.nan_to_num(stats.nct.cdf(-bound, n - 1, shift))
+    bound, shift = special.stdtrit(n - 1, 1 - alpha / 2), abs(effect) * np.sqrt(n)
+    found = 1 - special.nctdtr(n - 1, shift, bound) + np.nan_to_num(special.nctdtr(n - 1, shift, -bound))
     return np.where(np.isnan(found), 1.0, found)  # far out SciPy gives up
 
 
@@ -151,5 +151,5 @@ def sampling_error(accuracy: float, images: int) -> float:
 
     It is what another draw of test images would change, with the same network; runs that share a test set share it.
     """
-    p, z = accuracy / 100, float(stats.norm.ppf((1 + LEVEL) / 2))
+    p, z = accuracy / 100, float(special.ndtri((1 + LEVEL) / 2))
     return 100 * z / (1 + z * z / images) * float(np.sqrt(p * (1 - p) / images + z * z / (4 * images * images)))

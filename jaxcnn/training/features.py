@@ -1,6 +1,7 @@
 """Cached features: what frozen stages compute from images that are the same in every epoch."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,16 +14,18 @@ from jaxcnn.config.network import ModelConfig
 from jaxcnn.config.standardisation import Standardisation
 from jaxcnn.config.training import Precision
 from jaxcnn.data.augment import standardise
-from jaxcnn.data.splits import Dataset, Split, aligned_empty
+from jaxcnn.data.splits import Dataset, ImageRows, Split, aligned_empty
+from jaxcnn.files import digest
 from jaxcnn.kernels.backend import fixed_settings
 from jaxcnn.kernels.dense import dense_parts
 from jaxcnn.kernels.executables import kept_jit
 from jaxcnn.kernels.features import Features
+from jaxcnn.masks import partition
 from jaxcnn.model import make_network
 from jaxcnn.training.devices import DIVIDED, EVERYWHERE, fetch, gather, padded_size
 
 FEATURE_CACHE_BYTES = 4 * 2**30
-"""The most memory for cached features. If they need more, frozen stages run in every epoch."""
+"""The most memory for cached features. If those of a run need more, frozen stages run in every epoch."""
 
 
 def caches_features(config: ExperimentConfig, dataset: Dataset, frozen: int) -> bool:
@@ -109,6 +112,42 @@ def _select_in_place(columns: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> 
         some = x[start : start + 1024, columns]
         flat[start * n : start * n + some.size] = some.ravel()
     return flat[: len(x) * n].reshape(len(x), n)
+
+
+class SharedFeatures:
+    """The features of several runs, which compute them once if they freeze the same weights and have the same images.
+
+    So in a study of learning rates for a frozen backbone, the first run of each seed computes them for all of that
+    seed. At most `FEATURE_CACHE_BYTES` are kept: the least recently used ones are dropped first.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, list[Features]] = {}
+
+    def compute(
+        self, variables: Any, splits: Sequence[Split], *, model: ModelConfig, end_stage: int, **settings: Any
+    ) -> list[Split]:
+        """`compute_features`, unless an earlier call had equal arguments."""
+        fresh = partial(compute_features, variables, splits, model=model, end_stage=end_stage, **settings)
+        if any(isinstance(split.images, ImageRows) for split in splits):
+            return fresh()  # the images are not in memory, and a digest would read them all
+        frozen = {name: partition(tree, model, end_stage)[0] for name, tree in variables.items()}
+        images = {str(i): split.images for i, split in enumerate(splits)}
+        key = f"{digest({**frozen, 'images': images})} {model} {end_stage} {settings}"
+        features = self._kept.pop(key, None)
+        if features is None:
+            self._make_room(int(np.prod(_feature_shape(model, end_stage))) * 4 * sum(len(s.labels) for s in splits))
+            features = [split.images for split in fresh()]
+        self._kept[key] = features  # at the end: the most recently used
+        return [Split(each, split.labels) for each, split in zip(features, splits, strict=True)]
+
+    def _make_room(self, needed: int) -> None:
+        while self._kept and needed + sum(map(_bytes, self._kept.values())) > FEATURE_CACHE_BYTES:
+            del self._kept[next(iter(self._kept))]
+
+
+def _bytes(features: Sequence[Features]) -> int:
+    return sum(each.values.nbytes for each in features)
 
 
 def feature_bytes(config: ExperimentConfig, dataset: Dataset, end_stage: int) -> int:

@@ -39,7 +39,7 @@ from jaxcnn.training.epoch import (
     make_train_epoch,
     never,
 )
-from jaxcnn.training.features import caches_features, compute_features
+from jaxcnn.training.features import SharedFeatures, caches_features, compute_features
 from jaxcnn.training.optim import Schedule, make_schedule
 from jaxcnn.training.records import EpochRecord, EvalStep, Metrics, TrainState
 from jaxcnn.training.soundness import require_effect, require_trainable
@@ -106,6 +106,7 @@ def fit(
     augmentation: Augmentation | None = None,
     optimizer: optax.GradientTransformation | None = None,
     mesh: Mesh | None = None,
+    features: SharedFeatures | None = None,
 ) -> Iterator[tuple[TrainState, EpochRecord]]:
     """Trains epoch by epoch until `config` or validation ends the run. Yields the state and the record of each epoch.
 
@@ -128,6 +129,7 @@ def fit(
         mesh: of `training.devices.make_mesh`: each batch is divided among its devices. Results are the same up to
             rounding. None trains on JAX's default device. With a `model` or an `augmentation`, the batch size must be a
             multiple of the number of devices.
+        features: cached features of earlier calls that froze the same weights, to use and to add to.
 
     Raises:
         InputError: when the data set does not fit the network, when an argument leaves a setting without effect, or
@@ -158,7 +160,7 @@ def fit(
             frozen = now_frozen
             state = replicate(unfreeze(state, config.model, optim, frozen, custom), mesh)
             phase = None  # frees its cached features before others are computed
-            phase = _make_phase(state, config, dataset, frozen, custom, mesh)
+            phase = _make_phase(state, config, dataset, frozen, custom, mesh, features)
         assert phase is not None
         ready = time.perf_counter()
         scale = plateau_scale([r.val_loss for r in records[settled:] if r.val_loss is not None], optim)
@@ -224,13 +226,20 @@ class _Phase(NamedTuple):
 
 @fixed_settings()
 def _make_phase(
-    state: TrainState, config: ExperimentConfig, dataset: Dataset, frozen: int, custom: Custom, mesh: Mesh | None
+    state: TrainState,
+    config: ExperimentConfig,
+    dataset: Dataset,
+    frozen: int,
+    custom: Custom,
+    mesh: Mesh | None,
+    features: SharedFeatures | None,
 ) -> _Phase:
     model, optim, batch_size = config.model, config.optim, config.train.batch_size
     train, validation = dataset.train, dataset.validation
     cached = custom.augmentation is None and caches_features(config, dataset, frozen)
     if cached:
-        train, *held_out = compute_features(
+        compute = compute_features if features is None else features.compute
+        train, *held_out = compute(
             {"params": state.params, "batch_stats": state.batch_stats},
             [train] if validation is None else [train, validation],
             model=model,
