@@ -44,7 +44,7 @@ def test_a_command_draws_runs_again_and_compares_them(tmp_path: Path, capsys: py
     assert out.endswith(f"comparison in {tmp_path / 'out'}\n")
     assert (
         message(lambda: compare([one, one], tmp_path / "twice", "png"))
-        == "a and a have the same mask and seed; give only one of them"
+        == "a and a have the same settings and seed; give only one of them"
     )
 
 

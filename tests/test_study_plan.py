@@ -8,8 +8,8 @@ import pytest
 
 from jaxcnn import InputError
 from jaxcnn.cli.study import parse
-from jaxcnn.config import SHALLOW, DataConfig, ExperimentConfig, FreezeConfig, TransferConfig
-from jaxcnn.studies.plan import SOURCE_SEEDS, Study, make_study
+from jaxcnn.config import SHALLOW, DataConfig, ExperimentConfig, FreezeConfig, OptimConfig, TransferConfig
+from jaxcnn.studies.plan import SOURCE_SEEDS, Study, compare_runs, make_study
 
 BASE = TransferConfig(name="s", source=Path("a/model.pth"), data=DataConfig("digits"))
 
@@ -160,3 +160,35 @@ def test_training_from_new_weights_is_studied_too() -> None:
 def test_a_flag_that_varies_twice_is_refused() -> None:
     with pytest.raises(InputError, match="--vary head is there twice"):
         parse(["--vary", "head", "fc3", "--vary", "head", "all"])
+
+
+def cases(*configs: ExperimentConfig) -> list[str]:
+    return [run.case for run in compare_runs(configs, Path("out")).runs]
+
+
+def test_given_runs_are_compared_by_the_settings_that_differ() -> None:
+    partial = [replace(BASE, freeze=FreezeConfig(mask="partial", freeze_until_block=until)) for until in (0, 1)]
+    slow = replace(partial[0], optim=OptimConfig(learning_rate=1e-4), name="slow")
+    study = compare_runs([partial[0], slow, replace(BASE, freeze=FreezeConfig(mask="scratch"))], Path("out"))
+    assert [run.case for run in study.runs] == [
+        "partial, learning_rate=0.001",
+        "partial, learning_rate=0.0001",
+        "scratch, learning_rate=0.001",
+    ]
+    assert study.columns == ("mask", "optim.learning_rate")
+    assert study.runs[1].settings == {"mask": "partial", "optim.learning_rate": 1e-4}
+    assert study.baseline == "partial, learning_rate=0.001"
+    assert cases(*partial) == ["partial, freeze_until_block=0", "partial, freeze_until_block=1"]
+    assert cases(BASE, replace(BASE, data=DataConfig("cifar100"), seed=1)) == ["full, digits", "full, cifar100"]
+    assert cases(BASE, ExperimentConfig(data=BASE.data)) == ["full, source=a/model.pth", "full"]
+    with pytest.raises(InputError, match=r"^s and t have the same settings and seed; give only one of them$"):
+        cases(BASE, replace(BASE, name="t", device="cpu"))
+
+
+def test_runs_of_two_seeds_may_have_a_source_each() -> None:
+    def run(seed: int, source: str, split_seed: int) -> TransferConfig:
+        return replace(BASE, seed=seed, source=Path(source), data=replace(BASE.data, split_seed=split_seed))
+
+    assert cases(run(0, "a", 5), run(1, "b", 6)) == ["full", "full"]
+    assert cases(run(0, "a", 5), run(1, "b", 5), run(1, "a", 5)) == [f"full, source={name}" for name in "aba"]
+    assert cases(run(0, "a", 5), run(1, "a", 5), run(1, "a", 6)) == [f"full, split_seed={n}" for n in (5, 5, 6)]

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tiny_run import TIMES, TINY, assert_same_run, rows
 
 from jaxcnn import InputError, study
 from jaxcnn.cli.study import program
-from jaxcnn.config import ExperimentConfig
+from jaxcnn.config import ExperimentConfig, TransferConfig
 from jaxcnn.studies.cluster import _shares, open_executor
-from jaxcnn.studies.execute import one_by_one
+from jaxcnn.studies.execute import Executor, Turns, one_by_one
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 # Values that leave the compiled program of TINY as it is.
@@ -76,6 +77,55 @@ def test_without_jobs_and_cluster_runs_go_one_by_one(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("jaxcnn.studies.cluster.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'jaxcnn\[cluster\]'"), open_executor(jobs=2):
         pass
+
+
+def runs_with_sources(folder: Path) -> list[ExperimentConfig]:
+    """Two sources, and two runs that start from each of them."""
+    sources = [replace(TINY, runs_dir=folder, name=name) for name in ("good", "bad")]
+    transfers = [
+        TransferConfig(runs_dir=folder, name=f"{source}{seed}", source=folder / source, data=TINY.data, seed=seed)
+        for source in ("bad", "good")
+        for seed in (0, 1)
+    ]
+    return [*sources, *transfers]
+
+
+def fail_bad(config: ExperimentConfig, /, *, features: object) -> Any:
+    """In place of training: it writes a file, which those that start from it need."""
+    if config.name == "bad":
+        raise InputError("no")
+    if isinstance(config, TransferConfig):
+        assert config.source.read_text() == "trained"
+    time.sleep(0.2)
+    (config.runs_dir / config.name).write_text("trained")
+    return {"test_accuracy": 1.0}
+
+
+def assert_runs_follow_their_sources(execute: Executor, folder: Path) -> list[str]:
+    turns = Turns(Console(quiet=True), 6)
+    outcomes = list(execute(runs_with_sources(folder), fail_bad, turns))
+    assert {outcome.config.run_name: outcome.error for outcome in outcomes} == {
+        "good": None,
+        "bad": "no",
+        "bad0": "its source bad failed",
+        "bad1": "its source bad failed",
+        "good0": None,
+        "good1": None,
+    }
+    return [outcome.config.run_name for outcome in outcomes]
+
+
+def test_a_run_whose_source_failed_is_not_trained(tmp_path: Path) -> None:
+    assert assert_runs_follow_their_sources(one_by_one, tmp_path) == ["good", "bad", "bad0", "bad1", "good0", "good1"]
+
+
+@pytest.mark.slow
+@pytest.mark.extra
+@pytest.mark.filterwarnings("default")  # of Dask's own
+def test_workers_begin_a_run_when_its_source_is_trained(tmp_path: Path) -> None:
+    with open_executor(jobs=2) as (execute, at_once):
+        assert at_once == 2
+        assert_runs_follow_their_sources(execute, tmp_path)
 
 
 @pytest.mark.slow

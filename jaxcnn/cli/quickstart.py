@@ -68,11 +68,11 @@ def quickstart(flags: Flags) -> None:
     """Pretrains, transfers with every mask, and prints the comparison."""
     from jaxcnn.config.experiment import Existing
     from jaxcnn.studies.execute import require_all
-    from jaxcnn.studies.plan import masks_study
+    from jaxcnn.studies.plan import compare_runs
     from jaxcnn.studies.study import run_study
 
     pretrainings, transfers = configs(flags)
-    study = masks_study(transfers, flags.runs_dir / "comparison", pretrainings)
+    study = compare_runs(transfers, flags.runs_dir / "comparison", pretrainings)
     result = run_study(study, Existing(overwrite=flags.overwrite), figures="png", pictures=True)
     require_all(result.failed, len(pretrainings) + len(transfers))
 

@@ -23,7 +23,7 @@ class Flags:
     figures: Figures = "png"
     """The format of the figures; svg and pdf are for print."""
     comparison: Path | None = None
-    """A folder to write a comparison of the runs to: tables and figures by mask, over seeds."""
+    """A folder to write a comparison of the runs to: by the settings that differ, over seeds."""
 
 
 def report(flags: Flags) -> None:
@@ -47,14 +47,16 @@ def report(flags: Flags) -> None:
 
 
 def compare(runs: Sequence[Path], folder: Path, figures: Figures) -> None:
-    """Compares finished runs by mask, over seeds, as `jaxcnn study` does; writes the comparison and prints it.
+    """Compares finished runs by the settings that differ, over seeds, as `jaxcnn study` does.
+
+    The comparison is written and printed.
 
     Raises:
-        InputError: when two runs have the same mask and seed, or the files of one cannot be read.
+        InputError: when two runs have the same settings and seed, or the files of one cannot be read.
     """
     from jaxcnn.runs.console import Terminal
     from jaxcnn.runs.reading import read_json, read_summary
-    from jaxcnn.studies.plan import masks_study
+    from jaxcnn.studies.plan import compare_runs
     from jaxcnn.studies.records import Finished
     from jaxcnn.studies.report import print_comparison, write_report
     from jaxcnn.studies.rows import make_row
@@ -64,7 +66,7 @@ def compare(runs: Sequence[Path], folder: Path, figures: Figures) -> None:
         path = run.resolve()  # where the run is now: it may have been moved or renamed
         kind = TransferConfig if "source" in read_json(path / "config.json") else ExperimentConfig
         configs.append(replace(read_config(path / "config.json", kind), runs_dir=path.parent, name=path.name))
-    study = masks_study(configs, folder)
+    study = compare_runs(configs, folder)
     finished = [
         Finished(case, run, make_row(config, settings, read_summary(run / "summary.json")))
         for run, (case, settings, config) in zip(runs, study.runs, strict=True)

@@ -22,10 +22,10 @@ def program(argv: Sequence[str]) -> None:
     if hosts != HostFlags():
         raise InputError("--coordinator, --processes and --process belong to a single run, not to --mask all")
     from jaxcnn.studies.execute import require_all
-    from jaxcnn.studies.plan import masks_study
+    from jaxcnn.studies.plan import compare_runs
     from jaxcnn.studies.study import run_study
 
     first = configs[0]
     folder = first.runs_dir / re.sub(rf"_{first.freeze.mask}(_seed\d+)?$", "_comparison", first.name)
-    result = run_study(masks_study(configs, folder), existing, figures="png", pictures=True)
+    result = run_study(compare_runs(configs, folder), existing, figures="png", pictures=True)
     require_all(result.failed, len(configs))

@@ -17,7 +17,16 @@ from typing import Any
 from jaxcnn.config.experiment import ExperimentConfig
 from jaxcnn.errors import InputError, InUseError, reason, require_int
 from jaxcnn.runs.summary import Summary
-from jaxcnn.studies.execute import Executor, Outcome, Train, Turns, describe_error, one_by_one
+from jaxcnn.studies.execute import (
+    Executor,
+    Outcome,
+    Train,
+    Turns,
+    describe_error,
+    find_sources,
+    one_by_one,
+    source_failed,
+)
 from jaxcnn.training.features import SharedFeatures
 
 _PATIENCE = 300.0
@@ -86,26 +95,42 @@ def _hand_out(
     """An `Executor` on the workers of a client."""
     from distributed import as_completed
 
-    futures = {
-        client.submit(_train, train, config, shares, pure=False, key=f"{config.run_name}-{time.time_ns()}"): config
-        for config in configs
-    }
-    for future in as_completed(futures):
+    sources = find_sources(configs)
+    futures: dict[str, Any] = {}
+    for i, config in enumerate(configs):
+        name = config.run_name
+        source = sources.get(name)
+        futures[name] = client.submit(
+            _train, train, config, shares, source, futures.get(source or ""),
+            pure=False, key=f"{name}-{time.time_ns()}", priority=-i,
+        )  # fmt: skip
+    by_future = dict(zip(futures.values(), configs, strict=True))
+    for future in as_completed(by_future):
         if future.status == "finished":
-            outcome = Outcome(futures[future], *future.result())
+            outcome = Outcome(by_future[future], *future.result())
         else:
             error = future.exception()
-            outcome = Outcome(futures[future], None, describe_error(error))
+            outcome = Outcome(by_future[future], None, describe_error(error))
         turns.end(outcome)
         yield outcome
 
 
+_Result = tuple[Summary | None, str | None]
+"""The summary of a run, or the message of an error."""
+
+
 def _train(
-    train: Train, config: ExperimentConfig, shares: Sequence[Sequence[int]]
-) -> tuple[Summary | None, str | None]:
-    """Trains a run in a worker. Returns its summary, or the message of an error."""
+    train: Train,
+    config: ExperimentConfig,
+    shares: Sequence[Sequence[int]],
+    source: str | None,
+    source_result: _Result | None,
+) -> _Result:
+    """Trains a run in a worker. Dask calls it when the result of the run's source, if that is trained too, is there."""
     from distributed import get_worker
 
+    if source is not None and source_result is not None and source_result[0] is None:
+        return None, source_failed(source)
     worker = get_worker()
     if shares:  # before JAX starts its threads, which inherit it
         os.sched_setaffinity(0, shares[int(worker.name)])

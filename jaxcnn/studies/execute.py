@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from rich.console import Console
 
-from jaxcnn.config.experiment import ExperimentConfig
+from jaxcnn.config.experiment import ExperimentConfig, TransferConfig
 from jaxcnn.errors import InputError, JaxcnnError, reason
 from jaxcnn.runs.summary import Summary
 from jaxcnn.training.features import SharedFeatures
@@ -21,7 +21,10 @@ class Train(Protocol):
 
 
 Executor = Callable[[Sequence[ExperimentConfig], Train, "Turns"], Iterator["Outcome"]]
-"""Calls a training function for each configuration; yields the outcomes in any order."""
+"""Calls a training function for each configuration; yields the outcomes in any order.
+
+A run that starts from another one's weights comes after that one, and is not trained if that one failed.
+"""
 
 
 class Outcome(NamedTuple):
@@ -95,14 +98,31 @@ def describe_error(error: Exception) -> str:
     return str(error) if isinstance(error, JaxcnnError) else f"{type(error).__name__}: {reason(error)}"
 
 
+def find_sources(configs: Sequence[ExperimentConfig]) -> dict[str, str]:
+    """The names of runs that start from the weights of another of these runs, and the names of those."""
+    names = {each.runs_dir / each.run_name: each.run_name for each in configs}
+    found = {each.run_name: names.get(each.source) for each in configs if isinstance(each, TransferConfig)}
+    return {run: source for run, source in found.items() if source is not None}
+
+
+def source_failed(source: str) -> str:
+    """The error of a run whose source could not be trained."""
+    return f"its source {source} failed"
+
+
 def one_by_one(configs: Sequence[ExperimentConfig], train: Train, turns: Turns) -> Iterator[Outcome]:
     """An `Executor` that trains in this process, in order."""
-    features = SharedFeatures()
+    features, sources, failed = SharedFeatures(), find_sources(configs), set()
     for config in configs:
-        turns.begin(config)
-        try:
-            outcome = Outcome(config, train(config, features=features), None)
-        except Exception as error:  # any kind, so that the other runs are not lost
-            outcome = Outcome(config, None, describe_error(error))
+        if (source := sources.get(config.run_name)) in failed:
+            outcome = Outcome(config, None, source_failed(str(source)))
+        else:
+            turns.begin(config)
+            try:
+                outcome = Outcome(config, train(config, features=features), None)
+            except Exception as error:  # any kind, so that the other runs are not lost
+                outcome = Outcome(config, None, describe_error(error))
+        if outcome.summary is None:
+            failed.add(config.run_name)
         turns.end(outcome)
         yield outcome

@@ -25,6 +25,10 @@ SOURCE_SEEDS = 1000
 _COLUMNS = {"freeze.mask": "mask", "freeze.frozen_stages": "frozen_stages", "data.name": "dataset"}
 """Fields that have another name in a run's summary."""
 _FIXED = ("name", "runs_dir", "device", "devices", "seed")
+_FOLLOWING = ("freeze.mask", "freeze.frozen_stages", "copied_stages", "model.num_classes")
+"""Fields that `case_name` stands for, or that the data set decides."""
+_BY_SEED = {"source", "data.split_seed"}
+"""Fields that may be different for each seed of one case."""
 
 
 class PlannedRun(NamedTuple):
@@ -139,20 +143,48 @@ def make_study(
     return Study(folder, baseline or labels[0], tuple(runs), tuple(sources.values()))
 
 
-def masks_study(configs: Sequence[ExperimentConfig], folder: Path, sources: Sequence[ExperimentConfig] = ()) -> Study:
-    """The comparison of runs that differ in their masks (or numbers of stages) and seeds; to scratch, if it is there.
+def compare_runs(configs: Sequence[ExperimentConfig], folder: Path, sources: Sequence[ExperimentConfig] = ()) -> Study:
+    """The comparison of given runs, by mask (or numbers of stages) and by every other setting that is not the same.
+
+    Runs of different seeds may have different sources and divisions of the images. These are compared as settings only
+    where runs of one seed differ in them. The baseline is scratch, if it is there.
 
     Raises:
-        InputError: when two runs have the same mask and seed.
+        InputError: when two runs have the same settings and seed.
     """
-    runs = tuple(PlannedRun(case_name(each), {"mask": case_name(each)}, each) for each in configs)
+    values = [{"mask": case_name(each), **_settings(each)} for each in configs]
+    varied = [field for field in dict.fromkeys(name for each in values for name in each) if _differs(field, values)]
+    by_seed: dict[int, list[dict[str, Any]]] = {}
+    for config, each in zip(configs, values, strict=True):
+        by_seed.setdefault(config.seed, []).append(each)
+    for field in _BY_SEED:
+        if field in varied and not any(_differs(field, alike) for alike in by_seed.values()):
+            varied.remove(field)
+    runs: list[PlannedRun] = []
     names: dict[tuple[str, int], str] = {}
-    for case, _, config in runs:
+    for config, each in zip(configs, values, strict=True):
+        settings = {field: each.get(field) for field in dict.fromkeys(["mask", *varied])}
+        case = ", ".join(_label(field, value) for field, value in settings.items() if field in each)
         if other := names.get((case, config.seed)):
-            raise InputError(f"{other} and {config.run_name} have the same mask and seed; give only one of them")
+            raise InputError(f"{other} and {config.run_name} have the same settings and seed; give only one of them")
         names[case, config.seed] = config.run_name
+        runs.append(PlannedRun(case, {_column(field): value for field, value in settings.items()}, config))
     cases = [run.case for run in runs]
-    return Study(folder, "scratch" if "scratch" in cases else cases[0], runs, tuple(sources))
+    return Study(folder, "scratch" if "scratch" in cases else cases[0], tuple(runs), tuple(sources))
+
+
+def _settings(config: ExperimentConfig) -> dict[str, Any]:
+    """The settings of a run by dotted field, without those that follow from others."""
+    left_out = {*_FIXED, *_FOLLOWING}
+    if config.freeze.mask != "partial":
+        left_out.add("freeze.freeze_until_block")  # it has no effect
+    return {field: value for field, value in flatten(to_json(config)).items() if field not in left_out}
+
+
+def _differs(field: str, values: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a field is not the same in all runs that have it. For `source`, to have none is a difference too."""
+    found = [each[field] for each in values if field in each]
+    return any(value != found[0] for value in found) or (field == "source" and 0 < len(found) < len(values))
 
 
 def _preset_cases(
@@ -209,11 +241,15 @@ def _vary(case: _Case, combination: Sequence[tuple[str, Any]]) -> _Case:
     for field, value in combination:
         if field in changes or _column(field) in settings:
             raise InputError(f"vary={field!r} is not usable: the preset varies it; give --depths, or no --preset")
-        leaf = field.rpartition(".")[2]
-        labels.append(str(value) if leaf == "mask" else f"{leaf}={value}")
+        labels.append(_label(field, value))
         settings[_column(field)] = value
         changes[field] = value
     return _Case(", ".join(labels), settings, changes, case.task)
+
+
+def _label(field: str, value: Any) -> str:
+    leaf = field.rpartition(".")[2]
+    return str(value) if leaf == "mask" or field == "data.name" else f"{leaf}={value}"
 
 
 def _column(field: str) -> str:

@@ -127,16 +127,7 @@ def run_study(
     turns = Turns(console, len(configs), done=len(summaries), at_once=at_once)
     train = partial(run_experiment, existing=existing, figures=figures if pictures else None)
     failed: dict[str, str] = {}
-    for outcome in execute([each for each in study.sources if each.run_name not in summaries], train, turns):
-        _record(outcome, summaries, failed)
-    ready = []
-    for run in study.runs:
-        source = run.config.source.name if isinstance(run.config, TransferConfig) else ""
-        if source in failed:
-            _record(Outcome(run.config, None, f"its source {source} failed"), summaries, failed)
-        elif run.config.run_name not in summaries:
-            ready.append(run.config)
-    for outcome in execute(ready, train, turns):
+    for outcome in execute([each for each in configs if each.run_name not in summaries], train, turns):
         _record(outcome, summaries, failed)
         name = outcome.config.run_name
         _, digest = found[name]
