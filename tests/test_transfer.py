@@ -319,17 +319,12 @@ def test_runs_share_the_features_of_equal_weights_and_images(monkeypatch: pytest
     assert get(end_stage=2)
     assert get(precision="bfloat16")
     assert get(standardisation=Standardisation((0.4,) * 3, (0.3,) * 3))
-    assert not get(end_stage=2)
+    assert not get(standardisation=Standardisation((0.4,) * 3, (0.3,) * 3))
+    assert get()  # only the last ones are kept
     assert get(ImageRows(images, np.arange(len(images))))
     assert get(ImageRows(images, np.arange(len(images))))
-
-    # Room for what one block gives, 4 x 4 values in 6 channels of 40 images, and for what two give, 2 x 2 in 8.
-    monkeypatch.setattr("jaxcnn.training.features.FEATURE_CACHE_BYTES", 40 * 4 * (16 * 4 + 4 * 6))
-    shared = SharedFeatures()
-    assert [get(), get(end_stage=2)] == [True, True]
-    assert [get(), get(end_stage=2)] == [False, False]
-    assert get(255 - images, end_stage=2)  # which needs the room of the one used longest ago
-    assert not get(end_stage=2)
+    assert [get(), get()] == [True, False]
+    shared.drop()
     assert get()
 
 

@@ -68,7 +68,7 @@ def run_experiment(
         existing: what to do if the folder already holds a run.
         figures: the format of the figures. None makes no figures, tables of classes or page; `jaxcnn report` makes them
             later.
-        features: cached features of other runs, to use and to add to.
+        features: cached features of the last run, to use if they fit, and to replace.
 
     Returns:
         The content of `summary.json`.

@@ -17,7 +17,7 @@ class Train(Protocol):
     """Trains one run."""
 
     def __call__(self, config: ExperimentConfig, /, *, features: SharedFeatures) -> Summary:
-        """`features` are those of other runs in this process."""
+        """`features` are those of the run before in this process."""
 
 
 Executor = Callable[[Sequence[ExperimentConfig], Train, "Turns"], Iterator["Outcome"]]
@@ -49,12 +49,11 @@ class Turns:
             at_once: number of runs that are trained at the same time.
         """
         self._console, self._total, self._done, self._at_once = console, total, done, at_once
-        self._started, self._ended, self._since = 0, 0, time.perf_counter()
+        self._ended, self._since = 0, time.perf_counter()
 
     def begin(self, config: ExperimentConfig) -> None:
         """Prints that a run starts."""
-        self._started += 1
-        self._print(f"run {self._done + self._started} of {self._total}: {config.run_name}{self._left()}")
+        self._print(f"run {self._done + self._ended + 1} of {self._total}: {config.run_name}{self._left()}")
 
     def end(self, outcome: Outcome) -> None:
         """Counts a run that has ended. Prints its error, or that it is done if several run at the same time."""

@@ -1,7 +1,6 @@
 """Cached features: what frozen stages compute from images that are the same in every epoch."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -115,39 +114,36 @@ def _select_in_place(columns: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> 
 
 
 class SharedFeatures:
-    """The features of several runs, which compute them once if they freeze the same weights and have the same images.
+    """The features of the last run, which the next one uses if it freezes the same weights and has the same images.
 
     So in a study of learning rates for a frozen backbone, the first run of each seed computes them for all of that
-    seed. At most `FEATURE_CACHE_BYTES` are kept: the least recently used ones are dropped first.
+    seed. Only those of one run are kept, so that several runs need no more memory than one.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[str, list[Features]] = {}
+        self._key = ""
+        self._features: list[Features] = []
 
     def compute(
         self, variables: Any, splits: Sequence[Split], *, model: ModelConfig, end_stage: int, **settings: Any
     ) -> list[Split]:
-        """`compute_features`, unless an earlier call had equal arguments."""
-        fresh = partial(compute_features, variables, splits, model=model, end_stage=end_stage, **settings)
+        """`compute_features`, unless the call before had equal arguments."""
         if any(isinstance(split.images, ImageRows) for split in splits):
-            return fresh()  # the images are not in memory, and a digest would read them all
-        frozen = {name: partition(tree, model, end_stage)[0] for name, tree in variables.items()}
-        images = {str(i): split.images for i, split in enumerate(splits)}
-        key = f"{digest({**frozen, 'images': images})} {model} {end_stage} {settings}"
-        features = self._kept.pop(key, None)
-        if features is None:
-            self._make_room(int(np.prod(_feature_shape(model, end_stage))) * 4 * sum(len(s.labels) for s in splits))
-            features = [split.images for split in fresh()]
-        self._kept[key] = features  # at the end: the most recently used
-        return [Split(each, split.labels) for each, split in zip(features, splits, strict=True)]
+            key = ""  # the images are not in memory, and a digest would read them all
+        else:
+            frozen = {name: partition(tree, model, end_stage)[0] for name, tree in variables.items()}
+            images = {str(i): split.images for i, split in enumerate(splits)}
+            key = f"{digest({**frozen, 'images': images})} {model} {end_stage} {settings}"
+        if not key or key != self._key:
+            self.drop()  # before others are computed
+            found = compute_features(variables, splits, model=model, end_stage=end_stage, **settings)
+            self._key, self._features = key, [split.images for split in found] if key else []
+            return found
+        return [Split(each, split.labels) for each, split in zip(self._features, splits, strict=True)]
 
-    def _make_room(self, needed: int) -> None:
-        while self._kept and needed + sum(map(_bytes, self._kept.values())) > FEATURE_CACHE_BYTES:
-            del self._kept[next(iter(self._kept))]
-
-
-def _bytes(features: Sequence[Features]) -> int:
-    return sum(each.values.nbytes for each in features)
+    def drop(self) -> None:
+        """Frees the features."""
+        self._key, self._features = "", []
 
 
 def feature_bytes(config: ExperimentConfig, dataset: Dataset, end_stage: int) -> int:

@@ -129,7 +129,7 @@ def fit(
         mesh: of `training.devices.make_mesh`: each batch is divided among its devices. Results are the same up to
             rounding. None trains on JAX's default device. With a `model` or an `augmentation`, the batch size must be a
             multiple of the number of devices.
-        features: cached features of earlier calls that froze the same weights, to use and to add to.
+        features: cached features of the last run, to use if they fit, and to replace.
 
     Raises:
         InputError: when the data set does not fit the network, when an argument leaves a setting without effect, or
@@ -250,6 +250,8 @@ def _make_phase(
             mesh=mesh,
         )
         validation = held_out[0] if held_out else None
+    elif features is not None:
+        features.drop()
     shards = None if custom.needs_whole_batch else divide(batch_size, mesh)
     steps_per_epoch = -(-len(train.labels) // batch_size)
     schedule = make_schedule(optim, steps_per_epoch=steps_per_epoch, epochs=config.train.epochs)
