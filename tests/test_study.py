@@ -49,7 +49,7 @@ class Trainer:
         summary = json.loads(path.read_text()) if path.exists() and not existing.overwrite else None
         return type("Plan", (), {"summary": summary, "resolved": {}})
 
-    def train(self, config: ExperimentConfig, existing: Existing, figures: Figures | None) -> Any:
+    def train(self, config: ExperimentConfig, existing: Existing, figures: Figures | None, **_: object) -> Any:
         assert figures is None
         if config.run_name in self.failing:
             raise DivergedError("the loss is nan")

@@ -16,17 +16,15 @@ import torch
 from refusals import message
 from tiny_run import TINY
 
-from jaxcnn.config import ModelConfig
 from jaxcnn.config.experiment import RESOLVED, Existing
 from jaxcnn.data import prepare, reader
 from jaxcnn.errors import InputError, JaxcnnError, UnreadableError, is_out_of_memory, unreadable
 from jaxcnn.files import digest, older_digest, write_json
-from jaxcnn.runs import run
+from jaxcnn.runs.folder import digest_source
 from jaxcnn.runs.kept import read_best
 from jaxcnn.runs.reading import read_json, read_summary
 from jaxcnn.weights import files as weight_files
 from jaxcnn.weights.files import read_state_dict
-from jaxcnn.weights.transfer import Source
 from jaxcnn.weights.weights_only import load_weights
 
 MACHINES = [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO, errno.ESTALE, errno.ETIMEDOUT]
@@ -181,14 +179,12 @@ def test_the_source_of_a_run_of_an_older_version_is_compared_where_that_is_possi
 ) -> None:
     resolved = {"versions": {"jax": jax_then}, **({} if began_with is None else {"source_digest": began_with})}
     write_json(tmp_path / "config.json", {RESOLVED: resolved})
-    source = Source(WEIGHTS, ModelConfig(), [], [])
-    assert run._digest(source, tmp_path, existing) == wanted
+    assert digest_source(WEIGHTS, tmp_path, existing) == wanted
     assert ("checksum of the source cannot be compared" in capsys.readouterr().err) == told
 
 
 def test_a_configuration_that_is_damaged_can_be_overwritten(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
-    source = Source(WEIGHTS, ModelConfig(), [], [])
-    assert run._digest(source, tmp_path, Existing(overwrite=True)) == digest(WEIGHTS)
+    assert digest_source(WEIGHTS, tmp_path, Existing(overwrite=True)) == digest(WEIGHTS)
     with pytest.raises(InputError, match="--overwrite starts the run again"):
-        run._digest(source, tmp_path, Existing())
+        digest_source(WEIGHTS, tmp_path, Existing())
