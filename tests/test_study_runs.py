@@ -17,6 +17,7 @@ from jaxcnn.cli.study import program
 from jaxcnn.config import ExperimentConfig, TransferConfig
 from jaxcnn.studies.cluster import _shares, open_executor
 from jaxcnn.studies.execute import Executor, Turns, one_by_one
+from jaxcnn.training.features import compute_features
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 # Values that leave the compiled program of TINY as it is.
@@ -77,6 +78,29 @@ def test_without_jobs_and_cluster_runs_go_one_by_one(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("jaxcnn.studies.cluster.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'jaxcnn\[cluster\]'"), open_executor(jobs=2):
         pass
+
+
+@pytest.mark.slow
+def test_runs_of_a_study_use_the_features_of_the_run_before(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+
+    def count(*args: Any, **settings: Any) -> Any:
+        computed.append(settings["end_stage"])
+        return compute_features(*args, **settings)
+
+    monkeypatch.setattr("jaxcnn.training.features.compute_features", count)
+    base = TransferConfig(
+        source=finished, runs_dir=tmp_path, name="s", data=TINY.data, train=replace(TINY.train, epochs=1)
+    )
+    vary = {"mask": ["frozen", "full"], **VARIED}
+    rows = study(base, vary=vary).rows
+    assert computed == [2]  # the two frozen runs, whose blocks are two
+    assert rows[0]["test_loss"] == rows[1]["test_loss"]
+    computed.clear()
+    study(replace(base, name="t"), vary=dict(reversed(vary.items())))
+    assert computed == [2, 2]  # a run that caches no features frees them
 
 
 def runs_with_sources(folder: Path) -> list[ExperimentConfig]:

@@ -150,7 +150,6 @@ def tiny_run(
     precision: Precision = "float32",
     model: ModelConfig = TINY,
     variables: Any = None,
-    features: SharedFeatures | None = None,
     **optim: Any,
 ) -> list[Any]:
     """The parameters before training and after each epoch, and the last state."""
@@ -167,7 +166,7 @@ def tiny_run(
     frozen = frozen_stages(freeze, model, 0)
     state = init_state(variables, model, config.optim, seed=0, frozen_stages=frozen)
     seen = [jax.device_get(variables["params"])]
-    for trained, _ in fit(state, config, tiny_data(), features=features):
+    for trained, _ in fit(state, config, tiny_data()):
         seen.append(jax.device_get(trained.params))
     return [*seen, jax.device_get(trained)]
 
@@ -326,11 +325,3 @@ def test_runs_share_the_features_of_equal_weights_and_images(monkeypatch: pytest
     assert [get(), get()] == [True, False]
     shared.drop()
     assert get()
-
-
-def test_a_run_with_shared_features_trains_the_same_bits() -> None:
-    shared = SharedFeatures()
-    freeze = FreezeConfig(mask="frozen")
-    alone, first, second = (tiny_run(freeze, 2, features=features) for features in (None, shared, shared))
-    for run in (first, second):
-        jax.tree.map(np.testing.assert_array_equal, run, alone)

@@ -210,7 +210,7 @@ def _load_digits(convert: Convert) -> Stored:
     return Stored(train, test, tuple(str(digit) for digit in range(10)))
 
 
-@cache
+@cache  # each run of a study loads them, and parsing takes a fifth of a second
 def _digits_table() -> np.ndarray:
     """The digits, float64 (1797, 65): 64 pixels from 0 to 16, then the label."""
     package = find_spec("sklearn")  # found but not imported, as importing takes two seconds

@@ -113,8 +113,8 @@ def one_by_one(configs: Sequence[ExperimentConfig], train: Train, turns: Turns) 
     """An `Executor` that trains in this process, in order."""
     features, sources, failed = SharedFeatures(), find_sources(configs), set()
     for config in configs:
-        if (source := sources.get(config.run_name)) in failed:
-            outcome = Outcome(config, None, source_failed(str(source)))
+        if (source := sources.get(config.run_name, "")) in failed:
+            outcome = Outcome(config, None, source_failed(source))
         else:
             turns.begin(config)
             try:
