@@ -14,6 +14,7 @@ from tiny_run import STEPS, TINY, assert_same_run, rows
 
 from jaxcnn.errors import DivergedError
 from jaxcnn.runs import saving
+from jaxcnn.runs.metrics import Board
 from jaxcnn.runs.run import run_experiment
 from jaxcnn.runs.signals import SignalFlag
 from jaxcnn.training import loop
@@ -121,4 +122,21 @@ def test_a_run_that_diverges_saves_the_best_epoch_that_it_holds(
     assert kept >= 1
     run_experiment(config)  # without the mishap
     assert f"continuing after epoch {kept}\n" in capsys.readouterr().out
+    assert_same_run(tmp_path / "tiny", finished)
+
+
+def test_events_that_could_not_be_written_in_training_are_added_at_its_end(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    causes = iter([OSError("full")])
+
+    def write(board: Board, event: bytes) -> None:
+        for cause in causes:
+            raise cause
+        written(board, event)
+
+    written = Board._write
+    monkeypatch.setattr(Board, "_write", write)
+    run_experiment(replace(TINY, runs_dir=tmp_path), figures=None)
+    assert capsys.readouterr().err.count("no more events") == 1
     assert_same_run(tmp_path / "tiny", finished)

@@ -313,13 +313,17 @@ def test_runs_share_the_features_of_equal_weights_and_images(monkeypatch: pytest
     shared = SharedFeatures()
     assert get()
     assert not get(images.copy(), {**variables, "params": {**variables["params"], "fc3": head}})
-    assert get(255 - images)
-    assert get(variables=init_variables(TINY, jax.random.key(1)))
-    assert get(end_stage=2)
-    assert get(precision="bfloat16")
-    assert get(standardisation=Standardisation((0.4,) * 3, (0.3,) * 3))
-    assert not get(standardisation=Standardisation((0.4,) * 3, (0.3,) * 3))
-    assert get()  # only the last ones are kept
+    others: list[dict[str, Any]] = [
+        {"images": 255 - images},
+        {"variables": init_variables(TINY, jax.random.key(1))},
+        {"end_stage": 2},
+        {"precision": "bfloat16"},
+        {"standardisation": Standardisation((0.4,) * 3, (0.3,) * 3)},
+    ]
+    for other in others:
+        assert get(**other)
+        assert not get(**other)
+        assert get()  # only the last ones are kept
     assert get(ImageRows(images, np.arange(len(images))))
     assert get(ImageRows(images, np.arange(len(images))))
     assert [get(), get()] == [True, False]
