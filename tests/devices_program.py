@@ -128,15 +128,18 @@ def main():
     elif flags.continued:
         found = dict(zip(("far", "printed"), continued(flags.continued), strict=True))
     else:
+        sharded = {}
         for case in flags.cases:
             alone = train(case, None)
             leaves = [float(np.sum(leaf.astype(np.float64))) for leaf in jax.tree.leaves(alone[0])]
             found[f"{case} alone"] = [alone[1].train_loss, alone[1].val_loss, *leaves]
             for count in flags.counts:
-                found[f"{case} on {count}"] = distance(alone, train(case, make_mesh(count)))
+                sharded[case, count] = train(case, make_mesh(count))
+                found[f"{case} on {count}"] = distance(alone, sharded[case, count])
         if flags.counts:
-            mesh = make_mesh(flags.counts[0])
-            found["streamed"] = distance(train("partial", mesh), train("partial", mesh, streamed=True))
+            case, count = next(iter(sharded))
+            mesh = make_mesh(count)
+            found["streamed"] = distance(sharded[case, count], train(case, mesh, streamed=True))
             if BATCH % mesh.size:
                 try:
                     train("full", mesh, module=Linear())

@@ -1,4 +1,4 @@
-"""Programs that several processes run together, each with four devices, as if on several hosts."""
+"""Programs that several processes run together, each with two devices, as if on several hosts."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from jaxcnn.runs import hosts
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "experiments.train"]
 FLAGS = """
-    --data.name digits --data.fraction 0.2 --model.input-size 8 --model.hidden-dims 4 6 8 8 --model.num-blocks 2
-    --model.layers-per-block 1 1 --model.apply-pooling 1 1 --model.apply-bn 1 1 --train.epochs 4 --train.batch-size 12
+    --data.name digits --data.fraction 0.1 --model.input-size 8 --model.hidden-dims 4 6 8 8 --model.num-blocks 2
+    --model.layers-per-block 1 1 --model.apply-pooling 1 1 --model.apply-bn 1 1 --train.epochs 5 --train.batch-size 12
 """
 
 
@@ -36,14 +36,26 @@ def is_free(port: int) -> bool:
         return probe.connect_ex(("localhost", port)) != 0
 
 
-def start(folder: Path, name: str, *flags: str, count: int = 2, devices: int = 4) -> list[subprocess.Popen[str]]:
-    """Starts the program's processes; with a count of 1, it is told nothing of others."""
-    port = free_port()
-    words = [*COMMAND, *FLAGS.split(), "--runs-dir", str(folder), "--name", name, "--devices", str(devices), *flags]
-    if count > 1:
-        words += ["--coordinator", f"localhost:{port}", "--processes", str(count)]
+def start(folder: Path, name: str, count: int = 2, *, slurm: bool = False) -> list[subprocess.Popen[str]]:
+    """Starts the program's processes, told of each other by flags or as a step of SLURM; one has just one device."""
+    devices = 2 if count > 1 else 1
+    words = [*COMMAND, *FLAGS.split(), "--runs-dir", str(folder), "--name", name, "--devices", str(devices)]
     forced = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_ENABLE_X64": "1"}
-    return [launch([*words, *(["--process", str(process)] if count > 1 else [])], forced) for process in range(count)]
+    if count == 1:
+        return [launch(words, forced)]
+    if slurm:
+        return [launch(words, forced | own) for own in slurm_step(count)]
+    words += ["--coordinator", f"localhost:{free_port()}", "--processes", str(count)]
+    return [launch([*words, "--process", str(process)], forced) for process in range(count)]
+
+
+def slurm_step(count: int) -> list[dict[str, str]]:
+    """The variables that SLURM gives each task of a step on this machine."""
+    port = next(port for port in range(61440 + os.getpid() % 4000, 65536) if is_free(port))
+    job = port - 61440  # JAX makes the port from the job's number
+    common = {"SLURM_STEP_NUM_TASKS": str(count), "SLURM_NTASKS": str(count)}
+    common |= {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost"}
+    return [{**common, "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)} for task in range(count)]
 
 
 def launch(words: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -74,11 +86,12 @@ def epochs_in(folder: Path) -> int:
 
 @pytest.mark.slow
 def test_two_processes_train_one_run_and_continue_it_after_a_kill_and_after_a_signal(tmp_path: Path) -> None:
-    both = end(start(tmp_path, "whole"))
+    both = end(start(tmp_path, "whole", slurm=True))
     assert [status for status, _, _ in both] == [0, 0], both
-    assert both[0][1].count("epoch ") >= 4
+    assert both[0][1].count("epoch ") >= 5
     assert "epoch" not in both[1][1] + both[1][2]  # process 0 alone prints
-    ((status, _, err),) = end(start(tmp_path, "alone", count=1, devices=1))
+    assert json.loads((tmp_path / "whole/config.json").read_text())["resolved"]["devices"] == 4
+    ((status, _, err),) = end(start(tmp_path, "alone", count=1))
     assert status == 0, err
     one, two = weights(tmp_path / "alone"), weights(tmp_path / "whole")
     assert all((one[name] - two[name]).abs().max() <= 1e-6 for name in one)  # float32's rounding of both
@@ -111,7 +124,7 @@ def test_two_processes_train_one_run_and_continue_it_after_a_kill_and_after_a_si
 
 @pytest.mark.slow
 def test_an_error_of_process_0_ends_all_with_status_2_and_its_message(tmp_path: Path) -> None:
-    busy = start(tmp_path, "busy", count=1, devices=1)
+    busy = start(tmp_path, "busy", count=1)
     wait_for(lambda: epochs_in(tmp_path / "busy") >= 1)
     busy[0].send_signal(signal.SIGSTOP)
     try:
@@ -139,21 +152,6 @@ def test_an_error_of_another_process_ends_all_with_status_2_and_its_message(tmp_
     assert f"{tmp_path}/missing" in other
     assert not (tmp_path / "digits").exists()
     assert "Traceback" not in err + other
-
-
-@pytest.mark.slow
-def test_the_processes_of_a_slurm_step_find_each_other(tmp_path: Path) -> None:
-    port = next(port for port in range(61440 + os.getpid() % 4000, 65536) if is_free(port))
-    job = port - 61440  # JAX makes the port from the job's number
-    words = [*COMMAND, *FLAGS.split(), "--runs-dir", str(tmp_path), "--name", "step", "--train.epochs", "1"]
-    begun = []
-    for process in "01":
-        own = {"SLURM_PROCID": process, "SLURM_LOCALID": process, "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}
-        own |= {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost"}
-        begun.append(launch(words, own))
-    ended = end(begun)
-    assert [status for status, _, _ in ended] == [0, 0], ended
-    assert json.loads((tmp_path / "step/config.json").read_text())["resolved"]["devices"] == 2
 
 
 @pytest.mark.parametrize(
