@@ -107,12 +107,23 @@ def continued(counts):
         return far, printed.getvalue()
 
 
+def own(refused, divides):
+    """What is said of a network of the user's own on so many devices, and how far it is from one device on others."""
+    try:
+        train("full", make_mesh(refused), module=Linear())
+    except InputError as error:
+        said = str(error)
+    alone, several = (train("full", mesh, module=Linear()) for mesh in (None, make_mesh(divides)))
+    return said, distance(alone, several)
+
+
 def main():
     """Prints the distances."""
     parser = argparse.ArgumentParser()
     parser.add_argument("counts", type=int, nargs="*")
     parser.add_argument("--cases", nargs="*", default=list(CASES))
     parser.add_argument("--continue", dest="continued", type=int, nargs=2)
+    parser.add_argument("--own", type=int, nargs=2)
     parser.add_argument("--process", type=int)
     parser.add_argument("--of", type=int)
     parser.add_argument("--port", type=int)
@@ -127,6 +138,8 @@ def main():
             found[case] = [record.train_loss, record.val_loss, *digest]
     elif flags.continued:
         found = dict(zip(("far", "printed"), continued(flags.continued), strict=True))
+    elif flags.own:
+        found = dict(zip(("refused", "own network"), own(*flags.own), strict=True))
     else:
         sharded = {}
         for case in flags.cases:
@@ -136,19 +149,8 @@ def main():
             for count in flags.counts:
                 sharded[case, count] = train(case, make_mesh(count))
                 found[f"{case} on {count}"] = distance(alone, sharded[case, count])
-        if flags.counts:
-            case, count = next(iter(sharded))
-            mesh = make_mesh(count)
-            found["streamed"] = distance(sharded[case, count], train(case, mesh, streamed=True))
-            if BATCH % mesh.size:
-                try:
-                    train("full", mesh, module=Linear())
-                except InputError as error:
-                    found["refused"] = str(error)
-            mesh = make_mesh(4)  # it must divide the batch
-            found["own network"] = distance(
-                *(train("full", devices, module=Linear()) for devices in (None, mesh)),
-            )
+        case, count = next(iter(sharded))
+        found["streamed"] = distance(sharded[case, count], train(case, make_mesh(count), streamed=True))
     print(json.dumps(found))
 
 
