@@ -15,7 +15,7 @@ from tiny_run import TIMES, TINY, assert_same_run, rows
 from jaxcnn import InputError, study
 from jaxcnn.cli.study import program
 from jaxcnn.config import ExperimentConfig, TransferConfig
-from jaxcnn.studies.cluster import _shares, open_executor
+from jaxcnn.studies.cluster import _shares, _train, open_executor
 from jaxcnn.studies.execute import Executor, Turns, one_by_one
 from jaxcnn.training.features import compute_features
 
@@ -141,6 +141,23 @@ def assert_runs_follow_their_sources(execute: Executor, folder: Path) -> list[st
 
 def test_a_run_whose_source_failed_is_not_trained(tmp_path: Path) -> None:
     assert assert_runs_follow_their_sources(one_by_one, tmp_path) == ["good", "bad", "bad0", "bad1", "good0", "good1"]
+
+
+@pytest.mark.filterwarnings("default")  # of Dask's own
+def test_a_worker_that_trains_is_not_profiled() -> None:
+    from distributed import Client, LocalCluster, get_worker
+
+    def is_profiled(*_: object, **__: object) -> bool:
+        profiler = get_worker().periodic_callbacks["profile"]
+        until = time.monotonic() + 30
+        while profiler.is_running() and time.monotonic() < until:
+            time.sleep(0.01)
+        return bool(profiler.is_running())
+
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster, Client(cluster) as client:
+        (before,) = client.run(lambda dask_worker: dask_worker.periodic_callbacks["profile"].is_running()).values()
+        assert before
+        assert client.submit(_train, is_profiled, TINY, (), None, None).result() == (False, None)
 
 
 @pytest.mark.slow

@@ -201,7 +201,7 @@ def compare(dataset: Dataset, optim: OptimConfig, *, seeds: list[int], epochs: i
                 "first_losses_in_float64": {"jax": ours.doubles, "pytorch": theirs.doubles},
                 "largest_difference_in_float64": largest_difference(ours.doubles, theirs.doubles),
                 "largest_difference_to_its_own_float64": {
-                    name: largest_difference(one.losses[:FIRST], one.doubles)
+                    name: largest_difference(one.losses[: len(one.doubles)], one.doubles)
                     for name, one in (("jax", ours), ("pytorch", theirs))
                 },
                 "last_loss": {"jax": ours.losses[-1], "pytorch": theirs.losses[-1]},

@@ -132,6 +132,10 @@ def _train(
     if source is not None and source_result is not None and source_result[0] is None:
         return None, source_failed(source)
     worker = get_worker()
+    if "profile" in worker.periodic_callbacks:
+        # Dask's profiler calls `sys._current_frames` every 10 ms. In Python 3.11 that can deadlock with threads that
+        # start or end, as Orbax's do: the run would hang forever (github.com/python/cpython/issues/106883).
+        worker.loop.add_callback(worker.periodic_callbacks["profile"].stop)
     if shares:  # before JAX starts its threads, which inherit it
         os.sched_setaffinity(0, shares[int(worker.name)])
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / len(shares):.3f}")  # of a shared GPU
