@@ -34,7 +34,8 @@ def forgotten_programs() -> Iterator[None]:
     jax.config.update("jax_compilation_cache_dir", kept)
 
 
-@pytest.mark.parametrize("mask", ["frozen", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mask", ["frozen", "full"])
 def test_the_form_for_accelerators_trains_the_same(mask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole run with AutoAugment, in float64: an epoch in one call, whole batches augmented, XLA's convolutions."""
     config = replace(experiment(augment="autoaugment", epochs=2), freeze=FreezeConfig(mask=mask))

@@ -151,7 +151,8 @@ def test_a_damaged_checkpoint_of_a_run_is_refused(damage: Callable[[Path], None]
 
 
 # Two files an array: a third of the files, or a ninth, has some of each kind.
-@pytest.mark.parametrize(("every", "flips"), [(9, 2), pytest.param(3, 8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("every", "flips"), [(9, 2), (3, 8)])
 def test_a_flipped_bit_is_noticed_wherever_it_is_and_the_checkpoint_before_is_used(
     every: int, flips: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

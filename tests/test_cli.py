@@ -16,9 +16,10 @@ import jax
 import pytest
 from refusals import message
 
+import jaxcnn
 from jaxcnn.cli import train as train_program
 from jaxcnn.cli.flags import baseline, parse, prog
-from jaxcnn.cli.main import main
+from jaxcnn.cli.main import console, main
 from jaxcnn.config import DEEP, SHALLOW, DataConfig, ExperimentConfig, OptimConfig, TrainConfig
 from jaxcnn.config.experiment import RESOLVED
 from jaxcnn.runs.device import select_device
@@ -294,3 +295,19 @@ def test_a_mistake_in_the_program_is_not_passed_off_as_bad_input() -> None:
 
     with pytest.raises(ZeroDivisionError):
         main(program)
+
+
+def test_the_console_script_finds_its_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def called(*words: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["jaxcnn", *words])
+        return run(console)
+
+    assert called("--version") == (0, f"jaxcnn {jaxcnn.__version__}\n", "")
+    assert called() == called("--help")
+    assert {line.split()[0] for line in called("-h").out.splitlines()[5:]} >= set(PROGRAMS) - {"bench", "bundle"}
+    status, _, err = called("teach")
+    assert status == 2
+    assert err.startswith("error: there is no program 'teach'; there are train, ")
+    status, _, err = called("train", "--train.epochs", "0")
+    assert status == 2
+    assert "epochs" in err

@@ -160,6 +160,7 @@ def test_any_json_is_a_configuration_or_refused(kind: type[ExperimentConfig], va
     from_json_or_refused(kind, values)
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(KINDS, st.data(), JSON)
 def test_any_json_in_the_place_of_a_setting_is_taken_or_refused(

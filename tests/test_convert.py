@@ -235,6 +235,7 @@ SHAPES = st.lists(st.integers(0, 5) | st.sampled_from([27, 64, 512, 2**31]), max
 HEADS = {f"fc{k}.weight": st.tuples(st.integers(0, 4), st.sampled_from([0, 1, 12, 48, 64, 1024])) for k in (1, 2, 3)}
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(
     shapes=st.dictionaries(NAMES, SHAPES, max_size=8),

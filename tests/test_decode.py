@@ -1,9 +1,11 @@
 """Decoding images of every mode, against Pillow. Messages name damaged, too large and unusable images."""
 
 import io
+import pickle
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from refusals import message
 from test_data import noise
 
 from jaxcnn.data.decode import decode_image
+from jaxcnn.data.image_reader import Wanted, serve
+from jaxcnn.errors import InputError
 
 RGB = Image.fromarray(noise(12, 17, 3))
 PALETTE = RGB.quantize(64)
@@ -188,3 +192,23 @@ def test_a_lack_of_memory_is_not_called_damage(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(MemoryError):
         decode_image(b"", "x")
+
+
+def test_a_worker_answers_each_request_until_its_input_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = noise(8, 8, 3)
+    encoded = encode(Image.fromarray(pixels), "PNG")
+    requests = [
+        ([encoded, b"broken"], ["one", "two"], Wanted(8, 3, "squash")),
+        ([encoded], ["one"], Wanted(8, 1, "squash")),
+    ]
+    stdin, stdout = io.BytesIO(b"".join(map(pickle.dumps, requests))), io.BytesIO()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stdin))
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=stdout))
+    serve()
+    stdout.seek(0)
+    chunk, refused = pickle.load(stdout), pickle.load(stdout)
+    np.testing.assert_array_equal(chunk.images[0], pixels)
+    assert list(chunk.problems) == [1]
+    assert "two" in chunk.problems[1]
+    assert isinstance(refused, InputError)
+    assert stdout.read() == b""

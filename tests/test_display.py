@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
 from rich.table import Table
+from small_training import STANDARDISATION
 from tiny_run import TINY
 
 from jaxcnn.data.sets import load_dataset
+from jaxcnn.data.splits import Dataset, Split
 from jaxcnn.runs import display
 from jaxcnn.runs.console import Terminal
 from jaxcnn.runs.display import Bar, print_start, print_turn, results_table
@@ -268,3 +271,15 @@ def test_a_terminal_without_a_width_is_printed_on() -> None:
     terminal, screen = opened(terminal=False, COLUMNS="0")
     terminal.print(table)
     assert "name" in screen.getvalue()
+
+
+def test_of_many_classes_the_smallest_and_largest_are_counted() -> None:
+    counts = np.r_[50:20:-1]
+    names = tuple(f"class{i}" for i in range(30))
+    labels = np.repeat(np.arange(30), counts)
+    split = Split(np.zeros((len(labels), 8, 8, 3), np.uint8), labels)
+    dataset = Dataset("many", split, None, split, names, STANDARDISATION)
+    small = [f"class{i} {counts[i]}" for i in range(29, 19, -1)]
+    large = [f"class{i} {counts[i]}" for i in range(9, -1, -1)]
+    told = display._class_counts(dataset)
+    assert told == f"training images by class (the 20 smallest and largest): {', '.join(small + large)}"

@@ -32,6 +32,7 @@ def test_a_record_has_the_checksums_of_its_format(record: bytes) -> None:
     assert frame_record(record) == length + sums[0] + record + sums[1]
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves_is_written_without_importing_pytorch(tmp_path: Path) -> None:
     code = """
 import sys

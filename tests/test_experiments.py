@@ -277,6 +277,7 @@ def test_a_run_that_diverges_says_at_which_step(tmp_path: Path) -> None:
         run_experiment(config)
 
 
+@pytest.mark.slow
 def test_a_failing_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = replace(TINY, runs_dir=tmp_path, train=TrainConfig(1, 64))
     bad = replace(short, data=replace(short.data, classes=(0, 99)))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import pytest
 from tiny_run import assert_same_run, rows, weights
 
@@ -17,6 +18,7 @@ from jaxcnn.cli import transfer
 from jaxcnn.errors import InputError
 from jaxcnn.runs import hosts
 from jaxcnn.runs.folder import _lock_folder
+from jaxcnn.runs.signals import Interrupted
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "experiments.train"]
@@ -199,3 +201,49 @@ def test_a_launcher_of_several_processes_is_noticed(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert hosts._is_one_of_several() is several
+
+
+class Left(BaseException):
+    """In the place of the process's end."""
+
+
+@pytest.mark.parametrize(
+    ("error", "number", "status", "told"),
+    [
+        (InputError("x=1 is not usable"), 0, 2, "error: x=1 is not usable"),
+        (InputError("x=1 is not usable"), 1, 2, "process 1: error: x=1 is not usable"),
+        (KeyboardInterrupt(), 1, 130, "process 1: stopped by SIGINT"),
+        (Interrupted(signal.SIGTERM), 0, 143, str(Interrupted(signal.SIGTERM))),
+        (jax.errors.JaxRuntimeError("gone"), 1, 2, "process 1: error: another process of this run was lost (gone); "),
+    ],
+)
+def test_an_error_ends_its_process_at_once(
+    error: BaseException,
+    number: int,
+    status: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def leave(status: int) -> None:
+        raise Left(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(hosts, "_LAST", 0.0)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
+    monkeypatch.setattr(jax, "process_index", lambda: number)
+    with pytest.raises(Left, match=str(status)), hosts.join("auto", "localhost:1", 2, number):
+        raise error
+    assert capsys.readouterr().err.startswith(told)
+
+
+def test_processes_that_do_not_find_each_other_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("DEADLINE_EXCEEDED: timed out")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with (
+        pytest.raises(InputError, match="the processes have not found each other: DEADLINE_EXCEEDED"),
+        hosts.join("auto", "localhost:1", 2, 1),
+    ):
+        pytest.fail("it goes on")

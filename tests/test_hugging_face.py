@@ -1,5 +1,6 @@
 """Data sets of Hugging Face's `datasets`, made here and read from local folders, as the extra [hf] allows."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,40 @@ def test_what_cannot_be_had_is_named(tmp_path: Path) -> None:
     datasets.Dataset.from_list(made, features=features).save_to_disk(tmp_path / "broken")
     assert "image 3 of hf:" in message(lambda: load(tmp_path / "broken"))
     assert len(load(tmp_path / "broken", skip_broken=True).train.labels) < 11
+
+
+def test_numbers_are_classes_where_a_column_is_named_and_a_split_without_labels_is_left_out(tmp_path: Path) -> None:
+    images = [Image.fromarray(each) for each in IMAGES]
+
+    def numbered(labels: list[int], count: int = 12) -> Any:
+        features = datasets.Features({"image": datasets.Image(), "kind": datasets.Value("int64")})
+        return datasets.Dataset.from_dict({"image": images[:count], "kind": labels}, features=features)
+
+    splits = {"train": numbered([10, 30] * 6), "test": numbered([-1] * 6, 6), "more": numbered([10] * 3, 3)}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "numbers")
+    found = load(tmp_path / "numbers", label_column="kind")
+    assert found.class_names == ("10", "30")
+    assert found.test_origin != "test"  # held out of train
+    assert len(found.train.labels) + len(found.test.labels) == 12
+    datasets.DatasetDict({**splits, "test": numbered([20] * 6, 6)}).save_to_disk(tmp_path / "other")
+    told = message(lambda: load(tmp_path / "other", label_column="kind"))
+    assert told.endswith("test has the label 20, which is no class of train")
+
+
+def test_a_single_split_is_for_training_and_of_several_one_must_be(tmp_path: Path) -> None:
+    datasets.DatasetDict({"all": rows()}).save_to_disk(tmp_path / "one")
+    found = load(tmp_path / "one")
+    assert len(found.train.labels) + len(found.test.labels) == 12
+    datasets.DatasetDict({"a": rows(), "b": rows()}).save_to_disk(tmp_path / "two")
+    assert message(lambda: load(tmp_path / "two")).endswith("has the splits a, b; a split train is needed")
+
+
+def test_a_set_in_memory_is_read_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hugging_face, "_load", lambda *_: rows())
+    found = load("memory")
+    assert len(found.train.labels) + len(found.test.labels) == 12
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert message(lambda: load("any")).endswith("needs a package: pip install 'jaxcnn[hf]'")

@@ -133,6 +133,7 @@ def test_a_temperature_is_limited_where_none_is_best() -> None:
     assert fit_temperature(logits, np.array([1, 0])) == 100  # all wrong
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_a_run_with_a_temperature_says_so_wherever_probabilities_are(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

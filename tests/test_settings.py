@@ -51,6 +51,7 @@ def strict() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_a_run_under_strict_settings_is_the_same_run() -> None:
     config = experiment(epochs=1)
     wanted_states, wanted_records = run(config, draw_dataset())

@@ -219,6 +219,7 @@ class Page(HTMLParser):
         self.links += [value or "" for name, value in attrs if name in ("href", "src", "xlink:href")]
 
 
+@pytest.mark.slow
 def test_the_page_stands_alone_and_leads_to_each_run(trainer: Trainer, tmp_path: Path) -> None:
     folder = tmp_path / "rates" / "learning_rate=0.1_seed1"
     write_text(folder / "report.html", "a run's report")

@@ -61,6 +61,7 @@ def test_holms_correction_is_that_of_statsmodels(ps: list[float]) -> None:
     np.testing.assert_allclose(holm(ps), multipletests(ps, method="holm")[1], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_corrected_interval_leaves_0_out_exactly_where_holms_test_rejects() -> None:
     rejected = 0
     for study in range(6):

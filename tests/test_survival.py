@@ -85,6 +85,7 @@ def test_a_run_that_is_in_use_is_refused(finished: Path, tmp_path: Path) -> None
         assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_what_a_killed_start_left_is_no_obstacle(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny" / "results").mkdir(parents=True)
     for name in (".lock", ".note", ".jaxcnn-config.json-abc.json", "results/.jaxcnn-labels.npy-abc.npy"):
@@ -146,7 +147,7 @@ def full(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("place", "named"),
     [
-        ("orbax.checkpoint.CheckpointManager.save", "checkpoints"),
+        pytest.param("orbax.checkpoint.CheckpointManager.save", "checkpoints", marks=pytest.mark.slow),
         pytest.param("jaxcnn.weights.files.save_torch_file", "model.pth", marks=pytest.mark.slow),
         pytest.param("numpy.save", "train_loss.npy", marks=pytest.mark.slow),
         pytest.param("jaxcnn.files.os.fsync", "config.json", marks=pytest.mark.slow),
@@ -319,6 +320,7 @@ def test_a_transfer_that_cannot_begin_leaves_nothing(finished: Path, tmp_path: P
 # What else can have changed
 
 
+@pytest.mark.slow
 def test_checkpoints_that_are_gone_are_missed(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -332,6 +334,7 @@ def test_checkpoints_that_are_gone_are_missed(
     assert_same_run(tmp_path / "tiny", finished)
 
 
+@pytest.mark.slow
 def test_other_versions_are_told_and_other_images_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = replace(TINY, runs_dir=tmp_path, train=replace(TINY.train, epochs=1))
     run_experiment(config)

@@ -226,7 +226,7 @@ def test_discriminative_rates_are_powers_of_the_decay() -> None:
     ("mask", "precision"),
     [
         ("frozen", "float32"),
-        ("partial", "bfloat16"),
+        pytest.param("partial", "bfloat16", marks=pytest.mark.slow),
         pytest.param("frozen", "bfloat16", marks=pytest.mark.slow),
         pytest.param("partial", "float32", marks=pytest.mark.slow),
     ],

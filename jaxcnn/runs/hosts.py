@@ -81,7 +81,7 @@ def _leave(number: int, error: BaseException) -> None:
     """Prints an error and ends this process, as `cli.main` would, but at once."""
     prefix = f"process {number}: " if number else ""
     kind = "error: " if isinstance(error, JaxcnnError) else ""
-    print(f"{prefix}{kind}{error or 'stopped by SIGINT'}", file=sys.stderr)
+    print(f"{prefix}{kind}{str(error) or 'stopped by SIGINT'}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if number == 0:
