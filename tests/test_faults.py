@@ -1,5 +1,6 @@
 """Short versions of the checks that kill processes and damage files. The full versions are commands."""
 
+import json
 import os
 import signal
 import subprocess
@@ -157,3 +158,22 @@ def test_a_preparation_or_cache_that_was_killed_is_never_taken_for_a_whole_one(w
             images = np.concatenate([batches[name]["image"] for name in names])
             got: Split = getattr(found, split)
             assert sorted(map(bytes, got.images)) == sorted(map(bytes, images))
+
+
+def test_both_suites_print_their_report_and_end_with_a_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fuzz.main(["--configs", "4", "--files", "2", "--seed", "1"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("4 configurations, ")
+    assert "; 2 damaged files (" in out
+    assert "; 0 failures; " in out
+    done = faults.Report(kills=3, failures=["plateau: a differs"], seconds=1.5)
+    monkeypatch.setenv("XDG_CACHE_HOME", "")  # which the program sets
+    monkeypatch.setattr(faults, "run", lambda *_: done)
+    assert faults.main(["--kills", "3", "--cases", "plateau"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("3 SIGKILLs, ")
+    assert out.endswith("; 1 failures; 2 s\nFAILED plateau: a differs")
+    assert faults.main(["--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["failures"] == ["plateau: a differs"]
