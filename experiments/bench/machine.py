@@ -5,11 +5,12 @@ import platform
 import shutil
 import subprocess
 from datetime import date
-from importlib.metadata import PackageNotFoundError, distributions, version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
 from experiments.bench.setting import Device
+from jaxcnn import __version__
 
 ROOT = Path(__file__).parents[2]
 """This checkout."""
@@ -25,7 +26,7 @@ def facts(device: Device = "cpu") -> dict[str, Any]:
     gpu = {"gpu": find_gpu()} if device == "gpu" else {}
     return {
         "date": date.today().isoformat(),
-        "project": project_version(),
+        "project": __version__,
         "commit": commit(ROOT),
         "processor": processor,
         "cores": cores(),
@@ -86,14 +87,6 @@ def read_processor(cpuinfo: Path) -> tuple[str, dict[str, bool] | None]:
     return fields.get("model name") or platform.processor() or platform.machine(), features
 
 
-def project_version() -> str | None:
-    """This project's version; None if it is not installed."""
-    try:
-        return version("jaxcnn")
-    except PackageNotFoundError:
-        return None
-
-
 def commit(checkout: Path) -> str | None:
     """The commit of a checkout, with "-dirty" if files have changed; None if it is not a git checkout."""
     git = shutil.which("git")
@@ -131,6 +124,6 @@ def hardware(machine: dict[str, Any]) -> str:
 
 
 def revision(machine: dict[str, Any]) -> str:
-    """Version and commit, if known."""
+    """Version, and commit if known."""
     parts = ["jaxcnn", machine["project"], f"({machine['commit']})" if machine["commit"] else None]
     return " ".join(filter(None, parts))

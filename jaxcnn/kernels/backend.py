@@ -13,6 +13,11 @@ def is_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
+def is_gpu() -> bool:
+    """Whether JAX's default backend is a GPU."""
+    return jax.default_backend() == "gpu"
+
+
 def cpu_or_plain(fast: Callable[..., Any], plain: Callable[..., Any], *args: Any) -> Any:
     """`fast(*args)` on a CPU, else `plain(*args)`: two forms of one computation."""
     return fast(*args) if is_cpu() else plain(*args)

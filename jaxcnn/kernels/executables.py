@@ -16,6 +16,7 @@ import re
 import stat
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, wraps
@@ -26,8 +27,12 @@ from typing import Any
 
 import jax
 
-from jaxcnn.kernels.backend import is_cpu
+from jaxcnn.kernels.backend import is_cpu, is_gpu
 from jaxcnn.kernels.describe import Undescribed, describe
+
+_DETERMINISTIC = "xla_gpu_deterministic_ops"
+"""XLA's option for the same bits at each run on a GPU. Without it XLA times several algorithms while it compiles and
+takes the fastest, so two compilations of a program may round differently; and a scatter adds in any order."""
 
 _MOST = 2**29
 """Bytes on disk. Beyond that, the least recently used files are removed."""
@@ -48,13 +53,17 @@ def kept_jit(
     - other users can write to that folder;
     - `f` closes over a value that `kernels.describe` cannot describe completely.
 
+    On a GPU, XLA is asked for deterministic operations, unless `XLA_FLAGS` already says something about them. A program
+    with an operation that has no such form, such as the gradient of `flax.linen.max_pool`, is compiled without them,
+    with a warning.
+
     Args:
         f: the function. What this returns must not be called while JAX traces another function.
         donate_argnums: as for `jax.jit`.
         options: compiler options. Those that the installed compiler does not know are left out.
     """
     programs: dict[Any, Callable[..., Any]] = {}
-    wanted = dict(options or {})
+    wanted = {**_deterministic(), **(options or {})}
 
     @cache
     def jitted(prefix: str = "") -> jax.stages.Wrapped:
@@ -78,6 +87,18 @@ def kept_jit(
         return program
 
     def call(*args: Any) -> Any:
+        try:
+            return attempt(args)
+        except jax.errors.JaxRuntimeError as error:
+            if "deterministic" not in str(error) or not wanted.pop(_DETERMINISTIC, False):
+                raise
+        message = "has an operation without a deterministic form on a GPU: two runs of it may round differently"
+        warnings.warn(f"{getattr(f, '__name__', 'a program')} {message}", stacklevel=2)
+        jitted.cache_clear()
+        programs.clear()
+        return attempt(args)
+
+    def attempt(args: tuple[Any, ...]) -> Any:
         leaves, structure = jax.tree.flatten(args)
         if _needs_jit(leaves):
             return jitted()(*args)
@@ -87,6 +108,11 @@ def kept_jit(
         return programs[kinds](*args)
 
     return call
+
+
+def _deterministic() -> dict[str, int]:
+    """The option that makes a GPU compute the same bits at each run, unless the user has chosen for or against it."""
+    return {_DETERMINISTIC: True} if is_gpu() and _DETERMINISTIC not in os.environ.get("XLA_FLAGS", "") else {}
 
 
 _compiling: list[float] = []  # JAX's original setting, once for each thread that is compiling

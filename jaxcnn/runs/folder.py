@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcnn import __version__
 from jaxcnn.config.experiment import PLACES, RESOLVED, Existing, ExperimentConfig, to_json
 from jaxcnn.data.splits import Dataset
 from jaxcnn.errors import InputError, InUseError, JaxcnnError, MachineError, reason
@@ -249,7 +250,10 @@ def _delete_contents(folder: Path) -> None:
 def resolve(dataset: Dataset, devices: int = 1) -> dict[str, Any]:
     """Versions, device, environment and properties of the data set, which `config.json` records under "resolved"."""
     return {
-        "versions": {name: version(name) for name in ("jaxcnn", "jax", "jaxlib", "flax", "optax", "numpy")},
+        "versions": {
+            "jaxcnn": __version__,  # the package may not be installed, but lie on PYTHONPATH
+            **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+        },
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
         "devices": devices,
