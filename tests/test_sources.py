@@ -104,5 +104,13 @@ def test_a_configuration_is_read_as_editors_save_it(encoding: str, tmp_path: Pat
     assert (read.config, read.assumed, list(read.notes)) == (model, [], [])
 
 
+def test_a_run_without_weights_is_told_from_other_folders(tmp_path: Path) -> None:
+    """For example one that was stopped in its first epoch."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=rf"^{tmp_path} is a run without weights: no epoch of it has ended, or its"):
+        read_source(tmp_path)
+
+
 def test_a_folder_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
     assert str(tmp_path) in message(lambda: read_source(tmp_path))

@@ -48,6 +48,11 @@ def read_source(path: Path, given: NetworkOverrides | None = None) -> Source:
             from jaxcnn.weights.weights_only import load_weights
 
             refuse_folder(path)
+            if is_there(path / "config.json") and is_there(path / "checkpoints"):
+                raise InputError(
+                    f"{path} is a run without weights: no epoch of it has ended, or its model.pth was removed; give "
+                    "again the command that began it, which trains on, or writes the weights"
+                )
             variables, config = load_weights(path)
             if given.values():
                 changed = given.apply(config)
