@@ -145,4 +145,4 @@ def program(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: program(sys.argv[1:]))
+    main(lambda: program(sys.argv[1:]), continues=False)

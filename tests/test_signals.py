@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tiny_run import STEPS, TINY, assert_same_run, ended, rows, send
 
-from jaxcnn.cli.main import main
+from jaxcnn.cli.main import PROGRAMS, main, run_program
 from jaxcnn.runs import results, run
 from jaxcnn.runs.display import Bar
 from jaxcnn.runs.run import run_experiment
@@ -163,6 +163,18 @@ def test_what_schedulers_and_terminals_send_is_noted_and_ends_the_program(
         status,
         f"stopped by SIG{name}; the same command, without --overwrite, continues\n",
     )
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_what_cannot_continue_does_not_say_so(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("jaxcnn.cli.main.find_program", lambda name: lambda arguments: send(signal.SIGTERM))
+    with pytest.raises(SystemExit, match=r"^143$"):
+        run_program(name, [])
+    again = name in ("predict", "report", "convert", "publish")
+    more = "" if again else "; the same command, without --overwrite, continues"
+    assert capsys.readouterr().err == f"stopped by SIGTERM{more}\n"
 
 
 @contextlib.contextmanager

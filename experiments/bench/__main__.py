@@ -214,4 +214,4 @@ def run(flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: run(parse_flags(Flags(), __doc__, sys.argv[1:])))
+    main(lambda: run(parse_flags(Flags(), __doc__, sys.argv[1:])), continues=False)

@@ -211,4 +211,4 @@ def tables(given: Assumptions) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(lambda: print("\n\n".join(tables(parse_flags(Assumptions(), __doc__, sys.argv[1:])))))
+    main(lambda: print("\n\n".join(tables(parse_flags(Assumptions(), __doc__, sys.argv[1:])))), continues=False)

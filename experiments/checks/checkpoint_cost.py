@@ -88,4 +88,4 @@ def measure() -> None:
 if __name__ == "__main__":
     if not any(word.startswith("--train.epochs") for word in sys.argv):
         sys.argv += ["--train.epochs", "5"]
-    main(measure)
+    main(measure, continues=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from jaxcnn.errors import JaxcnnError
-from jaxcnn.runs.signals import Interrupted, raise_on_signal
+from jaxcnn.runs.signals import CONTINUES, Interrupted, raise_on_signal
 from jaxcnn.runs.streams import standard_streams
 
 PROGRAMS = {
@@ -25,6 +25,9 @@ PROGRAMS = {
 }
 """The programs and what they do."""
 
+_START_AGAIN = ("predict", "report", "convert", "publish")
+"""Programs that leave nothing to continue."""
+
 
 def find_program(name: str) -> Callable[[Sequence[str]], None]:
     """The function that runs a program with its flags. JAX is imported only when it is called."""
@@ -37,11 +40,17 @@ def find_program(name: str) -> Callable[[Sequence[str]], None]:
 
 def run_program(name: str, argv: Sequence[str] | None = None) -> None:
     """Runs a program by name, with the arguments of this process if `argv` is None."""
-    main(lambda: find_program(name)(sys.argv[1:] if argv is None else argv))
+    arguments = sys.argv[1:] if argv is None else argv
+    main(lambda: find_program(name)(arguments), continues=name not in _START_AGAIN)
 
 
-def main(program: Callable[[], object]) -> None:
-    """Runs a program. A JaxcnnError becomes one message on stderr and status 2, a signal status 128 + its number."""
+def main(program: Callable[[], object], *, continues: bool = True) -> None:
+    """Runs a program. A JaxcnnError becomes one message on stderr and status 2, a signal status 128 + its number.
+
+    Args:
+        program: a function without arguments.
+        continues: whether the same command continues after a signal, which the message then says.
+    """
     with standard_streams():
         try:
             with raise_on_signal():
@@ -51,7 +60,7 @@ def main(program: Callable[[], object]) -> None:
             raise SystemExit(2) from None
         except KeyboardInterrupt as error:
             interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
-            print(interrupted, file=sys.stderr)
+            print(f"{interrupted}; {CONTINUES}" if continues else interrupted, file=sys.stderr)
             raise SystemExit(interrupted.status) from None
         except BrokenPipeError:  # the reader of our output has closed the pipe, as head does
             raise SystemExit(128 + signal.SIGPIPE) from None

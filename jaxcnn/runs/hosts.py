@@ -11,7 +11,7 @@ import jax
 from jaxcnn.config.experiment import Device
 from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason, require_int
 from jaxcnn.runs.device import select_device
-from jaxcnn.runs.signals import Interrupted
+from jaxcnn.runs.signals import CONTINUES, Interrupted
 
 _HEARTBEAT = 30
 """Seconds after which a process that no longer answers is taken for lost. JAX's own value is 100."""
@@ -80,8 +80,10 @@ def join(device: Device, coordinator: str, processes: int | None, process: int |
 def _leave(number: int, error: BaseException) -> None:
     """Prints an error and ends this process, as `cli.main` would, but at once."""
     prefix = f"process {number}: " if number else ""
-    kind = "error: " if isinstance(error, JaxcnnError) else ""
-    print(f"{prefix}{kind}{str(error) or 'stopped by SIGINT'}", file=sys.stderr)
+    if isinstance(error, JaxcnnError):
+        print(f"{prefix}error: {error}", file=sys.stderr)
+    else:
+        print(f"{prefix}{str(error) or 'stopped by SIGINT'}; {CONTINUES}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if number == 0:

@@ -27,11 +27,15 @@ _LIBRARIES = {
 }
 
 
+CONTINUES = "the same command, without --overwrite, continues"
+"""What is said of a run that ended early."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked the program to end."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; the same command, without --overwrite, continues")
+        super().__init__(f"stopped by {signal.Signals(number).name}")
         self.status = 128 + number
         """Exit status of the program, by the shells' convention."""
 
