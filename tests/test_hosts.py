@@ -18,7 +18,7 @@ from jaxcnn.cli import transfer
 from jaxcnn.errors import InputError
 from jaxcnn.runs import hosts
 from jaxcnn.runs.folder import _lock_folder
-from jaxcnn.runs.signals import Interrupted
+from jaxcnn.runs.signals import CONTINUES, Interrupted
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "experiments.train"]
@@ -212,8 +212,8 @@ class Left(BaseException):
     [
         (InputError("x=1 is not usable"), 0, 2, "error: x=1 is not usable"),
         (InputError("x=1 is not usable"), 1, 2, "process 1: error: x=1 is not usable"),
-        (KeyboardInterrupt(), 1, 130, "process 1: stopped by SIGINT"),
-        (Interrupted(signal.SIGTERM), 0, 143, str(Interrupted(signal.SIGTERM))),
+        (KeyboardInterrupt(), 1, 130, f"process 1: stopped by SIGINT; {CONTINUES}\n"),
+        (Interrupted(signal.SIGTERM), 0, 143, f"stopped by SIGTERM; {CONTINUES}\n"),
         (jax.errors.JaxRuntimeError("gone"), 1, 2, "process 1: error: another process of this run was lost (gone); "),
     ],
 )

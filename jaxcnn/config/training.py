@@ -73,8 +73,8 @@ class TrainConfig:
     number of training images. Each class then has the same total weight. Validation and test loss are not weighted."""
     precision: Precision = "float32"
     """dtype of the forward and backward pass. Weights, batch statistics, loss and optimiser state stay in float32.
-    bfloat16 is for accelerators; a CPU is faster in float32. auto: bfloat16 on an accelerator, float32 on a CPU. A run
-    that continues keeps the dtype it started with."""
+    bfloat16 is for accelerators; a CPU is seldom faster with it. auto: bfloat16 on an accelerator, float32 on a CPU. A
+    run that continues keeps the dtype it started with."""
     temperature_scaling: bool = False
     """After training, fit a temperature on the validation images. Logits are divided by it to get probabilities: in
     probabilities.npy, in the calibration error and in predictions. Accuracy does not change."""

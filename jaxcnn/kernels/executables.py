@@ -30,9 +30,20 @@ import jax
 from jaxcnn.kernels.backend import is_cpu, is_gpu
 from jaxcnn.kernels.describe import Undescribed, describe
 
+Option = int | str
+"""The value of a compiler option."""
+
 _DETERMINISTIC = "xla_gpu_deterministic_ops"
 """XLA's option for the same bits at each run on a GPU. Without it XLA times several algorithms while it compiles and
 takes the fastest, so two compilations of a program may round differently; and a scatter adds in any order."""
+_UNTUNED: Mapping[str, Option] = {
+    _DETERMINISTIC: True,
+    "xla_gpu_per_fusion_autotune_cache_dir": "",
+    "xla_gpu_shard_autotuning": False,
+}
+"""With it: algorithms found by timing in an earlier process, or in another host's, must not be used either."""
+_REFUSALS = ("does not have a deterministic implementation", "No compilable config found")
+"""What XLA says of an operation that it has only in a form that is not deterministic."""
 
 _MOST = 2**29
 """Bytes on disk. Beyond that, the least recently used files are removed."""
@@ -42,7 +53,7 @@ Jit = Callable[..., Any]
 
 
 def kept_jit(
-    f: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = (), options: Mapping[str, int] | None = None
+    f: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = (), options: Mapping[str, Option] | None = None
 ) -> Callable[..., Any]:
     """`jax.jit` for positional arguments, which also keeps compiled programs on disk for later processes.
 
@@ -87,16 +98,20 @@ def kept_jit(
         return program
 
     def call(*args: Any) -> Any:
+        deterministic = _DETERMINISTIC in wanted
         try:
             return attempt(args)
         except jax.errors.JaxRuntimeError as error:
-            if "deterministic" not in str(error) or not wanted.pop(_DETERMINISTIC, False):
+            if not deterministic or not any(refusal in str(error) for refusal in _REFUSALS):
                 raise
-        message = "has an operation without a deterministic form on a GPU: two runs of it may round differently"
-        warnings.warn(f"{getattr(f, '__name__', 'a program')} {message}", stacklevel=2)
+        for name in _UNTUNED:
+            wanted.pop(name, None)
         jitted.cache_clear()
         programs.clear()
-        return attempt(args)
+        result = attempt(args)
+        message = "has an operation without a deterministic form on a GPU: two runs of it may round differently"
+        warnings.warn(f"{getattr(f, '__name__', 'a program')} {message}", stacklevel=2)
+        return result
 
     def attempt(args: tuple[Any, ...]) -> Any:
         leaves, structure = jax.tree.flatten(args)
@@ -110,9 +125,9 @@ def kept_jit(
     return call
 
 
-def _deterministic() -> dict[str, int]:
-    """The option that makes a GPU compute the same bits at each run, unless the user has chosen for or against it."""
-    return {_DETERMINISTIC: True} if is_gpu() and _DETERMINISTIC not in os.environ.get("XLA_FLAGS", "") else {}
+def _deterministic() -> Mapping[str, Option]:
+    """The options that make a GPU compute the same bits at each run, unless the user has chosen for or against it."""
+    return _UNTUNED if is_gpu() and _DETERMINISTIC not in os.environ.get("XLA_FLAGS", "") else {}
 
 
 _compiling: list[float] = []  # JAX's original setting, once for each thread that is compiling
@@ -138,7 +153,7 @@ def _not_in_jaxs_cache() -> Iterator[None]:
                 jax.config.update(name, before)
 
 
-def jit(f: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = (), **options: int) -> Callable[..., Any]:
+def jit(f: Callable[..., Any], *, donate_argnums: int | tuple[int, ...] = (), **options: Option) -> Callable[..., Any]:
     """`kept_jit` with compiler options that suit the default backend.
 
     On a CPU it selects XLA's older code emitters. The XLA of jax 0.11.0 and earlier sets up the compiler passes of its
@@ -178,7 +193,7 @@ def _kind(leaf: Any) -> Any:
 
 
 @cache
-def _is_known(name: str, value: int) -> bool:
+def _is_known(name: str, value: Option) -> bool:
     """Whether the compiler knows an option; trying is the only way to find out."""
     try:
         jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()

@@ -91,7 +91,7 @@ def run_experiment(
             summary = from_first(lambda: lock.enter_context(claim_folder(folder, config, resolved, existing)))
             if summary is None:
                 if config.train.precision == "bfloat16" and is_cpu():
-                    notes = [*notes, "train.precision=bfloat16 is for accelerators; this CPU is faster in float32"]
+                    notes = [*notes, "train.precision=bfloat16 is for accelerators; a CPU is seldom faster with it"]
                 for note in notes:
                     console.print(note, markup=False)
                 began = time.perf_counter()

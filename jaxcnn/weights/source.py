@@ -51,7 +51,7 @@ def read_source(path: Path, given: NetworkOverrides | None = None) -> Source:
             if is_there(path / "config.json") and is_there(path / "checkpoints"):
                 raise InputError(
                     f"{path} is a run without weights: no epoch of it has ended, or its model.pth was removed; give "
-                    "again the command that began it, which trains on, or writes the weights"
+                    f"again the command that began it, which continues, or take {path / 'checkpoints'}"
                 )
             variables, config = load_weights(path)
             if given.values():
