@@ -30,8 +30,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 COMPILED = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
 
-# A shell that starts the suite in the background has it ignore Ctrl-C, and so would the programs that the tests start.
+# A shell that starts the suite in the background has it ignore Ctrl-C, and nohup has it ignore SIGHUP. So would the
+# programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def new_cache(folder: Path) -> str:
