@@ -63,20 +63,6 @@ def test_an_unfinished_run_can_be_extended_too(finished: Path, tmp_path: Path) -
 # Transfers
 
 
-def test_what_only_has_a_config_json_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny/config.json").write_text('{"architectures": ["Foreign"]}')
-    with pytest.raises(InputError, match="tiny exists and is not a run of this program"):
-        run_experiment(replace(TINY, runs_dir=tmp_path), OVERWRITE)
-    assert len(contents(tmp_path)) == 2
-
-
-def test_where_the_images_lie_is_no_part_of_a_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    moved = replace(TINY, runs_dir=finished.parent, data=replace(TINY.data, archives=Path("elsewhere")))
-    run_experiment(moved)
-    assert "is finished" in capsys.readouterr().out
-
-
 @pytest.mark.slow
 def test_a_transfer_whose_source_has_changed_is_refused(finished: Path, tmp_path: Path) -> None:
     source = tmp_path / "source.pth"
@@ -120,6 +106,20 @@ def test_a_transfer_that_cannot_begin_leaves_nothing(finished: Path, tmp_path: P
 
 
 # What else can have changed
+
+
+def test_what_only_has_a_config_json_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny/config.json").write_text('{"architectures": ["Foreign"]}')
+    with pytest.raises(InputError, match="tiny exists and is not a run of this program"):
+        run_experiment(replace(TINY, runs_dir=tmp_path), OVERWRITE)
+    assert len(contents(tmp_path)) == 2
+
+
+def test_where_the_images_lie_is_no_part_of_a_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = replace(TINY, runs_dir=finished.parent, data=replace(TINY.data, archives=Path("elsewhere")))
+    run_experiment(moved)
+    assert "is finished" in capsys.readouterr().out
 
 
 @pytest.mark.slow

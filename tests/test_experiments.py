@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import torch
 import tyro
 from board import shown
 from PIL import Image
+from small_training import draw_dataset
 from tiny_run import MODEL, STEPS, TINY, assert_same_run, rows, scalars, weights
 
+from jaxcnn import __version__
 from jaxcnn.cli import baselines
 from jaxcnn.cli.baselines import run_baselines, run_experiments
 from jaxcnn.cli.config_file import read_config
@@ -27,7 +30,7 @@ from jaxcnn.config import DEEP, DataConfig, ExperimentConfig, OptimConfig, Train
 from jaxcnn.config.experiment import Existing, to_json
 from jaxcnn.data.sets import load_dataset
 from jaxcnn.errors import DivergedError, InputError
-from jaxcnn.runs import run
+from jaxcnn.runs import folder, run
 from jaxcnn.runs.run import run_experiment
 from jaxcnn.studies.execute import Outcome
 from jaxcnn.training.records import EpochRecord
@@ -76,6 +79,18 @@ def test_the_saved_configuration_is_the_runs_own(finished: Path) -> None:
     assert resolved["class_names"] == list("0123456789")
     assert len(resolved["mean"]) == len(resolved["std"]) == 1
     assert {"jax", "jaxlib", "flax", "optax", "numpy", "jaxcnn"} <= resolved["versions"].keys()
+
+
+def test_a_package_on_the_path_alone_has_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "jaxcnn":
+            raise PackageNotFoundError(name)
+        return "1.2.3"
+
+    monkeypatch.setattr(folder, "version", version)
+    versions = folder.resolve(draw_dataset())["versions"]
+    assert versions.pop("jaxcnn") == __version__
+    assert set(versions.values()) == {"1.2.3"}
 
 
 def test_the_summary_agrees_with_the_other_files(finished: Path) -> None:

@@ -125,5 +125,5 @@ def hardware(machine: dict[str, Any]) -> str:
 
 def revision(machine: dict[str, Any]) -> str:
     """Version, and commit if known."""
-    parts = ["jaxcnn", machine["project"], f"({machine['commit']})" if machine["commit"] else None]
-    return " ".join(filter(None, parts))
+    commit = f" ({machine['commit']})" if machine["commit"] else ""
+    return f"jaxcnn {machine['project']}{commit}"

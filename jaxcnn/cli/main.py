@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from jaxcnn.errors import JaxcnnError
-from jaxcnn.runs.signals import CONTINUES, Interrupted, raise_on_signal
+from jaxcnn.runs.signals import CONTINUES, as_interrupted, raise_on_signal
 from jaxcnn.runs.streams import standard_streams
 
 PROGRAMS = {
@@ -59,7 +59,7 @@ def main(program: Callable[[], object], *, continues: bool = True) -> None:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt as error:
-            interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+            interrupted = as_interrupted(error)
             print(f"{interrupted}; {CONTINUES}" if continues else interrupted, file=sys.stderr)
             raise SystemExit(interrupted.status) from None
         except BrokenPipeError:  # the reader of our output has closed the pipe, as head does

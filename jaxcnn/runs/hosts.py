@@ -11,7 +11,7 @@ import jax
 from jaxcnn.config.experiment import Device
 from jaxcnn.errors import InputError, JaxcnnError, MachineError, reason, require_int
 from jaxcnn.runs.device import select_device
-from jaxcnn.runs.signals import CONTINUES, Interrupted
+from jaxcnn.runs.signals import CONTINUES, as_interrupted
 
 _HEARTBEAT = 30
 """Seconds after which a process that no longer answers is taken for lost. JAX's own value is 100."""
@@ -77,18 +77,20 @@ def join(device: Device, coordinator: str, processes: int | None, process: int |
     jax.distributed.shutdown()
 
 
-def _leave(number: int, error: BaseException) -> None:
+def _leave(number: int, error: JaxcnnError | KeyboardInterrupt) -> None:
     """Prints an error and ends this process, as `cli.main` would, but at once."""
     prefix = f"process {number}: " if number else ""
     if isinstance(error, JaxcnnError):
-        print(f"{prefix}error: {error}", file=sys.stderr)
+        told, status = f"error: {error}", 2
     else:
-        print(f"{prefix}{str(error) or 'stopped by SIGINT'}; {CONTINUES}", file=sys.stderr)
+        interrupted = as_interrupted(error)
+        told, status = f"{interrupted}; {CONTINUES}", interrupted.status
+    print(f"{prefix}{told}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if number == 0:
         time.sleep(_LAST)
-    os._exit(error.status if isinstance(error, Interrupted) else 130 if isinstance(error, KeyboardInterrupt) else 2)
+    os._exit(status)
 
 
 def _is_one_of_several() -> bool:

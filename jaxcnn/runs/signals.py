@@ -40,6 +40,11 @@ class Interrupted(KeyboardInterrupt):
         """Exit status of the program, by the shells' convention."""
 
 
+def as_interrupted(error: KeyboardInterrupt) -> Interrupted:
+    """The error itself if it is an `Interrupted`; Python's own KeyboardInterrupt comes of SIGINT."""
+    return error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+
+
 class SignalFlag:
     """A flag that the first signal sets. After that, SIGINT raises `Interrupted` at once."""
 
